@@ -1,0 +1,319 @@
+//! The agent's side of the API.
+//!
+//! # The life of an agent
+//!
+//! 1. It makes its [`AgentId`] and **registers** (`POST /v1/agents`): name, slots, runtimes, labels.
+//! 2. While it has free slots it holds one **lease** request (`POST /v1/agents/{id}/lease`). The
+//!    server answers when there is work, or with nothing when the wait is over. The request lists
+//!    the leases that the agent holds: a lease that the server granted and the agent does not list
+//!    was lost with an answer, and is given again.
+//! 3. It runs the elements of each [`Lease`] and **reports** (`POST /v1/agents/{id}/report`)
+//!    [`Piece`]s of it, within a second of an element being finished, until nothing remains.
+//! 4. All the while it holds a **heartbeat** (`POST /v1/agents/{id}/heartbeat`), which no user work
+//!    can block. It keeps every lease alive, and is answered at once when leases were revoked or
+//!    the agent is to drain.
+//! 5. It **releases** (`POST /v1/agents/{id}/release`) what it will not run, and **leaves**
+//!    (`DELETE /v1/agents/{id}`).
+//!
+//! Every request may be repeated after a lost answer. A server that does not know the agent (it
+//! was away for longer than a lease) answers 404 `unknown-agent`; the agent registers again with
+//! the leases that it holds, and goes on with those that are still good.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::id::{AgentId, JobId, LeaseId};
+use crate::job::Runtime;
+use crate::ranges::RangeSet;
+
+/// An agent presents itself.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Register {
+    /// Made by the agent at its start.
+    pub id: AgentId,
+    /// For people.
+    pub name: String,
+    /// [`crate::PROTOCOL_VERSION`] of the agent.
+    pub protocol: u32,
+    /// The version of the agent's program.
+    pub version: String,
+    /// How many elements it runs at once.
+    pub slots: u32,
+    /// Physical cores that it may use.
+    pub physical_cores: u32,
+    /// Logical cores that it may use.
+    pub logical_cores: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// The runtimes it has, and their versions.
+    pub runtimes: BTreeMap<Runtime, String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The leases it holds from an earlier registration.
+    #[serde(default)]
+    pub leases: Vec<LeaseId>,
+}
+
+/// The server's answer to [`Register`].
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Registered {
+    /// Seconds for which a lease is good without a heartbeat.
+    pub lease_seconds: f64,
+    /// Of the leases that the agent listed, those that are not its own any more: stop running them.
+    pub revoked: Vec<LeaseId>,
+}
+
+/// The agent asks for work.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LeaseRequest {
+    /// Slots that have nothing to do.
+    pub free: u32,
+    /// Leases that the agent holds. What the server has granted beside these is given again.
+    pub held: Vec<LeaseId>,
+    /// Jobs whose [`JobSpec`] the agent has kept, so that it need not be sent again.
+    pub known_jobs: Vec<JobId>,
+    /// Seconds to wait for work before an empty answer.
+    pub wait: f64,
+}
+
+/// The header of the envelope that answers a [`LeaseRequest`]. The payloads are the inputs of the
+/// leases in order, each input's elements back to back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Leases {
+    /// What the agent is to run now.
+    pub leases: Vec<Lease>,
+    /// The jobs of these leases, without those that the agent knows.
+    pub jobs: Vec<JobSpec>,
+}
+
+/// The right, and the duty, to run a chunk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Lease {
+    /// Names this grant and fences its reports.
+    pub id: LeaseId,
+    /// Whose elements these are.
+    pub job: JobId,
+    /// The elements to run.
+    pub ranges: RangeSet,
+    /// How often elements of this chunk have been leased, this time included.
+    pub attempt: u32,
+    /// Slots that the chunk occupies.
+    pub slots: u32,
+    /// Elements of it to run at once: each has `slots / width` slots.
+    pub width: u32,
+    /// How often single elements have killed or timed out their worker under earlier leases.
+    pub deaths: BTreeMap<u64, u32>,
+    /// Where the elements are.
+    pub input: Input,
+}
+
+/// Where the elements of a lease are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Input {
+    /// Element `i` is the integer `from + i`.
+    Range {
+        /// The integer of element 0.
+        from: i64,
+    },
+    /// In this envelope.
+    Inline {
+        /// The bytes of each element, in the order of the lease's ranges.
+        lengths: Vec<u32>,
+    },
+    /// In blobs, to be fetched and kept: the elements are large.
+    Blocks {
+        /// In the order of the lease's ranges.
+        blocks: Vec<BlockSlice>,
+    },
+}
+
+/// Neighbouring elements in a blob.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BlockSlice {
+    /// `sha256:` and the digest of the blob's bytes; `GET /v1/blobs/{digest}`.
+    pub digest: String,
+    /// Where in the blob the first element starts.
+    pub offset: u64,
+    /// The bytes of each element, back to back from there.
+    pub lengths: Vec<u32>,
+}
+
+/// What an agent must know of a job to run its elements.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct JobSpec {
+    /// The job.
+    pub id: JobId,
+    /// Who submitted it: a worker that ran one owner's code never runs another's.
+    pub owner: String,
+    /// What runs the function.
+    pub runtime: Runtime,
+    /// The source of the function.
+    pub function: String,
+    /// Further arguments, by name.
+    pub args: BTreeMap<String, Constant>,
+    /// Global variables, by name.
+    pub globals: BTreeMap<String, Constant>,
+    /// Packages to load.
+    pub packages: Vec<String>,
+    /// A script to run in each worker before its first element of the job.
+    pub setup: String,
+    /// Seconds an element may run.
+    pub timeout: Option<f64>,
+    /// How often an element is run again after its worker died or its time was over.
+    pub retries: u32,
+    /// Whether what elements print is kept.
+    pub stdout: bool,
+    /// Whether messages and warnings are kept.
+    pub conditions: bool,
+}
+
+/// A value that is the same for every element of a job.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Constant {
+    /// JSON text.
+    #[schema(value_type = Object)]
+    Json(Box<RawValue>),
+    /// `sha256:` and the digest of a blob that holds the JSON text: it is large.
+    Blob(String),
+}
+
+/// The header of the envelope by which an agent reports. The payloads are the values and errors
+/// of the pieces in order, back to back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// Finished elements, of any of the agent's leases.
+    pub pieces: Vec<Piece>,
+}
+
+/// Neighbouring elements of one lease that are finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Piece {
+    /// The lease they belong to.
+    pub lease: LeaseId,
+    /// The job they belong to, so that a repeated report is known when the lease is long done.
+    pub job: JobId,
+    /// The index of the first element.
+    pub first: u64,
+    /// The bytes of each outcome: a value, or for an error the JSON of an
+    /// [`ElementError`](crate::job::ElementError).
+    pub lengths: Vec<u32>,
+    /// Which of them are errors: positions from 0, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<u32>,
+    /// The slot that ran them, from 0.
+    pub slot: u32,
+    /// The worker's process id.
+    pub pid: u32,
+    /// When the first started, milliseconds since 1970 by the agent's clock.
+    pub started_at: u64,
+    /// Seconds that they took together.
+    pub seconds: f64,
+    /// What else is to say of single elements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
+}
+
+/// What an element printed and signalled, and how often it was run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Note {
+    /// The element's position in its piece, from 0.
+    pub position: u32,
+    /// How often it was run, this time included; 0 stands for once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+    /// What it wrote to standard output.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stdout: String,
+    /// What it wrote to standard error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+    /// Bytes of output that were not kept, because the element printed too much.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub dropped: u64,
+    /// Messages and warnings in the order they were signalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero_u64(n: &u64) -> bool {
+    *n == 0
+}
+
+/// A message or warning that an element signalled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Condition {
+    /// Its class: `message`, `warning`, `DeprecationWarning`, …
+    pub kind: String,
+    /// Its text.
+    pub message: String,
+    /// The call that signalled it, as source; R only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
+}
+
+/// What became of each piece of a [`Report`], in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reported {
+    /// One verdict a piece.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Accepted, now or by an earlier sending of the same report.
+    Accepted,
+    /// The lease is not the agent's any more, or the job has ended: nothing was changed. The agent
+    /// drops the lease.
+    Stale,
+}
+
+/// The agent says that it is alive.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Heartbeat {
+    /// The leases that it holds.
+    pub held: Vec<LeaseId>,
+    /// Whether it takes nothing new.
+    pub draining: bool,
+    /// Seconds to hold the request if there is nothing to say.
+    pub wait: f64,
+}
+
+/// The server's answer to [`Heartbeat`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Orders {
+    /// Leases to stop at once: their job was cancelled or has failed, or they were leased anew.
+    pub revoked: Vec<LeaseId>,
+    /// Whether the agent is to finish what it holds and take nothing new.
+    pub drain: bool,
+}
+
+/// The agent gives back what it will not run.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// The leases, whole as they remain.
+    pub leases: Vec<Released>,
+}
+
+/// One lease given back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Released {
+    /// The lease.
+    pub id: LeaseId,
+    /// How often single elements of it have killed or timed out their worker, under this lease and
+    /// earlier ones.
+    #[serde(default)]
+    pub deaths: BTreeMap<u64, u32>,
+}

@@ -1,0 +1,63 @@
+//! The one shape of every failure: RFC 9457 `application/problem+json`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// The media type of a [`Problem`].
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// What went wrong, to what, and what to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "type": "urn:farrow:invalid-submission", "title": "The submission cannot be run",
+    "status": 422, "detail": "function: is empty; give the source of a function",
+    "errors": [{"field": "function", "message": "is empty; give the source of a function"}]
+}))]
+pub struct Problem {
+    /// A stable name for the kind of problem: `urn:farrow:` and a slug.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind of problem in words; the same for every problem of the kind.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time, and what to do.
+    pub detail: String,
+    /// The request's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The fields at fault, if fields are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// The element that failed the job, if one did: its `index` (from 0), `message`, `traceback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub element: Option<Value>,
+}
+
+/// One field at fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// Where, as a path: `options.slots`, `elements[3]`.
+    pub field: String,
+    /// What is wrong with it and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    /// The slug of [`Problem::kind`]: what comes behind `urn:farrow:`.
+    pub fn slug(&self) -> &str {
+        self.kind.strip_prefix("urn:farrow:").unwrap_or(&self.kind)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}

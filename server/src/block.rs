@@ -1,0 +1,136 @@
+//! Blocks: neighbouring payloads packed together, so that millions of them are a few rows, and a
+//! range of them is read without the rest.
+
+use bytes::Bytes;
+
+/// Payloads that a block holds at the most: finding one means decoding all lengths.
+pub const MAX_PAYLOADS: usize = 4096;
+
+/// Bytes at which a block is closed.
+pub const MAX_BYTES: usize = 256 << 10;
+
+/// Compressed bytes above which a block's data stands in a blob instead of a row.
+pub const MAX_INLINE: usize = 64 << 10;
+
+/// Neighbouring payloads, back to back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// The index of the first.
+    pub first: u64,
+    /// The bytes of each.
+    pub lengths: Vec<u32>,
+    /// The payloads.
+    pub data: Bytes,
+}
+
+impl Block {
+    /// The index behind the last payload.
+    pub fn end(&self) -> u64 {
+        self.first + self.lengths.len() as u64
+    }
+
+    /// Every payload, in order.
+    pub fn payloads(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let mut at = 0;
+        self.lengths.iter().map(move |&length| {
+            let start = at;
+            at += length as usize;
+            self.data.slice(start.min(self.data.len())..at.min(self.data.len()))
+        })
+    }
+}
+
+/// Packs payloads into blocks of bounded size, in order.
+pub fn pack<P: AsRef<[u8]>>(payloads: impl IntoIterator<Item = P>) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let (mut first, mut lengths, mut data) = (0, Vec::new(), Vec::new());
+    for payload in payloads {
+        let payload = payload.as_ref();
+        if lengths.len() == MAX_PAYLOADS
+            || (!lengths.is_empty() && data.len() + payload.len() > MAX_BYTES)
+        {
+            let n = lengths.len() as u64;
+            blocks.push(Block { first, lengths, data: data.into() });
+            (first, lengths, data) = (first + n, Vec::new(), Vec::new());
+        }
+        lengths.push(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        data.extend_from_slice(payload);
+    }
+    if !lengths.is_empty() {
+        blocks.push(Block { first, lengths, data: data.into() });
+    }
+    blocks
+}
+
+/// Writes lengths as varints (LEB128).
+pub fn encode_lengths(lengths: &[u32]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        let mut rest = length;
+        while rest >= 0x80 {
+            encoded.push((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        encoded.push(rest as u8);
+    }
+    encoded
+}
+
+/// Reads lengths written by [`encode_lengths`]; `None` if the bytes are not such.
+pub fn decode_lengths(encoded: &[u8]) -> Option<Vec<u32>> {
+    let mut lengths = Vec::with_capacity(encoded.len());
+    let (mut value, mut shift) = (0_u32, 0);
+    for &byte in encoded {
+        value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            lengths.push(value);
+            (value, shift) = (0, 0);
+        } else {
+            shift += 7;
+        }
+    }
+    (shift == 0).then_some(lengths)
+}
+
+/// Compresses the data of a block for its row.
+pub fn compress(data: &[u8]) -> Vec<u8> {
+    lz4_flex::compress_prepend_size(data)
+}
+
+/// Undoes [`compress`]; `None` if the bytes are damaged.
+pub fn decompress(data: &[u8]) -> Option<Vec<u8>> {
+    lz4_flex::decompress_size_prepended(data).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lengths_come_back(lengths: Vec<u32>) {
+            prop_assert_eq!(decode_lengths(&encode_lengths(&lengths)), Some(lengths));
+        }
+
+        #[test]
+        fn payloads_come_back(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..9000)) {
+            let blocks = pack(&payloads);
+            let read: Vec<Bytes> = blocks.iter().flat_map(|block| block.payloads().collect::<Vec<_>>()).collect();
+            prop_assert_eq!(read, payloads);
+            let mut next = 0;
+            for block in &blocks {
+                prop_assert_eq!(block.first, next);
+                prop_assert!(block.lengths.len() <= MAX_PAYLOADS);
+                next = block.end();
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_payload_is_a_block_of_its_own() {
+        let blocks = pack([vec![0; 10], vec![1; MAX_BYTES + 1], vec![2; 10]]);
+        assert_eq!(blocks.iter().map(|block| block.lengths.len()).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+}

@@ -1,0 +1,171 @@
+//! The one error of the HTTP side: it knows its status and its problem.
+
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use protocol::{FieldError, Problem, problem};
+use serde_json::Value;
+
+use crate::store::StoreError;
+
+/// Why a request was not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The body is not what the route takes.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The body is JSON, but the fields named cannot be.
+    #[error("invalid fields")]
+    Invalid(Vec<FieldError>),
+    /// No token, or one that is not known.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// There is no such thing; which, and what to do.
+    #[error("{0}")]
+    NotFound(String),
+    /// The route exists, but not for this method.
+    #[error("{method} is not allowed here")]
+    MethodNotAllowed {
+        /// The method asked for.
+        method: Method,
+    },
+    /// An agent that is not registered.
+    #[error("this server does not know the agent: register again with the leases you hold")]
+    UnknownAgent,
+    /// An agent of another protocol version.
+    #[error("{0}")]
+    ProtocolVersion(String),
+    /// The body is larger than the limit, in bytes.
+    #[error(
+        "the body is larger than {0} bytes: send less, or start the server with a larger --max-body"
+    )]
+    TooLarge(usize),
+    /// The job has failed.
+    #[error("the job has failed")]
+    JobFailed(Box<Problem>),
+    /// The job was cancelled.
+    #[error("{0}")]
+    JobCancelled(String),
+    /// A request that contradicts what is.
+    #[error("{0}")]
+    Conflict(String),
+    /// The server is stopping.
+    #[error("the server is stopping: ask again in a moment")]
+    Stopping,
+    /// Something that is not the client's fault; its cause is logged and told to nobody.
+    #[error("the server failed to answer: try again, and look at its log")]
+    Internal(String),
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed => Self::Stopping,
+            error => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl ApiError {
+    /// One field at fault.
+    pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) => {
+                (StatusCode::BAD_REQUEST, "bad-request", "The request cannot be read")
+            }
+            Self::Invalid(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-field",
+                "The request has fields that cannot be",
+            ),
+            Self::Unauthorized(_) => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed")
+            }
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
+            Self::MethodNotAllowed { .. } => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "The method is not allowed here",
+            ),
+            Self::UnknownAgent => {
+                (StatusCode::NOT_FOUND, "unknown-agent", "The agent is not registered")
+            }
+            Self::ProtocolVersion(_) => (
+                StatusCode::CONFLICT,
+                "protocol-version",
+                "Agent and server speak different versions",
+            ),
+            Self::TooLarge(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
+            }
+            Self::JobFailed(_) => (StatusCode::CONFLICT, "job-failed", "The job has failed"),
+            Self::JobCancelled(_) => (StatusCode::GONE, "job-cancelled", "The job was cancelled"),
+            Self::Conflict(_) => {
+                (StatusCode::CONFLICT, "conflict", "The request contradicts what is")
+            }
+            Self::Stopping => {
+                (StatusCode::SERVICE_UNAVAILABLE, "stopping", "The server is stopping")
+            }
+            Self::Internal(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed")
+            }
+        }
+    }
+
+    fn problem(self) -> Problem {
+        let (status, slug, title) = self.kind();
+        let detail = match &self {
+            Self::Invalid(errors) => errors
+                .iter()
+                .map(|error| format!("{}: {}", error.field, error.message))
+                .collect::<Vec<_>>()
+                .join("; "),
+            other => other.to_string(),
+        };
+        match self {
+            Self::JobFailed(problem) => *problem,
+            other => Problem {
+                kind: format!("urn:farrow:{slug}"),
+                title: title.to_owned(),
+                status: status.as_u16(),
+                detail,
+                instance: None,
+                errors: if let Self::Invalid(errors) = other { errors } else { Vec::new() },
+                element: None,
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Self::Internal(cause) = &self {
+            tracing::error!(%cause, "a request failed");
+        }
+        let (status, ..) = self.kind();
+        let is_unauthorized = matches!(self, Self::Unauthorized(_));
+        let is_stopping = matches!(self, Self::Stopping);
+        let body =
+            serde_json::to_vec(&self.problem()).unwrap_or_else(|_| Value::Null.to_string().into());
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+        if is_unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"farrow\""));
+        }
+        if is_stopping {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

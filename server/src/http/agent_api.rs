@@ -1,0 +1,388 @@
+//! What agents say to the server; `protocol::agent` tells their life.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use protocol::agent::{
+    Heartbeat, LeaseRequest, Leases, Orders, Piece, Register, Registered, Release, Report,
+    Reported, Verdict,
+};
+use protocol::job::{AgentState, AgentStatus, ElementError};
+use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
+use tokio::pin;
+
+use super::extract::{Body, Id, Json};
+use crate::error::ApiError;
+use crate::inputs;
+use crate::scheduler::assign::Agent;
+use crate::state::AppState;
+use crate::store::blocks::{Place, StoredBlock};
+use crate::store::db::Tx;
+use crate::store::leases::{self, Grant};
+use crate::store::reports::{self, NewPiece};
+use crate::store::{StoreError, agents};
+
+/// The longest that an agent's request is held, whatever it asks.
+const MAX_HOLD: Duration = Duration::from_secs(60);
+
+/// Slots that an agent may have at the most.
+const MAX_SLOTS: u32 = 4096;
+
+/// An agent presents itself, or comes back with the leases it holds.
+#[utoipa::path(post, path = "/v1/agents", tag = "agent protocol", request_body = Register,
+    responses(
+        (status = 200, description = "It is registered.", body = Registered),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It speaks another version of the protocol.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn register(
+    State(state): State<AppState>,
+    Json(agent): Json<Register>,
+) -> Result<axum::Json<Registered>, ApiError> {
+    if agent.protocol != PROTOCOL_VERSION {
+        return Err(ApiError::ProtocolVersion(format!(
+            "the agent (version {}) speaks protocol {}, this server protocol {PROTOCOL_VERSION}: \
+             run the same version of farrow on both",
+            agent.version, agent.protocol
+        )));
+    }
+    if !(1..=MAX_SLOTS).contains(&agent.slots) {
+        let message = format!("is {}, must be from 1 to {MAX_SLOTS}", agent.slots);
+        return Err(ApiError::field("slots", message));
+    }
+    let (now, lease) = (state.clock.now(), lease_millis(&state));
+    let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
+    let revoked = state
+        .store
+        .write(move |tx| Box::pin(async move { take_in(tx, &agent, now, now + lease).await }))
+        .await?;
+    tracing::info!(agent = %id, name, slots, "an agent has registered");
+    state.dispatcher.wake();
+    Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
+}
+
+async fn take_in(
+    tx: &mut Tx<'_>,
+    agent: &Register,
+    now: i64,
+    alive_until: i64,
+) -> Result<Vec<LeaseId>, StoreError> {
+    agents::register(tx, agent, now, alive_until).await?;
+    let live = leases::ids_of_agent(tx, agent.id).await?;
+    let mut revoked = Vec::new();
+    for &lease in &agent.leases {
+        if !live.contains(&lease) && !leases::revive(tx, agent.id, lease).await? {
+            revoked.push(lease);
+        }
+    }
+    Ok(revoked)
+}
+
+/// An agent leaves: what it holds can be leased anew.
+#[utoipa::path(delete, path = "/v1/agents/{id}", tag = "agent protocol",
+    params(("id" = AgentId, Path, description = "The agent.")),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn leave(
+    State(state): State<AppState>,
+    Id(agent): Id<AgentId>,
+) -> Result<StatusCode, ApiError> {
+    let jobs = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move {
+                let ids = leases::ids_of_agent(tx, agent).await?;
+                let jobs = release_all(tx, agent, ids.into_iter().map(released).collect()).await?;
+                agents::set_state(tx, agent, AgentState::Gone).await?;
+                Ok(jobs)
+            })
+        })
+        .await?;
+    jobs.iter().for_each(|job| state.job_watchers.wake(job));
+    state.dispatcher.wake();
+    tracing::info!(%agent, "an agent has left");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn released(id: LeaseId) -> protocol::agent::Released {
+    protocol::agent::Released { id, deaths: std::collections::BTreeMap::new() }
+}
+
+/// An agent gives back what it will not run.
+#[utoipa::path(post, path = "/v1/agents/{id}/release", tag = "agent protocol", request_body = Release,
+    params(("id" = AgentId, Path, description = "The agent.")),
+    responses(
+        (status = 204, description = "What remained of them can be leased anew."),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn release(
+    State(state): State<AppState>,
+    Id(agent): Id<AgentId>,
+    Json(release): Json<Release>,
+) -> Result<StatusCode, ApiError> {
+    let jobs = state
+        .store
+        .write(move |tx| Box::pin(async move { release_all(tx, agent, release.leases).await }))
+        .await?;
+    jobs.iter().for_each(|job| state.job_watchers.wake(job));
+    state.dispatcher.wake();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn release_all(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    given: Vec<protocol::agent::Released>,
+) -> Result<Vec<protocol::JobId>, StoreError> {
+    let mut jobs = Vec::new();
+    for lease in given {
+        jobs.extend(leases::release(tx, agent, &lease).await?);
+    }
+    Ok(jobs)
+}
+
+/// An agent asks for work. Answered when there is some, or when the wait is over, by an envelope.
+#[utoipa::path(post, path = "/v1/agents/{id}/lease", tag = "agent protocol", request_body = LeaseRequest,
+    params(("id" = AgentId, Path, description = "The agent.")),
+    responses(
+        (status = 200, description = "An envelope: `Leases`, then the bytes of their elements.", body = Leases, content_type = "application/vnd.farrow.envelope"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The agent must register.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn lease(
+    State(state): State<AppState>,
+    Id(agent): Id<AgentId>,
+    Json(request): Json<LeaseRequest>,
+) -> Result<Response, ApiError> {
+    let now = state.clock.now();
+    let (known, granted) = state
+        .store
+        .read(|tx| {
+            Box::pin(async move {
+                let known = agents::find(tx, agent, now).await?;
+                Ok((known, leases::of_agent(tx, agent).await?))
+            })
+        })
+        .await?;
+    let known = known.filter(|known| known.state != AgentState::Gone);
+    let known = known.ok_or(ApiError::UnknownAgent)?;
+    let lost: Vec<Grant> =
+        granted.into_iter().filter(|grant| !request.held.contains(&grant.id)).collect();
+    let grants =
+        if lost.is_empty() { wait_for_work(&state, &known, &request).await? } else { lost };
+    let (header, body) = inputs::leases(&state, grants, &request.known_jobs).await?;
+    envelope_response(&header, &body)
+}
+
+async fn wait_for_work(
+    state: &AppState,
+    agent: &AgentStatus,
+    request: &LeaseRequest,
+) -> Result<Vec<Grant>, ApiError> {
+    let wait = hold(request.wait)?;
+    if agent.state != AgentState::Live || request.free == 0 {
+        // Nothing will come, but an answer at once would be asked for again at once.
+        tokio::select! {
+            () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
+            () = state.shutdown.cancelled() => {}
+        }
+        return Ok(Vec::new());
+    }
+    let waiting = Agent {
+        id: agent.id,
+        free: request.free.min(agent.slots),
+        slots: agent.slots,
+        runtimes: agent.runtimes.keys().copied().collect(),
+        labels: agent.labels.clone(),
+    };
+    Ok(state.dispatcher.wait_for_work(waiting, wait).await)
+}
+
+fn hold(seconds: f64) -> Result<Duration, ApiError> {
+    Duration::try_from_secs_f64(seconds)
+        .map(|wait| wait.min(MAX_HOLD))
+        .map_err(|_| ApiError::field("wait", format!("is {seconds}, must be seconds from 0 on")))
+}
+
+fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Response, ApiError> {
+    let sealed = envelope::seal(header, body).map_err(|e| ApiError::Internal(e.to_string()))?;
+    Ok(([(CONTENT_TYPE, envelope::MEDIA_TYPE)], sealed).into_response())
+}
+
+/// An agent reports finished elements, by an envelope: `Report`, then the bytes of the outcomes.
+#[utoipa::path(post, path = "/v1/agents/{id}/report", tag = "agent protocol",
+    request_body(content = Report, content_type = "application/vnd.farrow.envelope"),
+    params(("id" = AgentId, Path, description = "The agent.")),
+    responses(
+        (status = 200, description = "What became of each piece.", body = Reported),
+        (status = 400, description = "Not an envelope.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Every piece is stale: nothing was changed.", body = Reported),
+        (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn report(
+    State(state): State<AppState>,
+    Id(agent): Id<AgentId>,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let (report, start) = envelope::open::<Report>(&body)
+        .map_err(|e| ApiError::BadRequest(format!("not a report: {e}")))?;
+    let pieces = read_pieces(&state, report, body.slice(start..)).await?;
+    let now = state.clock.now();
+    let outcome = state
+        .store
+        .write(move |tx| Box::pin(async move { reports::report(tx, agent, pieces, now).await }))
+        .await?;
+    state.moved(&outcome);
+    let all_stale = outcome.verdicts.iter().all(|verdict| *verdict == Verdict::Stale);
+    let status = if all_stale && !outcome.verdicts.is_empty() {
+        StatusCode::CONFLICT
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, axum::Json(Reported { verdicts: outcome.verdicts })).into_response())
+}
+
+async fn read_pieces(
+    state: &AppState,
+    report: Report,
+    mut payload: Bytes,
+) -> Result<Vec<NewPiece>, ApiError> {
+    let mut pieces = Vec::with_capacity(report.pieces.len());
+    for (i, piece) in report.pieces.into_iter().enumerate() {
+        let field = |name: &str| format!("pieces[{i}].{name}");
+        let n_bytes: usize = piece.lengths.iter().map(|&length| length as usize).sum();
+        if piece.lengths.is_empty() || n_bytes > payload.len() {
+            let message = format!("sum to {n_bytes} bytes, the body holds {}", payload.len());
+            return Err(ApiError::field(field("lengths"), message));
+        }
+        let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
+        if !sorted || !inside {
+            return Err(ApiError::field(
+                field("errors"),
+                "must ascend and be positions in the piece",
+            ));
+        }
+        pieces.push(new_piece(state, piece, payload.split_to(n_bytes)).await?);
+    }
+    Ok(pieces)
+}
+
+async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPiece, ApiError> {
+    let first_error = piece.errors.first().map(|&position| {
+        let start: usize =
+            piece.lengths[..position as usize].iter().map(|&length| length as usize).sum();
+        let end = start + piece.lengths[position as usize] as usize;
+        (piece.first + u64::from(position), element_error(&data[start..end]))
+    });
+    let place = Place::of(&data, &state.blobs).await?;
+    Ok(NewPiece {
+        lease: piece.lease,
+        job: piece.job,
+        block: StoredBlock { first: piece.first, lengths: piece.lengths, place },
+        errors: piece.errors,
+        first_error,
+        notes: piece.notes,
+        slot: piece.slot,
+        pid: piece.pid,
+        started_at: i64::try_from(piece.started_at).unwrap_or(i64::MAX),
+        micros: (piece.seconds.max(0.0) * 1e6) as u64,
+    })
+}
+
+/// Reads an error as an agent wrote it; one that cannot be read is an error all the same.
+fn element_error(json: &[u8]) -> ElementError {
+    serde_json::from_slice(json).unwrap_or_else(|_| ElementError {
+        kind: "Unreadable".to_owned(),
+        message: "the agent reported an error that cannot be read".to_owned(),
+        call: None,
+        traceback: Vec::new(),
+        fatal: false,
+    })
+}
+
+/// An agent says that it is alive. Held until there are orders or the wait is over.
+#[utoipa::path(post, path = "/v1/agents/{id}/heartbeat", tag = "agent protocol", request_body = Heartbeat,
+    params(("id" = AgentId, Path, description = "The agent.")),
+    responses(
+        (status = 200, description = "What it is to do.", body = Orders),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The agent must register.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn heartbeat(
+    State(state): State<AppState>,
+    Id(agent): Id<AgentId>,
+    Json(heartbeat): Json<Heartbeat>,
+) -> Result<axum::Json<Orders>, ApiError> {
+    let wait = hold(heartbeat.wait)?;
+    let alive_until = state.clock.now() + lease_millis(&state);
+    let draining = heartbeat.draining;
+    let is_known = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move {
+                if draining {
+                    agents::set_state(tx, agent, AgentState::Draining).await?;
+                }
+                agents::keep_alive(tx, agent, alive_until).await
+            })
+        })
+        .await?;
+    if !is_known {
+        return Err(ApiError::UnknownAgent);
+    }
+    let deadline = tokio::time::sleep(wait);
+    pin!(deadline);
+    loop {
+        let told = state.agent_watchers.register(&agent);
+        let told = told.notified();
+        let orders = orders(&state, agent, &heartbeat).await?;
+        if orders != Orders::default() {
+            return Ok(axum::Json(orders));
+        }
+        tokio::select! {
+            () = told => {}
+            () = &mut deadline => return Ok(axum::Json(orders)),
+            () = state.shutdown.cancelled() => return Ok(axum::Json(orders)),
+        }
+    }
+}
+
+async fn orders(
+    state: &AppState,
+    agent: AgentId,
+    heartbeat: &Heartbeat,
+) -> Result<Orders, ApiError> {
+    let now = state.clock.now();
+    let (live, known) = state
+        .store
+        .read(|tx| {
+            Box::pin(async move {
+                let live = leases::ids_of_agent(tx, agent).await?;
+                Ok((live, agents::find(tx, agent, now).await?))
+            })
+        })
+        .await?;
+    let known = known.filter(|known| known.state != AgentState::Gone);
+    let known = known.ok_or(ApiError::UnknownAgent)?;
+    let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
+    let drain = known.state == AgentState::Draining && !heartbeat.draining;
+    Ok(Orders { revoked, drain })
+}
+
+fn lease_millis(state: &AppState) -> i64 {
+    i64::try_from(state.config.lease().as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,36 @@
+//! Whether the server is there, and what it can do.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/healthz", tag = "server", security(()),
+    responses((status = 200, description = "It does.", body = String, content_type = "text/plain")))]
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the server can take requests: its database answers and it is not stopping.
+#[utoipa::path(get, path = "/readyz", tag = "server", security(()),
+    responses(
+        (status = 200, description = "It can.", body = String, content_type = "text/plain"),
+        (status = 503, description = "It is stopping.", body = protocol::Problem, content_type = "application/problem+json")
+    ))]
+pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, ApiError> {
+    if state.shutdown.is_cancelled() {
+        return Err(ApiError::Stopping);
+    }
+    state.store.ping().await?;
+    Ok("ready\n")
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "server", security(()),
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/json")))]
+pub async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], super::openapi_json())
+}

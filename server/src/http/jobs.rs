@@ -1,0 +1,175 @@
+//! Jobs: submitted, looked at, cancelled.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{ETAG, HeaderMap, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use protocol::job::{JobState, JobStatus, Page, SubmitJob};
+use protocol::{JobId, Problem};
+use serde::Deserialize;
+
+use super::extract::{Body, Id, Params};
+use super::wait::{self, JobWaiter, Wait};
+use super::{page, status};
+use crate::blobs::hex_digest;
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::jobs::{self, Ended};
+use crate::store::tokens::Identity;
+use crate::submission;
+
+/// Submits a map. It is a future: this answers as soon as the job is on disk.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+    request_body(content = SubmitJob, content_type = "application/json"),
+    responses(
+        (status = 202, description = "The job is on disk and will run.", body = JobStatus,
+            headers(
+                ("Location" = String, description = "The job."),
+                ("Retry-After" = u32, description = "Seconds after which to ask for the value.")
+            )),
+        (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be; `errors` says which and what to do.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn submit(
+    State(state): State<AppState>,
+    Extension(identity): Extension<Identity>,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let submission = submission::parse(&body)?;
+    let job = submission::prepare(submission, identity.owner, &state.blobs).await?;
+    let (id, now) = (job.id, state.clock.now());
+    state.store.write(move |tx| Box::pin(async move { jobs::insert(tx, job, now).await })).await?;
+    state.dispatcher.wake();
+    let status = status::of(&state, wait::find(&state, id).await?).await?;
+    let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
+    Ok((StatusCode::ACCEPTED, headers, axum::Json(status)).into_response())
+}
+
+/// Which jobs to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListJobs {
+    /// Only those in this state.
+    state: Option<JobState>,
+    /// Go on behind this: `next` of the page before.
+    after: Option<JobId>,
+    /// Entries of the page, 1 to 1000; default 100.
+    limit: Option<u32>,
+}
+
+/// Lists the jobs.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListJobs),
+    responses(
+        (status = 200, description = "A page of them, youngest first.", body = Page<JobStatus>),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn list(
+    State(state): State<AppState>,
+    Params(params): Params<ListJobs>,
+) -> Result<axum::Json<Page<JobStatus>>, ApiError> {
+    let limit = page::checked_limit(params.limit)?;
+    // "g" sorts behind every hex digit, so behind every id.
+    let before = params.after.map_or("g".to_owned(), |id| id.to_string());
+    let rows = state
+        .store
+        .read(|tx| Box::pin(async move { jobs::list(tx, &before, params.state, limit + 1).await }))
+        .await?;
+    let page = page::cut(rows, limit, |row| row.id.to_string());
+    let mut items = Vec::with_capacity(page.items.len());
+    for row in page.items {
+        items.push(status::of(&state, row).await?);
+    }
+    Ok(axum::Json(Page { items, next: page.next }))
+}
+
+/// Says how a job is. With `If-None-Match` and `?wait=`, answers as soon as it differs; with
+/// `?wait=` alone, as soon as it is finished.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job."), Wait,
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer.")),
+    responses(
+        (status = 200, description = "How it is.", body = JobStatus,
+            headers(("ETag" = String, description = "Differs whenever the answer does."))),
+        (status = 304, description = "As before."),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id, or a wait that cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn find(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+    Params(wait): Params<Wait>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let known = headers.get(IF_NONE_MATCH).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+    let mut waiter = JobWaiter::new(&state, job, wait.duration()?);
+    let (etag, body) = loop {
+        let row = waiter.look().await?;
+        let is_final = row.state.is_final();
+        let (etag, body) = tagged(&status::of(&state, row).await?)?;
+        let is_wanted = known.as_ref().map_or(is_final, |known| *known != etag);
+        if is_wanted || !waiter.has_moved().await {
+            break (etag, body);
+        }
+    };
+    if known.as_ref() == Some(&etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    }
+    let content_type = (axum::http::header::CONTENT_TYPE, "application/json".to_owned());
+    Ok(([(ETAG, etag), content_type], body).into_response())
+}
+
+/// A status and its tag. The pace moves with the clock alone, so it is left out of the tag.
+fn tagged(status: &JobStatus) -> Result<(String, Vec<u8>), ApiError> {
+    let write = |status: &JobStatus| {
+        serde_json::to_vec(status).map_err(|e| ApiError::Internal(e.to_string()))
+    };
+    let still = JobStatus { rate: None, remaining: None, ..status.clone() };
+    let etag = format!("\"{}\"", &hex_digest(&write(&still)?)[..16]);
+    Ok((etag, write(status)?))
+}
+
+/// Cancels a job: what runs is stopped within a second, what was accepted stays. Cancelling again
+/// changes nothing.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job.")),
+    responses(
+        (status = 200, description = "It is cancelled.", body = JobStatus),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is resolved or has failed already.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn cancel(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+) -> Result<axum::Json<JobStatus>, ApiError> {
+    let now = state.clock.now();
+    let ended = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move { jobs::end(tx, job, JobState::Cancelled, None, now).await })
+        })
+        .await?;
+    match ended {
+        Ended::Now(holders) => {
+            holders.iter().for_each(|agent| state.agent_watchers.wake(agent));
+            state.job_watchers.wake(&job);
+            state.dispatcher.wake();
+        }
+        Ended::Before(JobState::Cancelled) => {}
+        Ended::Before(before) => {
+            return Err(ApiError::Conflict(format!(
+                "job {job} is {} already and cannot be cancelled",
+                before.as_str()
+            )));
+        }
+        Ended::Unknown => return Err(ApiError::NotFound(format!("there is no job {job}"))),
+    }
+    Ok(axum::Json(status::of(&state, wait::find(&state, job).await?).await?))
+}

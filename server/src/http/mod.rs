@@ -1,0 +1,113 @@
+//! The HTTP side: every URL on one page. Handlers parse, ask and answer; no SQL, no policy.
+
+mod agent_api;
+mod agents;
+pub mod auth;
+mod blobs;
+mod extract;
+mod health;
+mod jobs;
+mod page;
+mod problems;
+mod status;
+mod value;
+mod wait;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::state::AppState;
+
+/// Every route, in the order in which a reader meets them.
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Api::openapi())
+        // For clients.
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::find))
+        .routes(routes!(value::value))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(agents::list, agent_api::register))
+        .routes(routes!(agents::drain))
+        // For agents.
+        .routes(routes!(agent_api::leave))
+        .routes(routes!(agent_api::lease))
+        .routes(routes!(agent_api::report))
+        .routes(routes!(agent_api::heartbeat))
+        .routes(routes!(agent_api::release))
+        .routes(routes!(blobs::get))
+        // For everybody, without a token.
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::openapi))
+}
+
+/// Paths that answer without a token.
+const PUBLIC: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
+
+/// The whole service.
+pub fn router(state: AppState) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(problems::no_such_route)
+        .method_not_allowed_fallback(problems::method_not_allowed)
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
+                .layer(TraceLayer::new_for_http().make_span_with(span))
+                .layer(CatchPanicLayer::custom(problems::panicked))
+                .layer(middleware::from_fn(problems::with_instance))
+                .layer(middleware::from_fn_with_state(state.clone(), auth::require_token)),
+        )
+        .with_state(state)
+}
+
+fn span(request: &Request) -> tracing::Span {
+    tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+/// The description of the API, as pretty JSON.
+pub fn openapi_json() -> String {
+    let (_, api) = routes().split_for_parts();
+    // Writing a description that was built from plain data does not fail; `make openapi` would show it.
+    api.to_pretty_json().unwrap_or_default() + "\n"
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "farrow",
+        description = "A map over many machines as a future: submit, come back, get the value.\n\n\
+            `POST /v1/jobs` answers at once; `GET /v1/jobs/{id}/value` says 202 until the value is \
+            there. Failures are RFC 9457 problems with stable types.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "jobs", description = "Submit maps and get their values"),
+        (name = "agents", description = "The machines that run them"),
+        (name = "agent protocol", description = "What agents say to the server; see `protocol::agent`"),
+        (name = "server", description = "Whether it is there, and this description")
+    ),
+    security(("token" = [])),
+    modifiers(&BearerToken)
+)]
+struct Api;
+
+struct BearerToken;
+
+impl utoipa::Modify for BearerToken {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}

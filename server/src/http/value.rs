@@ -1,0 +1,73 @@
+//! The value of a job: every outcome in element order, whole or not at all.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use protocol::job::{JobState, JobStatus};
+use protocol::{JobId, Problem};
+
+use super::extract::{Id, Params};
+use super::status;
+use super::wait::{JobWaiter, Wait};
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::jobs::JobRow;
+use crate::value::ValueReader;
+
+/// Gives the value once the job is resolved; until then says how far it is. Only 202 means: ask
+/// again.
+#[utoipa::path(get, path = "/v1/jobs/{id}/value", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job."), Wait),
+    responses(
+        (status = 200, description = "Every element's value, in order: an array; an object if the elements had names; nested as they were. With `on_error: collect`, `{\"error\": …}` where an element failed.", body = Object),
+        (status = 202, description = "Not yet.", body = JobStatus,
+            headers(("Retry-After" = u32, description = "Seconds after which to ask again."))),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The job has failed; `element` says which element and why.", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The job was cancelled.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id, or a wait that cannot be.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn value(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+    Params(wait): Params<Wait>,
+) -> Result<Response, ApiError> {
+    let mut waiter = JobWaiter::new(&state, job, wait.duration()?);
+    let row = loop {
+        let row = waiter.look().await?;
+        if row.state.is_final() || !waiter.has_moved().await {
+            break row;
+        }
+    };
+    match row.state {
+        JobState::Resolved => Ok(whole(state.clone(), &row)),
+        JobState::Failed => Err(failed(row)),
+        JobState::Cancelled => Err(ApiError::JobCancelled(format!(
+            "job {job} was cancelled, so it has no value; submit it again to get one"
+        ))),
+        JobState::Queued | JobState::Running => {
+            let status = status::of(&state, row).await?;
+            Ok((StatusCode::ACCEPTED, [(RETRY_AFTER, "1")], axum::Json(status)).into_response())
+        }
+    }
+}
+
+fn failed(row: JobRow) -> ApiError {
+    match row.error {
+        Some(problem) => ApiError::JobFailed(Box::new(problem)),
+        None => ApiError::Internal(format!("job {} has failed without an error", row.id)),
+    }
+}
+
+fn whole(state: AppState, row: &JobRow) -> Response {
+    let reader = ValueReader::new(state, row);
+    let chunks = stream::try_unfold(reader, |mut reader| async move {
+        let chunk = reader.next_chunk().await?;
+        Ok::<_, crate::store::StoreError>(chunk.map(|chunk| (chunk, reader)))
+    });
+    ([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
+}

@@ -1,0 +1,85 @@
+//! Waiting for a job to move, never past the deadline and never past the server's stop.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use protocol::JobId;
+use serde::Deserialize;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::Sleep;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::jobs::{self, JobRow};
+
+/// Seconds that a client may wait at the most.
+const MAX_WAIT: f64 = 60.0;
+
+/// `?wait=`, in seconds.
+#[derive(Clone, Copy, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Wait {
+    /// Seconds to wait for a change before answering; at most 60.
+    #[serde(default)]
+    #[param(minimum = 0, maximum = 60, example = 30)]
+    pub wait: Option<f64>,
+}
+
+impl Wait {
+    /// The time to wait.
+    ///
+    /// # Errors
+    /// When it is negative, not a number or too long.
+    pub fn duration(self) -> Result<Duration, ApiError> {
+        let seconds = self.wait.unwrap_or(0.0);
+        if (0.0..=MAX_WAIT).contains(&seconds) {
+            return Ok(Duration::from_secs_f64(seconds));
+        }
+        Err(ApiError::field("wait", format!("is {seconds}, must be from 0 to {MAX_WAIT} seconds")))
+    }
+}
+
+/// Looks at a job until it is as wanted or the wait is over.
+pub struct JobWaiter<'a> {
+    state: &'a AppState,
+    job: JobId,
+    deadline: Pin<Box<Sleep>>,
+    moved: Pin<Box<OwnedNotified>>,
+}
+
+impl<'a> JobWaiter<'a> {
+    /// A waiter for `job` that waits at most for `wait` in all.
+    pub fn new(state: &'a AppState, job: JobId, wait: Duration) -> Self {
+        let moved = Box::pin(state.job_watchers.register(&job).notified_owned());
+        Self { state, job, deadline: Box::pin(tokio::time::sleep(wait)), moved }
+    }
+
+    /// The job as it is now.
+    ///
+    /// # Errors
+    /// When there is no such job, or the database fails.
+    pub async fn look(&mut self) -> Result<JobRow, ApiError> {
+        // Registered before the look, so that no change between look and wait is missed.
+        self.moved = Box::pin(self.state.job_watchers.register(&self.job).notified_owned());
+        find(self.state, self.job).await
+    }
+
+    /// Waits until the job has moved. `false`: the wait is over, or the server is stopping.
+    pub async fn has_moved(&mut self) -> bool {
+        tokio::select! {
+            () = &mut self.moved => true,
+            () = &mut self.deadline => false,
+            () = self.state.shutdown.cancelled() => false,
+        }
+    }
+}
+
+/// The job of this id.
+///
+/// # Errors
+/// When there is none, or the database fails.
+pub async fn find(state: &AppState, job: JobId) -> Result<JobRow, ApiError> {
+    let row = state.store.read(|tx| Box::pin(async move { jobs::find(tx, job).await })).await?;
+    row.ok_or_else(|| ApiError::NotFound(format!("there is no job {job}")))
+}

@@ -1,0 +1,138 @@
+//! The inputs of leases: a small range travels inside the lease, a large one as digests of blobs,
+//! which agents fetch and keep.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use protocol::agent::{BlockSlice, Input, JobSpec, Lease, Leases};
+use protocol::{JobId, Range};
+
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::blocks::{self, Kind, Place, StoredBlock};
+use crate::store::jobs::{self, Shape};
+use crate::store::leases::Grant;
+
+/// Bytes of input up to which a lease carries them, wherever they are stored.
+const MAX_INLINE: usize = 1 << 20;
+
+/// Blocks that a lease reads at the most at once.
+const MAX_BLOCKS: u32 = 1 << 16;
+
+/// The answer to a lease request: the header, and the payload bytes behind it.
+///
+/// # Errors
+/// When the database or a blob cannot be read.
+pub async fn leases(
+    state: &AppState,
+    grants: Vec<Grant>,
+    known_jobs: &[JobId],
+) -> Result<(Leases, Vec<u8>), ApiError> {
+    let mut specs: HashMap<JobId, (JobSpec, Shape)> = HashMap::new();
+    let (mut header, mut body) = (Leases::default(), Vec::new());
+    for grant in grants {
+        let job = grant.job;
+        if let std::collections::hash_map::Entry::Vacant(entry) = specs.entry(job) {
+            let found =
+                state.store.read(|tx| Box::pin(async move { jobs::spec(tx, job).await })).await?;
+            let (spec, shape) =
+                found.ok_or_else(|| ApiError::Internal(format!("leased job {job} is gone")))?;
+            if !known_jobs.contains(&job) {
+                header.jobs.push(spec.clone());
+            }
+            entry.insert((spec, shape));
+        }
+        let shape = specs[&job].1;
+        let input = input(state, &grant, shape, &mut body).await?;
+        header.leases.push(Lease {
+            id: grant.id,
+            job,
+            ranges: grant.ranges,
+            attempt: grant.attempt,
+            slots: grant.slots,
+            width: grant.width,
+            deaths: grant.deaths,
+            input,
+        });
+    }
+    Ok((header, body))
+}
+
+async fn input(
+    state: &AppState,
+    grant: &Grant,
+    shape: Shape,
+    body: &mut Vec<u8>,
+) -> Result<Input, ApiError> {
+    if let Some(from) = shape.range {
+        return Ok(Input::Range { from });
+    }
+    let mut slices = Vec::new();
+    for &range in grant.ranges.ranges() {
+        slices.extend(slices_of(state, grant.job, range).await?);
+    }
+    let n_bytes: usize = slices.iter().map(|slice| slice.span.len()).sum();
+    let digests: Option<Vec<&str>> = slices.iter().map(Slice::digest).collect();
+    match digests {
+        Some(digests) if n_bytes > MAX_INLINE => {
+            let block = |(slice, digest): (&Slice, &str)| BlockSlice {
+                digest: digest.to_owned(),
+                offset: slice.span.start as u64,
+                lengths: slice.lengths.clone(),
+            };
+            Ok(Input::Blocks { blocks: slices.iter().zip(digests).map(block).collect() })
+        }
+        _ => inline(state, slices, body).await,
+    }
+}
+
+/// Neighbouring elements in a block.
+struct Slice {
+    block: StoredBlock,
+    span: std::ops::Range<usize>,
+    lengths: Vec<u32>,
+}
+
+impl Slice {
+    fn digest(&self) -> Option<&str> {
+        match &self.block.place {
+            Place::Blob(digest) => Some(digest),
+            Place::Row(_) => None,
+        }
+    }
+}
+
+async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Slice>, ApiError> {
+    let Range(from, to) = range;
+    let blocks = state
+        .store
+        .read(|tx| {
+            Box::pin(
+                async move { blocks::read(tx, job, Kind::Element, from, to, MAX_BLOCKS).await },
+            )
+        })
+        .await?;
+    let slice = |block: StoredBlock| {
+        let (span, lengths) = block.slice(from, to);
+        let lengths = lengths.to_vec();
+        Slice { block, span, lengths }
+    };
+    Ok(blocks.into_iter().map(slice).collect())
+}
+
+async fn inline(
+    state: &AppState,
+    slices: Vec<Slice>,
+    body: &mut Vec<u8>,
+) -> Result<Input, ApiError> {
+    let mut lengths = Vec::new();
+    for slice in slices {
+        lengths.extend_from_slice(&slice.lengths);
+        let data: Bytes = slice.block.place.load(&state.blobs).await?;
+        let bytes = data
+            .get(slice.span.clone())
+            .ok_or_else(|| ApiError::Internal("a block is shorter than its lengths".to_owned()))?;
+        body.extend_from_slice(bytes);
+    }
+    Ok(Input::Inline { lengths })
+}

@@ -1,0 +1,139 @@
+//! farrow's server: keeps jobs in a database, leases their elements to agents, and gives clients
+//! their values.
+//!
+//! `http` parses, asks and answers. The `dispatcher` matches waiting agents with runnable jobs in
+//! rounds; what goes where is decided by the pure `scheduler`; `store` holds all SQL.
+
+mod blobs;
+mod block;
+mod clock;
+mod config;
+mod dispatcher;
+mod elements;
+mod error;
+mod http;
+mod inputs;
+mod plan;
+mod reaper;
+mod scheduler;
+mod state;
+mod store;
+mod submission;
+mod token;
+mod value;
+mod watchers;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Settings};
+pub use http::openapi_json;
+pub use token::{TOKEN_FILE, TokenError};
+
+use blobs::Blobs;
+use clock::Clock;
+use dispatcher::Dispatcher;
+use state::AppState;
+use store::{Store, StoreError};
+
+/// How long open requests are given to end once the server is to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown` is cancelled; then ends every wait, finishes open requests, and returns.
+///
+/// # Errors
+/// When the data folder or the database cannot be used, or the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let state = open(config, shutdown.clone()).await?;
+    let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
+    let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
+    let serving = axum::serve(listener, http::router(state))
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::select! {
+        served = serving.into_future() => served.map_err(ServeError::Listener)?,
+        () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
+    }
+    // Both end by the same token, which has been cancelled.
+    let _ = tokio::join!(dispatcher, reaper);
+    Ok(())
+}
+
+async fn drained(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
+}
+
+async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, ServeError> {
+    let data = config.data.clone();
+    let cannot_write = |source| ServeError::DataFolder { folder: data.clone(), source };
+    std::fs::create_dir_all(&data).map_err(cannot_write)?;
+    let blobs = Blobs::open(&data.join("blobs")).map_err(cannot_write)?;
+    let store = Store::open(&data).await?;
+    let clock = Arc::new(Clock::start());
+    let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
+    let admin = token::admin_token(&config)?;
+    prepare(&store, &clock, lease, token::hash(&admin)).await?;
+    Ok(AppState {
+        dispatcher: Dispatcher::new(store.clone(), Arc::clone(&clock)),
+        config: Arc::new(config),
+        store,
+        blobs,
+        clock,
+        tokens: Arc::default(),
+        job_watchers: Arc::default(),
+        agent_watchers: Arc::default(),
+        shutdown,
+    })
+}
+
+/// Brings clock, agents and the administrator's token up to date with the database.
+async fn prepare(
+    store: &Store,
+    clock: &Arc<Clock>,
+    lease: i64,
+    admin_hash: String,
+) -> Result<(), StoreError> {
+    let clock = Arc::clone(clock);
+    store
+        .write(move |tx| {
+            Box::pin(async move {
+                if let Some(stored) = store::stored_time(tx).await? {
+                    clock.not_before(stored);
+                }
+                let now = clock.now();
+                store::agents::keep_all_alive(tx, now + lease).await?;
+                store::tokens::ensure_admin(tx, &admin_hash, now).await
+            })
+        })
+        .await
+}
+
+/// Why a server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data folder cannot be written.
+    #[error("the data folder {} cannot be written: {source}; give another one with --data", folder.display())]
+    DataFolder {
+        /// Which.
+        folder: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The administrator's token cannot be read or made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The socket failed.
+    #[error("the listening socket failed: {0}")]
+    Listener(io::Error),
+}

@@ -1,0 +1,293 @@
+//! Which agent gets elements of which job.
+//!
+//! Jobs of higher priority go first; among these the owner with the fewest slots at work; within
+//! an owner the oldest. An element goes to the agent with the most free slots, so that work
+//! spreads over agents before it fills one. A job that needs more free slots than any agent has
+//! keeps the best agent's free slots for itself, so that small jobs cannot hold it up for ever.
+
+use std::collections::{BTreeMap, HashMap};
+
+use protocol::job::{Runtime, Slots};
+use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
+
+use super::chunking::{self, Measured};
+use super::lease;
+
+/// A job of which something can be leased.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its id; older jobs have smaller ones.
+    pub id: JobId,
+    /// Who submitted it.
+    pub owner: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// What an agent must have.
+    pub runtime: Runtime,
+    /// Labels that an agent must carry.
+    pub labels: BTreeMap<String, String>,
+    /// What one element occupies.
+    pub slots: Slots,
+    /// How it may be spread.
+    pub placement: Placement,
+    /// Elements in all.
+    pub total: u64,
+    /// Elements before it have been leased at least once.
+    pub cursor: u64,
+    /// Of a nested job, the next outer elements from the cursor on.
+    pub groups: Vec<Range>,
+    /// Ranges that came back, oldest first.
+    pub returned: Vec<Returned>,
+    /// Elements a chunk, where that is fixed.
+    pub chunk: Option<u64>,
+    /// What is known of its elements' times.
+    pub measured: Measured,
+    /// The mean size of an element in bytes.
+    pub element_bytes: u64,
+    /// Slots at work for it, by agent. Only needed where `placement` bounds them.
+    pub usage: HashMap<AgentId, u32>,
+}
+
+/// How a job may be spread: its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Whether outer elements go whole to one agent each, one at a time an agent.
+    pub nested: bool,
+    /// Agents that may run it at once.
+    pub max_agents: Option<u32>,
+    /// Elements that an agent may run at once.
+    pub max_width: Option<u32>,
+}
+
+/// Elements that were leased and came back.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    /// The lease under which they were given.
+    pub lease: LeaseId,
+    /// What remains of it.
+    pub ranges: RangeSet,
+    /// How often they have been leased.
+    pub attempt: u32,
+    /// Agents lost with them.
+    pub lost: u32,
+}
+
+/// An agent that waits for work.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Slots that have nothing to do.
+    pub free: u32,
+    /// Slots in all.
+    pub slots: u32,
+    /// The runtimes it has.
+    pub runtimes: Vec<Runtime>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A chunk for an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Who runs it.
+    pub agent: AgentId,
+    /// Whose elements.
+    pub job: JobId,
+    /// Which elements.
+    pub ranges: RangeSet,
+    /// The lease that they came back from; `None`: they are new, and the cursor moves past them.
+    pub from: Option<LeaseId>,
+    /// How often they have been leased, this time included.
+    pub attempt: u32,
+    /// Agents lost with them before.
+    pub lost: u32,
+    /// Slots that the chunk occupies.
+    pub slots: u32,
+    /// Elements of it to run at once.
+    pub width: u32,
+}
+
+/// Gives elements of `jobs` to the free slots of `agents`.
+///
+/// `owners` are the slots at work by owner, `cluster_slots` those of all live agents: chunks are
+/// sized for what shares the work, not only for who waits at the moment.
+pub fn assign(
+    mut jobs: Vec<Job>,
+    mut agents: Vec<Agent>,
+    mut owners: HashMap<String, u64>,
+    cluster_slots: u64,
+) -> Vec<Assignment> {
+    let mut assignments = Vec::new();
+    jobs.retain(|job| !is_exhausted(job));
+    while agents.iter().any(|agent| agent.free > 0) {
+        let Some(next) = next_job(&jobs, &owners) else { break };
+        let job = &mut jobs[next];
+        match place(job, &agents) {
+            Place::On { agent, slots, width } => {
+                let assignment = cut(job, &agents[agent], slots, width, cluster_slots);
+                agents[agent].free -= slots;
+                *owners.entry(job.owner.clone()).or_default() += u64::from(slots);
+                *job.usage.entry(agents[agent].id).or_default() += slots;
+                assignments.push(assignment);
+                if is_exhausted(&jobs[next]) {
+                    jobs.swap_remove(next);
+                }
+            }
+            Place::Reserve { agent } => {
+                agents[agent].free = 0;
+                jobs.swap_remove(next);
+            }
+            Place::Nowhere => {
+                jobs.swap_remove(next);
+            }
+        }
+    }
+    assignments
+}
+
+fn next_job(jobs: &[Job], owners: &HashMap<String, u64>) -> Option<usize> {
+    let at_work = |job: &Job| owners.get(&job.owner).copied().unwrap_or(0);
+    (0..jobs.len()).min_by_key(|&i| (-i64::from(jobs[i].priority), at_work(&jobs[i]), jobs[i].id))
+}
+
+fn is_exhausted(job: &Job) -> bool {
+    let has_new =
+        if job.placement.nested { !job.groups.is_empty() } else { job.cursor < job.total };
+    job.returned.is_empty() && !has_new
+}
+
+enum Place {
+    On {
+        agent: usize,
+        slots: u32,
+        width: u32,
+    },
+    /// It would fit on this agent once more of its slots are free.
+    Reserve {
+        agent: usize,
+    },
+    Nowhere,
+}
+
+fn place(job: &Job, agents: &[Agent]) -> Place {
+    let fits = |agent: &Agent| {
+        let (slots, width) = size_on(job, agent)?;
+        (may_use(job, agent, slots)).then_some((slots, width))
+    };
+    let candidates: Vec<(usize, u32, u32)> = agents
+        .iter()
+        .enumerate()
+        .filter(|(_, agent)| agent.free > 0)
+        .filter_map(|(i, agent)| fits(agent).map(|(slots, width)| (i, slots, width)))
+        .collect();
+    let most_free =
+        |&(i, _, _): &(usize, u32, u32)| (agents[i].free, std::cmp::Reverse(agents[i].id));
+    let free_enough = candidates.iter().copied().filter(|&(i, slots, _)| agents[i].free >= slots);
+    match free_enough.max_by_key(most_free) {
+        Some((agent, slots, width)) => Place::On { agent, slots, width },
+        None => match candidates.iter().copied().max_by_key(most_free) {
+            Some((agent, ..)) => Place::Reserve { agent },
+            None => Place::Nowhere,
+        },
+    }
+}
+
+/// The slots that the job's next chunk would occupy on `agent`, and how many elements of it would
+/// run at once; `None` if it can never run there.
+fn size_on(job: &Job, agent: &Agent) -> Option<(u32, u32)> {
+    let labelled = job.labels.iter().all(|(key, value)| agent.labels.get(key) == Some(value));
+    if !labelled || !agent.runtimes.contains(&job.runtime) {
+        return None;
+    }
+    let each = match job.slots {
+        Slots::Count(n) => n.max(1),
+        Slots::All(_) => agent.slots,
+    };
+    let room = agent.slots / each.max(1);
+    if room == 0 {
+        return None;
+    }
+    let width = if job.placement.nested {
+        let elements = u32::try_from(next_group_len(job)).unwrap_or(u32::MAX);
+        room.min(job.placement.max_width.unwrap_or(u32::MAX)).min(elements).max(1)
+    } else {
+        1
+    };
+    Some((each * width, width))
+}
+
+fn next_group_len(job: &Job) -> u64 {
+    let returned = job.returned.first().map(|returned| returned.ranges.len());
+    returned.or_else(|| job.groups.first().map(|group| group.len())).unwrap_or(1)
+}
+
+/// Whether the plan's bounds let the job take `slots` more on `agent`.
+fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
+    let at_work = job.usage.get(&agent.id).copied().unwrap_or(0);
+    if job.placement.nested && at_work > 0 {
+        return false;
+    }
+    if at_work == 0 {
+        let n_agents = job.usage.values().filter(|&&slots| slots > 0).count();
+        if job.placement.max_agents.is_some_and(|max| n_agents >= max as usize) {
+            return false;
+        }
+    }
+    let width = job.placement.max_width.unwrap_or(u32::MAX);
+    job.placement.nested || at_work / slots.max(1) < width
+}
+
+/// Takes the next chunk out of `job`.
+fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64) -> Assignment {
+    let whole = job.placement.nested || job.chunk.is_some();
+    let left = job.total - job.cursor + job.returned.iter().map(|r| r.ranges.len()).sum::<u64>();
+    let sharing = cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
+    let n = job.chunk.unwrap_or_else(|| {
+        chunking::adaptive(job.measured, left, sharing.max(1), job.element_bytes)
+    });
+    let chunk = if job.returned.is_empty() {
+        Chunk { ranges: RangeSet::from_range(take_new(job, n)), from: None, attempt: 0, lost: 0 }
+    } else {
+        take_returned(job, n, whole)
+    };
+    Assignment {
+        agent: agent.id,
+        job: job.id,
+        ranges: chunk.ranges,
+        from: chunk.from,
+        attempt: chunk.attempt + 1,
+        lost: chunk.lost,
+        slots,
+        width,
+    }
+}
+
+struct Chunk {
+    ranges: RangeSet,
+    from: Option<LeaseId>,
+    attempt: u32,
+    lost: u32,
+}
+
+fn take_new(job: &mut Job, n: u64) -> Range {
+    let range = if job.placement.nested {
+        job.groups.remove(0)
+    } else {
+        Range(job.cursor, job.total.min(job.cursor.saturating_add(n)))
+    };
+    job.cursor = range.1;
+    range
+}
+
+fn take_returned(job: &mut Job, n: u64, whole: bool) -> Chunk {
+    let returned = &mut job.returned[0];
+    let n_left = returned.ranges.len();
+    let wanted = if whole { n_left } else { n.min(n_left) };
+    let ranges = returned.ranges.take(lease::narrowed(wanted, returned.lost, whole));
+    let (from, attempt, lost) = (Some(returned.lease), returned.attempt, returned.lost);
+    if returned.ranges.is_empty() {
+        job.returned.remove(0);
+    }
+    Chunk { ranges, from, attempt, lost }
+}

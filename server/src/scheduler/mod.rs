@@ -1,0 +1,15 @@
+//! The pure core: who gets what, how much, and what a report or a loss changes.
+//!
+//! Nothing here knows a database, a clock or chance: a snapshot goes in, decisions come out. The
+//! dispatcher loads the snapshot and writes the decisions inside one transaction.
+//!
+//! * [`assign`]: which agent gets elements of which job.
+//! * [`chunking`]: how many.
+//! * [`lease`]: what a report and a loss change in a lease.
+
+pub mod assign;
+pub mod chunking;
+pub mod lease;
+
+#[cfg(test)]
+mod tests;

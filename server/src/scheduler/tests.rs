@@ -1,0 +1,360 @@
+//! Properties of the pure core. Each was seen to fail with the code broken on purpose.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use proptest::prelude::*;
+use protocol::job::{AllSlots, Runtime, Slots};
+use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
+
+use super::assign::{Agent, Assignment, Job, Placement, Returned, assign};
+use super::chunking::{self, Measured};
+use super::lease::{AfterLoss, MAX_LOST_AGENTS, accept, after_loss, narrowed};
+
+fn job(total: u64) -> Job {
+    Job {
+        id: JobId::new(),
+        owner: "ada".to_owned(),
+        priority: 0,
+        runtime: Runtime::Python,
+        labels: BTreeMap::new(),
+        slots: Slots::Count(1),
+        placement: Placement::default(),
+        total,
+        cursor: 0,
+        groups: Vec::new(),
+        returned: Vec::new(),
+        chunk: None,
+        measured: Measured::default(),
+        element_bytes: 8,
+        usage: HashMap::new(),
+    }
+}
+
+fn agent(slots: u32) -> Agent {
+    Agent {
+        id: AgentId::new(),
+        free: slots,
+        slots,
+        runtimes: vec![Runtime::Python, Runtime::R],
+        labels: BTreeMap::new(),
+    }
+}
+
+fn nested(groups: &[u64], max_width: Option<u32>) -> Job {
+    let mut job = job(groups.iter().sum());
+    job.placement = Placement { nested: true, max_agents: None, max_width };
+    let mut first = 0;
+    for &n in groups.iter().filter(|&&n| n > 0) {
+        job.groups.push(Range(first, first + n));
+        first += n;
+    }
+    job
+}
+
+fn assign_all(jobs: &[Job], agents: &[Agent]) -> Vec<Assignment> {
+    let slots = agents.iter().map(|agent| u64::from(agent.slots)).sum();
+    assign(jobs.to_vec(), agents.to_vec(), HashMap::new(), slots)
+}
+
+prop_compose! {
+    fn any_job()(
+        total in 1..2000_u64,
+        cursor_share in 0.0..1.0_f64,
+        returned in prop::collection::vec((1..50_u64, 0..12_u32), 0..4),
+        owner in 0..3_u8,
+        priority in -1..2_i32,
+        r in any::<bool>(),
+        slots in prop_oneof![5 => (1..4_u32).prop_map(Slots::Count), 1 => Just(Slots::All(AllSlots::All))],
+        chunk in prop::option::of(1..100_u64),
+        (done, seconds) in (0..500_u64, 0.0..100.0_f64),
+        max_agents in prop::option::of(1..3_u32),
+        max_width in prop::option::of(1..4_u32),
+        group in prop::option::of(1..40_u64),
+    ) -> Job {
+        let mut job = job(total);
+        // What came back lies before the cursor, back to back.
+        let mut first = 0;
+        for (n, lost) in returned {
+            let range = Range(first, total.min(first + n));
+            first = range.1;
+            if !range.is_empty() {
+                job.returned.push(Returned {
+                    lease: LeaseId::new(),
+                    ranges: RangeSet::from_range(range),
+                    attempt: 1,
+                    lost,
+                });
+            }
+        }
+        job.cursor = first + ((total - first) as f64 * cursor_share) as u64;
+        job.owner = format!("owner {owner}");
+        job.priority = priority;
+        job.runtime = if r { Runtime::R } else { Runtime::Python };
+        job.slots = slots;
+        job.measured = Measured { elements: done, seconds };
+        job.placement = Placement { nested: group.is_some(), max_agents, max_width };
+        if let Some(n) = group {
+            let starts = (job.cursor..total).step_by(n as usize);
+            job.groups = starts.map(|first| Range(first, total.min(first + n))).collect();
+        } else {
+            job.chunk = chunk;
+        }
+        job
+    }
+}
+
+prop_compose! {
+    fn any_agent()(slots in 1..9_u32, free_share in 0.0..=1.0_f64, r in any::<bool>()) -> Agent {
+        let mut agent = agent(slots);
+        agent.free = (f64::from(slots) * free_share).round() as u32;
+        if !r {
+            agent.runtimes.retain(|runtime| *runtime != Runtime::R);
+        }
+        agent
+    }
+}
+
+fn any_jobs() -> impl Strategy<Value = Vec<Job>> {
+    prop::collection::vec(any_job(), 0..6)
+}
+
+fn any_agents() -> impl Strategy<Value = Vec<Agent>> {
+    prop::collection::vec(any_agent(), 0..6)
+}
+
+fn find<'a>(jobs: &'a [Job], assignment: &Assignment) -> &'a Job {
+    jobs.iter().find(|job| job.id == assignment.job).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn no_agent_gets_more_than_its_free_slots(jobs in any_jobs(), agents in any_agents()) {
+        let assignments = assign_all(&jobs, &agents);
+        for agent in &agents {
+            let given: u32 = assignments.iter().filter(|a| a.agent == agent.id).map(|a| a.slots).sum();
+            prop_assert!(given <= agent.free, "{given} of {} free slots", agent.free);
+        }
+    }
+
+    #[test]
+    fn an_element_is_given_once_and_only_if_it_was_free(jobs in any_jobs(), agents in any_agents()) {
+        let mut given = HashSet::new();
+        for assignment in assign_all(&jobs, &agents) {
+            let job = find(&jobs, &assignment);
+            prop_assert!(!assignment.ranges.is_empty());
+            let was_free = |range: Range| match assignment.from {
+                None => job.cursor <= range.0 && range.1 <= job.total,
+                Some(from) => job.returned.iter().any(|r| r.lease == from && r.ranges.contains(range)),
+            };
+            prop_assert!(assignment.ranges.ranges().iter().all(|&range| was_free(range)));
+            for index in assignment.ranges.indexes() {
+                prop_assert!(given.insert((job.id, index)), "element {index} was given twice");
+            }
+        }
+    }
+
+    #[test]
+    fn new_elements_are_given_from_the_cursor_on_without_gaps(jobs in any_jobs(), agents in any_agents()) {
+        let assignments = assign_all(&jobs, &agents);
+        for job in &jobs {
+            let mut cursor = job.cursor;
+            for assignment in assignments.iter().filter(|a| a.job == job.id && a.from.is_none()) {
+                for range in assignment.ranges.ranges() {
+                    prop_assert_eq!(range.0, cursor);
+                    cursor = range.1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn agents_get_only_what_they_can_run(jobs in any_jobs(), agents in any_agents()) {
+        for assignment in assign_all(&jobs, &agents) {
+            let job = find(&jobs, &assignment);
+            let agent = agents.iter().find(|agent| agent.id == assignment.agent).unwrap();
+            prop_assert!(agent.runtimes.contains(&job.runtime));
+            let each = match job.slots { Slots::Count(n) => n, Slots::All(_) => agent.slots };
+            prop_assert_eq!(assignment.slots, each * assignment.width);
+        }
+    }
+
+    #[test]
+    fn the_bounds_of_a_plan_hold(jobs in any_jobs(), agents in any_agents()) {
+        let assignments = assign_all(&jobs, &agents);
+        for job in &jobs {
+            let mut width_on: HashMap<AgentId, (u32, u32)> = HashMap::new();
+            for assignment in assignments.iter().filter(|a| a.job == job.id) {
+                let (width, leases) = width_on.entry(assignment.agent).or_default();
+                *width += assignment.width;
+                *leases += 1;
+            }
+            if let Some(max) = job.placement.max_agents {
+                prop_assert!(width_on.len() <= max as usize);
+            }
+            for (width, leases) in width_on.into_values() {
+                prop_assert!(width <= job.placement.max_width.unwrap_or(u32::MAX));
+                prop_assert!(!job.placement.nested || leases == 1, "two outer elements on an agent");
+            }
+        }
+    }
+
+    #[test]
+    fn an_outer_element_stays_whole(groups in prop::collection::vec(0..20_u64, 1..6), agents in any_agents()) {
+        let job = nested(&groups, None);
+        for assignment in assign_all(std::slice::from_ref(&job), &agents) {
+            let ranges = assignment.ranges.ranges();
+            prop_assert!(ranges.len() == 1 && job.groups.contains(&ranges[0]));
+        }
+    }
+
+    #[test]
+    fn a_fixed_chunk_stays_whole(total in 1..500_u64, chunk in 1..100_u64, agents in any_agents()) {
+        let mut job = job(total);
+        job.chunk = Some(chunk);
+        for assignment in assign_all(std::slice::from_ref(&job), &agents) {
+            let Range(from, to) = assignment.ranges.ranges()[0];
+            prop_assert_eq!((from % chunk, to), (0, total.min(from + chunk)));
+        }
+    }
+
+    #[test]
+    fn no_slot_is_idle_while_a_simple_job_has_elements(
+        totals in prop::collection::vec(1..50_u64, 1..5),
+        agents in any_agents(),
+    ) {
+        let jobs: Vec<Job> = totals.iter().map(|&total| job(total)).collect();
+        let assignments = assign_all(&jobs, &agents);
+        let given: u64 = assignments.iter().map(|a| a.ranges.len()).sum();
+        let used: u32 = assignments.iter().map(|a| a.slots).sum();
+        let free: u32 = agents.iter().map(|agent| agent.free).sum();
+        prop_assert!(used == free || given == totals.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn a_higher_priority_goes_first(low in 1..50_u64, high in 1..50_u64, slots in 1..20_u32) {
+        let mut jobs = [job(low), job(high)];
+        jobs[1].priority = 1;
+        let assignments = assign_all(&jobs, &[agent(slots)]);
+        let given = |job: &Job| -> u64 {
+            assignments.iter().filter(|a| a.job == job.id).map(|a| a.ranges.len()).sum()
+        };
+        prop_assert!(given(&jobs[0]) == 0 || given(&jobs[1]) == high);
+    }
+
+    #[test]
+    fn owners_share_evenly(slots in 1..40_u32, jobs_of_ada in 1..5_usize) {
+        let mut jobs: Vec<Job> = (0..jobs_of_ada).map(|_| job(100)).collect();
+        let mut of_bob = job(100);
+        of_bob.owner = "bob".to_owned();
+        jobs.push(of_bob);
+        let assignments = assign_all(&jobs, &[agent(slots)]);
+        let bob = assignments.iter().filter(|a| a.job == jobs[jobs_of_ada].id).count() as i64;
+        prop_assert!((i64::from(slots) - 2 * bob).abs() <= 1, "{bob} of {slots}");
+    }
+
+    #[test]
+    fn a_chunk_is_never_empty_and_never_more_than_its_share(
+        elements in 0..10_000_u64, seconds in 0.0..1e5_f64, left in 1..10_000_000_u64,
+        slots in 1..1000_u64, bytes in 0..10_000_000_u64,
+    ) {
+        let n = chunking::adaptive(Measured { elements, seconds }, left, slots, bytes);
+        prop_assert!(n >= 1);
+        prop_assert!(n <= left.div_ceil(2 * slots).max(1));
+        prop_assert!(n == 1 || n * bytes <= chunking::MAX_BYTES);
+        prop_assert!(elements > 0 || n == 1);
+    }
+
+    #[test]
+    fn scheduling_makes_so_many_chunks_a_slot(total in 1..10_000_u64, slots in 1..100_u64) {
+        let one = chunking::from_scheduling(1.0, total, slots);
+        prop_assert!(total.div_ceil(one) <= slots);
+        prop_assert_eq!(chunking::from_scheduling(f64::MAX, total, slots), 1);
+    }
+
+    #[test]
+    fn an_element_is_accepted_once_whatever_is_reported(
+        n in 1..200_u64,
+        reports in prop::collection::vec((0..220_u64, 0..40_u64), 0..60),
+    ) {
+        let mut remaining = RangeSet::from_range(Range(0, n));
+        let mut accepted = HashSet::new();
+        for (first, length) in reports {
+            let piece = Range(first, first + length);
+            let before = remaining.clone();
+            if accept(&mut remaining, piece) {
+                for index in piece.0..piece.1 {
+                    prop_assert!(index < n && accepted.insert(index), "{index} was accepted twice");
+                }
+            } else {
+                prop_assert_eq!(&remaining, &before, "a refused report changed the lease");
+            }
+        }
+        prop_assert_eq!(remaining.len() + accepted.len() as u64, n);
+    }
+
+    #[test]
+    fn only_a_single_element_is_given_up(n in 1..100_u64, lost in 0..20_u32) {
+        let remaining = RangeSet::from_range(Range(5, 5 + n));
+        match after_loss(&remaining, lost) {
+            AfterLoss::GiveUp { element } => {
+                prop_assert!(n == 1 && lost + 1 >= MAX_LOST_AGENTS);
+                prop_assert_eq!(element, 5);
+            }
+            AfterLoss::Return { lost: now } => {
+                prop_assert_eq!(now, lost + 1);
+                prop_assert!(n > 1 || now < MAX_LOST_AGENTS);
+            }
+        }
+        prop_assert!((1..=n).contains(&narrowed(n, lost, false)));
+    }
+}
+
+#[test]
+fn the_first_leases_are_single_elements_for_every_slot() {
+    let assignments = assign_all(&[job(100)], &[agent(4), agent(4)]);
+    let sizes: Vec<u64> = assignments.iter().map(|a| a.ranges.len()).collect();
+    assert_eq!(sizes, [1; 8]);
+}
+
+#[test]
+fn the_vignettes_topology_gives_each_agent_one_outer_element_on_all_its_slots() {
+    let agents = [agent(4), agent(4)];
+    let assignments = assign_all(&[nested(&[4, 4, 4], None)], &agents);
+    let who: HashSet<AgentId> = assignments.iter().map(|a| a.agent).collect();
+    assert_eq!((assignments.len(), who.len()), (2, 2));
+    assert!(assignments.iter().all(|a| (a.slots, a.width) == (4, 4)));
+}
+
+#[test]
+fn a_job_that_needs_a_whole_agent_is_not_held_up_by_small_ones() {
+    let mut whole = job(10);
+    whole.slots = Slots::All(AllSlots::All);
+    let small = job(10);
+    let mut busy = agent(4);
+    busy.free = 1;
+    assert_eq!(assign_all(&[whole, small], &[busy]), []);
+}
+
+#[test]
+fn a_job_that_fits_no_agent_holds_nothing_up() {
+    let mut large = job(10);
+    large.slots = Slots::Count(8);
+    let assignments = assign_all(&[large, job(10)], &[agent(4)]);
+    assert_eq!(assignments.len(), 4);
+}
+
+#[test]
+fn what_was_lost_with_many_agents_is_leased_one_by_one() {
+    let mut job = job(100);
+    job.cursor = 100;
+    job.measured = Measured { elements: 1000, seconds: 0.001 };
+    job.returned.push(Returned {
+        lease: LeaseId::new(),
+        ranges: RangeSet::from_range(Range(0, 50)),
+        attempt: 3,
+        lost: 3,
+    });
+    let assignments = assign_all(&[job], &[agent(2)]);
+    assert!(assignments.iter().all(|a| a.ranges.len() == 1 && a.attempt == 4 && a.lost == 3));
+    assert_eq!(assignments.len(), 2);
+}

@@ -1,0 +1,49 @@
+//! What a handler can reach.
+
+use std::sync::Arc;
+
+use protocol::{AgentId, JobId};
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::dispatcher::Dispatcher;
+use crate::http::auth::Tokens;
+use crate::store::Store;
+use crate::store::reports;
+use crate::watchers::Watchers;
+
+/// What a handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The database.
+    pub store: Store,
+    /// Large payloads.
+    pub blobs: Blobs,
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// Gives work to agents.
+    pub dispatcher: Dispatcher,
+    /// Who may call.
+    pub tokens: Arc<Tokens>,
+    /// Clients that wait for a job to move.
+    pub job_watchers: Arc<Watchers<JobId>>,
+    /// Heartbeats that wait for orders.
+    pub agent_watchers: Arc<Watchers<AgentId>>,
+    /// Every wait ends when it is cancelled: the server is stopping.
+    pub shutdown: CancellationToken,
+}
+
+impl AppState {
+    /// Wakes those whom a report or the loss of an agent concerns.
+    pub fn moved(&self, outcome: &reports::Outcome) {
+        outcome.jobs.iter().for_each(|job| self.job_watchers.wake(job));
+        outcome.to_tell.iter().for_each(|agent| self.agent_watchers.wake(agent));
+        if outcome.lease_finished {
+            self.dispatcher.wake();
+        }
+    }
+}

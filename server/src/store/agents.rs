@@ -1,0 +1,198 @@
+//! Who is there: agents, their heartbeats, their ends.
+
+use protocol::AgentId;
+use protocol::agent::Register;
+use protocol::job::{AgentState, AgentStatus};
+
+use super::StoreError;
+use super::db::{Row, Tx, args, json_text};
+use crate::clock::{Millis, rfc3339};
+
+/// Milliseconds after which an agent that is gone is forgotten.
+const FORGET_AFTER: Millis = 24 * 3600 * 1000;
+
+/// Writes an agent down, or anew when it registers again.
+///
+/// # Errors
+/// The database's.
+pub async fn register(
+    tx: &mut Tx<'_>,
+    agent: &Register,
+    now: Millis,
+    alive_until: Millis,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into agents (id, name, state, slots, physical_cores, logical_cores, memory,
+             runtimes, labels, version, registered_at, alive_until)
+         values ($1, $2, 'live', $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         on conflict (id) do update set name = excluded.name, state = 'live',
+             slots = excluded.slots, physical_cores = excluded.physical_cores,
+             logical_cores = excluded.logical_cores, memory = excluded.memory,
+             runtimes = excluded.runtimes, labels = excluded.labels, version = excluded.version,
+             alive_until = excluded.alive_until",
+        args![
+            agent.id,
+            agent.name.as_str(),
+            agent.slots,
+            agent.physical_cores,
+            agent.logical_cores,
+            agent.memory,
+            json_text(&agent.runtimes)?,
+            json_text(&agent.labels)?,
+            agent.version.as_str(),
+            now,
+            alive_until
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Extends the life of an agent. `false`: it is not known or gone, and must register again.
+///
+/// # Errors
+/// The database's.
+pub async fn keep_alive(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    alive_until: Millis,
+) -> Result<bool, StoreError> {
+    let changed = tx
+        .execute(
+            "update agents set alive_until = $2 where id = $1 and state <> 'gone'",
+            args![agent, alive_until],
+        )
+        .await?;
+    Ok(changed > 0)
+}
+
+/// Gives every agent another lease: a server that starts lapses nothing at once.
+///
+/// # Errors
+/// The database's.
+pub async fn keep_all_alive(tx: &mut Tx<'_>, alive_until: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "update agents set alive_until = $1 where state <> 'gone' and alive_until < $1",
+        args![alive_until],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves an agent to `state`. `false`: there is no such agent.
+///
+/// # Errors
+/// The database's.
+pub async fn set_state(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    state: AgentState,
+) -> Result<bool, StoreError> {
+    let changed = tx
+        .execute(
+            "update agents set state = $2 where id = $1 and state <> 'gone'",
+            args![agent, state.as_str()],
+        )
+        .await?;
+    Ok(changed > 0)
+}
+
+/// The agents that have not been heard of since `now`.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue(tx: &mut Tx<'_>, now: Millis) -> Result<Vec<AgentId>, StoreError> {
+    let rows = tx
+        .all(
+            "select id from agents where state in ('live', 'draining') and alive_until < $1",
+            args![now],
+        )
+        .await?;
+    rows.iter().map(|row| row.id("id")).collect()
+}
+
+/// Forgets agents that have been gone for a day and hold nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_gone(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "delete from agents where state = 'gone' and alive_until < $1
+         and not exists (select 1 from leases where agent_id = agents.id)",
+        args![now - FORGET_AFTER],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Slots of all live agents.
+///
+/// # Errors
+/// The database's.
+pub async fn live_slots(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+    let row = tx
+        .first(
+            "select cast(coalesce(sum(slots), 0) as bigint) as slots from agents
+             where state = 'live'",
+            args![],
+        )
+        .await?;
+    row.map_or(Ok(0), |row| row.count("slots"))
+}
+
+const SELECT_ONE: &str = "
+    select a.*, cast(coalesce((select sum(slots) from leases
+        where agent_id = a.id and state = 'live'), 0) as bigint) as busy
+    from agents a where id = $1";
+
+const SELECT_PAGE: &str = "
+    select a.*, cast(coalesce((select sum(slots) from leases
+        where agent_id = a.id and state = 'live'), 0) as bigint) as busy
+    from agents a where id > $1 and (state <> 'gone' or $3) order by id limit $2";
+
+/// What is known of an agent.
+///
+/// # Errors
+/// The database's.
+pub async fn find(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    now: Millis,
+) -> Result<Option<AgentStatus>, StoreError> {
+    let row = tx.first(SELECT_ONE, args![agent]).await?;
+    row.map(|row| agent_status(&row, now)).transpose()
+}
+
+/// The agents whose ids come after `after`, at most `limit`; those that are gone on request.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    tx: &mut Tx<'_>,
+    after: &str,
+    limit: u32,
+    with_gone: bool,
+    now: Millis,
+) -> Result<Vec<AgentStatus>, StoreError> {
+    let rows = tx.all(SELECT_PAGE, args![after, limit, with_gone]).await?;
+    rows.iter().map(|row| agent_status(row, now)).collect()
+}
+
+fn agent_status(row: &Row, now: Millis) -> Result<AgentStatus, StoreError> {
+    let state = row.text("state")?;
+    Ok(AgentStatus {
+        id: row.id("id")?,
+        name: row.text("name")?,
+        state: AgentState::parse(&state).ok_or_else(|| StoreError::corrupt("state", &state))?,
+        slots: row.small("slots")?,
+        busy: row.small("busy")?,
+        physical_cores: row.small("physical_cores")?,
+        logical_cores: row.small("logical_cores")?,
+        memory: row.count("memory")?,
+        runtimes: row.json("runtimes")?,
+        labels: row.json("labels")?,
+        version: row.text("version")?,
+        registered_at: rfc3339(row.int("registered_at")?),
+        alive_for: ((row.int("alive_until")? - now).max(0) as f64) / 1000.0,
+    })
+}

@@ -1,0 +1,185 @@
+//! The thin layer between our SQL and sqlx: arguments in, rows out.
+//!
+//! Every statement is a `&'static str` with `$1`, `$2`, … and stands once. The types below are the
+//! common ground of SQLite and PostgreSQL (text, bigint, boolean, bytea); a second database becomes
+//! a second arm in this file and in no other.
+
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Row as _, Sqlite, SqliteConnection};
+
+use super::StoreError;
+
+/// A connection inside a transaction.
+pub struct Tx<'c> {
+    connection: &'c mut SqliteConnection,
+}
+
+/// An argument of a statement.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// `bigint`.
+    Int(Option<i64>),
+    /// `text`.
+    Text(Option<String>),
+    /// `boolean`.
+    Bool(bool),
+    /// `bytea`.
+    Bytes(Option<Vec<u8>>),
+}
+
+macro_rules! arg_from {
+    ($($type:ty => |$value:ident| $arg:expr;)*) => {
+        $(impl From<$type> for Arg {
+            fn from($value: $type) -> Self {
+                $arg
+            }
+        })*
+    };
+}
+
+arg_from! {
+    i64 => |n| Self::Int(Some(n));
+    Option<i64> => |n| Self::Int(n);
+    i32 => |n| Self::Int(Some(n.into()));
+    u32 => |n| Self::Int(Some(n.into()));
+    u64 => |n| Self::Int(Some(i64::try_from(n).unwrap_or(i64::MAX)));
+    usize => |n| Self::Int(Some(i64::try_from(n).unwrap_or(i64::MAX)));
+    &str => |text| Self::Text(Some(text.to_owned()));
+    String => |text| Self::Text(Some(text));
+    Option<String> => |text| Self::Text(text);
+    protocol::JobId => |id| Self::Text(Some(id.to_string()));
+    protocol::AgentId => |id| Self::Text(Some(id.to_string()));
+    protocol::LeaseId => |id| Self::Text(Some(id.to_string()));
+    bool => |flag| Self::Bool(flag);
+    Vec<u8> => |bytes| Self::Bytes(Some(bytes));
+    Option<Vec<u8>> => |bytes| Self::Bytes(bytes);
+}
+
+/// The arguments of a statement, in order.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        vec![$($crate::store::db::Arg::from($value)),*]
+    };
+}
+pub(crate) use args;
+
+impl<'c> Tx<'c> {
+    /// Wraps a connection on which a transaction is open, or on which single statements are read.
+    pub fn new(connection: &'c mut SqliteConnection) -> Self {
+        Self { connection }
+    }
+
+    /// Runs a statement and says how many rows it changed.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn execute(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, StoreError> {
+        let result = bind(sql, args).execute(&mut *self.connection).await?;
+        Ok(result.rows_affected())
+    }
+
+    /// Reads every row.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn all(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        let rows = bind(sql, args).fetch_all(&mut *self.connection).await?;
+        Ok(rows.into_iter().map(Row).collect())
+    }
+
+    /// Reads the first row, if there is one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn first(
+        &mut self,
+        sql: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(bind(sql, args).fetch_optional(&mut *self.connection).await?.map(Row))
+    }
+}
+
+fn bind(sql: &'static str, args: Vec<Arg>) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
+    args.into_iter().fold(sqlx::query(sql), |query, arg| match arg {
+        Arg::Int(n) => query.bind(n),
+        Arg::Text(text) => query.bind(text),
+        Arg::Bool(flag) => query.bind(flag),
+        Arg::Bytes(bytes) => query.bind(bytes),
+    })
+}
+
+/// A row of an answer; columns are read by name.
+pub struct Row(SqliteRow);
+
+impl Row {
+    /// A `bigint`.
+    ///
+    /// # Errors
+    /// When there is no such column, or it holds something else; so for all that follow.
+    pub fn int(&self, column: &'static str) -> Result<i64, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `bigint` that may be null.
+    pub fn maybe_int(&self, column: &'static str) -> Result<Option<i64>, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `bigint` that is a count, an index or a size.
+    pub fn count(&self, column: &'static str) -> Result<u64, StoreError> {
+        let value = self.int(column)?;
+        u64::try_from(value).map_err(|_| StoreError::corrupt(column, &value.to_string()))
+    }
+
+    /// A `bigint` that is a small count.
+    pub fn small(&self, column: &'static str) -> Result<u32, StoreError> {
+        let value = self.int(column)?;
+        u32::try_from(value).map_err(|_| StoreError::corrupt(column, &value.to_string()))
+    }
+
+    /// A `boolean`, also one that an expression gives.
+    pub fn flag(&self, column: &'static str) -> Result<bool, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `text`.
+    pub fn text(&self, column: &'static str) -> Result<String, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `text` that may be null.
+    pub fn maybe_text(&self, column: &'static str) -> Result<Option<String>, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `bytea`.
+    pub fn bytes(&self, column: &'static str) -> Result<Vec<u8>, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `bytea` that may be null.
+    pub fn maybe_bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.try_get(column)?)
+    }
+
+    /// A `text` that holds an id.
+    pub fn id<T: std::str::FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
+        let text = self.text(column)?;
+        text.parse().map_err(|_| StoreError::corrupt(column, &text))
+    }
+
+    /// A `text` that holds JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        column: &'static str,
+    ) -> Result<T, StoreError> {
+        let text = self.text(column)?;
+        serde_json::from_str(&text).map_err(|e| StoreError::corrupt(column, &e.to_string()))
+    }
+}
+
+/// Writes `value` as JSON text for a `text` column.
+pub fn json_text<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::corrupt("JSON", &e.to_string()))
+}

@@ -1,0 +1,290 @@
+//! Jobs: submitted, looked at, ended.
+
+use protocol::agent::JobSpec;
+use protocol::job::{ElementCounts, JobState, Level, Options, Runtime};
+use protocol::{AgentId, JobId, Problem};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::blocks::{self, Kind, StoredBlock};
+use super::db::{Row, Tx, args, json_text};
+use crate::clock::Millis;
+
+/// A job as it is submitted, checked and with its large parts stored.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// The id of the token that submits it.
+    pub owner: String,
+    /// A name for people.
+    pub name: Option<String>,
+    /// Elements, counted through all levels.
+    pub total: u64,
+    /// Bytes of all elements.
+    pub input_bytes: u64,
+    /// Where its elements are.
+    pub shape: Shape,
+    /// Its topology.
+    pub plan: Vec<Level>,
+    /// How it is run.
+    pub options: Options,
+    /// What agents must know.
+    pub spec: JobSpec,
+    /// Its elements, unless they are a range.
+    pub elements: Vec<StoredBlock>,
+    /// The names of its elements, if they have any.
+    pub names: Vec<StoredBlock>,
+    /// The names of its outer elements, if they have any.
+    pub outer_names: Vec<StoredBlock>,
+    /// Of a nested job, the inner elements of each outer one.
+    pub groups: Vec<u64>,
+}
+
+/// Where the elements of a job are, and how its value is put together again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Element `i` is the integer `range + i`; `None`: they are in blocks.
+    pub range: Option<i64>,
+    /// Whether the value is an object, by the elements' names.
+    pub named: bool,
+    /// Whether the value is nested.
+    pub nested: bool,
+    /// Whether the outer level of a nested value is an object, by the outer elements' names.
+    pub outer_named: bool,
+}
+
+/// Writes a job down. One without elements is resolved at once.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<(), StoreError> {
+    let is_empty = job.total == 0;
+    let state = if is_empty { JobState::Resolved } else { JobState::Queued };
+    tx.execute(
+        "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
+             plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, null)",
+        args![
+            job.id,
+            job.owner,
+            job.name,
+            job.spec.runtime.as_str(),
+            state.as_str(),
+            job.options.priority,
+            job.total,
+            job.input_bytes,
+            json_text(&job.shape)?,
+            json_text(&job.plan)?,
+            json_text(&job.options)?,
+            json_text(&job.spec)?,
+            job.options.chunk_size.and_then(|n| i64::try_from(n).ok()),
+            !is_empty,
+            now,
+            is_empty.then_some(now),
+            is_empty.then_some(now)
+        ],
+    )
+    .await?;
+    tx.execute(
+        "insert into progress (job_id, cursor, done, failed, running, slots, busy_us, version)
+         values ($1, 0, 0, 0, 0, 0, 0, 0)",
+        args![job.id],
+    )
+    .await?;
+    blocks::insert(tx, job.id, Kind::Element, job.elements).await?;
+    blocks::insert(tx, job.id, Kind::Name, job.names).await?;
+    blocks::insert(tx, job.id, Kind::OuterName, job.outer_names).await?;
+    insert_groups(tx, job.id, &job.groups).await
+}
+
+async fn insert_groups(tx: &mut Tx<'_>, job: JobId, groups: &[u64]) -> Result<(), StoreError> {
+    let mut first = 0;
+    for (position, &n) in groups.iter().enumerate() {
+        tx.execute(
+            "insert into groups (job_id, position, first, n) values ($1, $2, $3, $4)",
+            args![job, position, first, n],
+        )
+        .await?;
+        first += n;
+    }
+    Ok(())
+}
+
+/// The sizes of a nested job's outer elements from `position` on, at most `limit`.
+///
+/// # Errors
+/// The database's.
+pub async fn groups(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    position: u64,
+    limit: u32,
+) -> Result<Vec<u64>, StoreError> {
+    let rows = tx
+        .all(
+            "select n from groups where job_id = $1 and position >= $2 order by position limit $3",
+            args![job, position, limit],
+        )
+        .await?;
+    rows.iter().map(|row| row.count("n")).collect()
+}
+
+/// A job and its progress.
+#[derive(Clone, Debug)]
+pub struct JobRow {
+    /// Its id.
+    pub id: JobId,
+    /// A name for people.
+    pub name: Option<String>,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// How many elements are where.
+    pub counts: ElementCounts,
+    /// Slots at work.
+    pub slots: u64,
+    /// Where its elements are.
+    pub shape: Shape,
+    /// Its topology.
+    pub plan: Vec<Level>,
+    /// How it is run.
+    pub options: Options,
+    /// What failed it.
+    pub error: Option<Problem>,
+    /// When it was submitted.
+    pub submitted_at: Millis,
+    /// When its first element was leased.
+    pub started_at: Option<Millis>,
+    /// When it ended.
+    pub finished_at: Option<Millis>,
+}
+
+const SELECT_ONE: &str = "
+    select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
+        j.submitted_at, j.started_at, j.finished_at,
+        p.done, p.failed, p.running, p.slots
+    from jobs j join progress p on p.job_id = j.id where j.id = $1";
+
+const SELECT_PAGE: &str = "
+    select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
+        j.submitted_at, j.started_at, j.finished_at,
+        p.done, p.failed, p.running, p.slots
+    from jobs j join progress p on p.job_id = j.id
+    where j.id < $1 and ($2 = '' or j.state = $2) order by j.id desc limit $3";
+
+/// What is known of a job.
+///
+/// # Errors
+/// The database's.
+pub async fn find(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobRow>, StoreError> {
+    let row = tx.first(SELECT_ONE, args![job]).await?;
+    row.map(|row| job_row(&row)).transpose()
+}
+
+/// Jobs, the youngest first, older than the id `before`, at most `limit`.
+///
+/// # Errors
+/// The database's.
+pub async fn list(
+    tx: &mut Tx<'_>,
+    before: &str,
+    state: Option<JobState>,
+    limit: u32,
+) -> Result<Vec<JobRow>, StoreError> {
+    let state = state.map_or("", JobState::as_str);
+    let rows = tx.all(SELECT_PAGE, args![before, state, limit]).await?;
+    rows.iter().map(job_row).collect()
+}
+
+fn job_row(row: &Row) -> Result<JobRow, StoreError> {
+    let (total, done) = (row.count("total")?, row.count("done")?);
+    let (failed, running) = (row.count("failed")?, row.count("running")?);
+    let waiting = total.saturating_sub(done + failed + running);
+    Ok(JobRow {
+        id: row.id("id")?,
+        name: row.maybe_text("name")?,
+        runtime: runtime(row)?,
+        state: state(row)?,
+        counts: ElementCounts { total, done, failed, running, waiting },
+        slots: row.count("slots")?,
+        shape: row.json("shape")?,
+        plan: row.json("plan")?,
+        options: row.json("options")?,
+        error: row.maybe_text("error")?.and_then(|text| serde_json::from_str(&text).ok()),
+        submitted_at: row.int("submitted_at")?,
+        started_at: row.maybe_int("started_at")?,
+        finished_at: row.maybe_int("finished_at")?,
+    })
+}
+
+/// The column `runtime`.
+pub(super) fn runtime(row: &Row) -> Result<Runtime, StoreError> {
+    let name = row.text("runtime")?;
+    let found = Runtime::ALL.into_iter().find(|runtime| runtime.as_str() == name);
+    found.ok_or_else(|| StoreError::corrupt("runtime", &name))
+}
+
+fn state(row: &Row) -> Result<JobState, StoreError> {
+    let name = row.text("state")?;
+    JobState::parse(&name).ok_or_else(|| StoreError::corrupt("state", &name))
+}
+
+/// What agents must know of a job, and where its elements are.
+///
+/// # Errors
+/// The database's.
+pub async fn spec(tx: &mut Tx<'_>, job: JobId) -> Result<Option<(JobSpec, Shape)>, StoreError> {
+    let row = tx.first("select spec, shape from jobs where id = $1", args![job]).await?;
+    row.map(|row| Ok((row.json("spec")?, row.json("shape")?))).transpose()
+}
+
+/// What an attempt to end a job came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It has ended now; these agents run elements of it and must be told.
+    Now(Vec<AgentId>),
+    /// It had ended before, so.
+    Before(JobState),
+    /// There is no such job.
+    Unknown,
+}
+
+/// Ends a job for good: takes back its leases and says who held them.
+///
+/// # Errors
+/// The database's.
+pub async fn end(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    to: JobState,
+    error: Option<&Problem>,
+    now: Millis,
+) -> Result<Ended, StoreError> {
+    let Some(row) = tx.first("select state from jobs where id = $1", args![job]).await? else {
+        return Ok(Ended::Unknown);
+    };
+    let before = state(&row)?;
+    if before.is_final() {
+        return Ok(Ended::Before(before));
+    }
+    let holders = tx
+        .all(
+            "select distinct agent_id from leases where job_id = $1 and state = 'live'",
+            args![job],
+        )
+        .await?;
+    tx.execute("delete from leases where job_id = $1", args![job]).await?;
+    tx.execute(
+        "update jobs set state = $2, error = $3, finished_at = $4, runnable = $5 where id = $1",
+        args![job, to.as_str(), error.map(json_text).transpose()?, now, false],
+    )
+    .await?;
+    tx.execute(
+        "update progress set running = 0, slots = 0, version = version + 1 where job_id = $1",
+        args![job],
+    )
+    .await?;
+    holders.iter().map(|row| row.id("agent_id")).collect::<Result<_, _>>().map(Ended::Now)
+}

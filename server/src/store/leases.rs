@@ -1,0 +1,322 @@
+//! Leases: granted, given back, lapsed, revived.
+
+use std::collections::BTreeMap;
+
+use protocol::agent::Released;
+use protocol::{AgentId, JobId, LeaseId, RangeSet};
+
+use super::StoreError;
+use super::db::{Row, Tx, args, json_text};
+use crate::clock::Millis;
+use crate::scheduler::assign::Assignment;
+use crate::scheduler::lease::{AfterLoss, after_loss};
+
+/// A lease that an agent is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Its id.
+    pub id: LeaseId,
+    /// Whose elements.
+    pub job: JobId,
+    /// Who runs it.
+    pub agent: AgentId,
+    /// What remains of it.
+    pub ranges: RangeSet,
+    /// Slots that it occupies.
+    pub slots: u32,
+    /// Elements of it to run at once.
+    pub width: u32,
+    /// How often its elements have been leased, this time included.
+    pub attempt: u32,
+    /// Agents lost with it.
+    pub lost: u32,
+    /// Deaths of workers by element.
+    pub deaths: BTreeMap<u64, u32>,
+}
+
+fn grant(row: &Row) -> Result<Grant, StoreError> {
+    Ok(Grant {
+        id: row.id("id")?,
+        job: row.id("job_id")?,
+        agent: row.id("agent_id")?,
+        ranges: row.json("ranges")?,
+        slots: row.small("slots")?,
+        width: row.small("width")?,
+        attempt: row.small("attempt")?,
+        lost: row.small("lost")?,
+        deaths: row.json("deaths")?,
+    })
+}
+
+/// Writes what the scheduler decided: the leases, the cursor, and that what came back is taken.
+///
+/// # Errors
+/// The database's.
+pub async fn grant_all(
+    tx: &mut Tx<'_>,
+    assignments: Vec<Assignment>,
+    now: Millis,
+) -> Result<Vec<Grant>, StoreError> {
+    let mut grants = Vec::with_capacity(assignments.len());
+    for assignment in assignments {
+        let deaths = match assignment.from {
+            Some(from) => take_back(tx, from, &assignment.ranges).await?,
+            None => BTreeMap::new(),
+        };
+        let grant = Grant {
+            id: LeaseId::new(),
+            job: assignment.job,
+            agent: assignment.agent,
+            ranges: assignment.ranges,
+            slots: assignment.slots,
+            width: assignment.width,
+            attempt: assignment.attempt,
+            lost: assignment.lost,
+            deaths,
+        };
+        insert(tx, &grant, now).await?;
+        advance(tx, &grant, assignment.from.is_none()).await?;
+        start(tx, grant.job, now).await?;
+        grants.push(grant);
+    }
+    Ok(grants)
+}
+
+/// Takes `ranges` out of a lease that came back: its agent can report them no more.
+async fn take_back(
+    tx: &mut Tx<'_>,
+    from: LeaseId,
+    ranges: &RangeSet,
+) -> Result<BTreeMap<u64, u32>, StoreError> {
+    let row = tx
+        .first("select ranges, deaths from leases where id = $1", args![from])
+        .await?
+        .ok_or_else(|| StoreError::corrupt("leases.id", &format!("no {from}, just read")))?;
+    let mut left: RangeSet = row.json("ranges")?;
+    ranges.ranges().iter().for_each(|&range| left.remove(range));
+    set_ranges(tx, from, &left).await?;
+    let mut deaths: BTreeMap<u64, u32> = row.json("deaths")?;
+    deaths.retain(|&element, _| ranges.ranges().iter().any(|range| range.contains(element)));
+    Ok(deaths)
+}
+
+/// Writes what remains of a lease; nothing: it is gone.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn set_ranges(
+    tx: &mut Tx<'_>,
+    lease: LeaseId,
+    left: &RangeSet,
+) -> Result<(), StoreError> {
+    if left.is_empty() {
+        tx.execute("delete from leases where id = $1", args![lease]).await?;
+    } else {
+        tx.execute(
+            "update leases set ranges = $2, remaining = $3, version = version + 1 where id = $1",
+            args![lease, json_text(left)?, left.len()],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn insert(tx: &mut Tx<'_>, grant: &Grant, now: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into leases (id, job_id, agent_id, state, ranges, remaining, slots, width, attempt,
+             lost, deaths, granted_at, version)
+         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, 0)",
+        args![
+            grant.id,
+            grant.job,
+            grant.agent,
+            json_text(&grant.ranges)?,
+            grant.ranges.len(),
+            grant.slots,
+            grant.width,
+            grant.attempt,
+            grant.lost,
+            json_text(&grant.deaths)?,
+            now
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves the job's counters for a lease, and its cursor if the elements are new.
+async fn advance(tx: &mut Tx<'_>, grant: &Grant, is_new: bool) -> Result<(), StoreError> {
+    let cursor = grant.ranges.ranges().last().filter(|_| is_new).map_or(0, |range| range.1);
+    tx.execute(
+        "update progress set running = running + $2, slots = slots + $3, version = version + 1,
+             cursor = case when cursor < $4 then $4 else cursor end
+         where job_id = $1",
+        args![grant.job, grant.ranges.len(), grant.slots, cursor],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn start(tx: &mut Tx<'_>, job: JobId, now: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "update jobs set state = 'running', started_at = $2 where id = $1 and state = 'queued'",
+        args![job, now],
+    )
+    .await?;
+    refresh_runnable(tx, job).await
+}
+
+/// Keeps the chunk size that `scheduling` came to, so that it does not change with the slots.
+///
+/// # Errors
+/// The database's.
+pub async fn fix_chunk(tx: &mut Tx<'_>, job: JobId, chunk: u64) -> Result<(), StoreError> {
+    tx.execute("update jobs set chunk = $2 where id = $1 and chunk is null", args![job, chunk])
+        .await?;
+    Ok(())
+}
+
+/// Says in the job's row whether anything of it can be leased. Writes only when that changed.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn refresh_runnable(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
+    let row = tx
+        .first(
+            "select j.runnable as was, j.state in ('queued', 'running') and (
+                 p.cursor < j.total or exists (select 1 from leases
+                     where job_id = j.id and state in ('lapsed', 'released'))) as is_now
+             from jobs j join progress p on p.job_id = j.id where j.id = $1",
+            args![job],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(()) };
+    let (was, is_now) = (row.flag("was")?, row.flag("is_now")?);
+    if was != is_now {
+        tx.execute("update jobs set runnable = $2 where id = $1", args![job, is_now]).await?;
+    }
+    Ok(())
+}
+
+/// The live leases of an agent.
+///
+/// # Errors
+/// The database's.
+pub async fn of_agent(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<Grant>, StoreError> {
+    let rows = tx
+        .all(
+            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths
+             from leases where agent_id = $1 and state = 'live' order by id",
+            args![agent],
+        )
+        .await?;
+    rows.iter().map(grant).collect()
+}
+
+/// The ids of the live leases of an agent.
+///
+/// # Errors
+/// The database's.
+pub async fn ids_of_agent(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<LeaseId>, StoreError> {
+    let rows = tx
+        .all("select id from leases where agent_id = $1 and state = 'live'", args![agent])
+        .await?;
+    rows.iter().map(|row| row.id("id")).collect()
+}
+
+/// Makes what remains of a lease available again. The agent gave it back, so that it costs the
+/// elements nothing. Says whose elements these are; `None`: the lease is not the agent's any more.
+///
+/// # Errors
+/// The database's.
+pub async fn release(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    released: &Released,
+) -> Result<Option<JobId>, StoreError> {
+    let row = tx
+        .first(
+            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths
+             from leases where id = $1 and agent_id = $2 and state = 'live'",
+            args![released.id, agent],
+        )
+        .await?;
+    let Some(mut lease) = row.map(|row| grant(&row)).transpose()? else { return Ok(None) };
+    lease.deaths.extend(released.deaths.iter().map(|(&element, &n)| (element, n)));
+    give_back(tx, &lease, "released").await?;
+    Ok(Some(lease.job))
+}
+
+async fn give_back(tx: &mut Tx<'_>, lease: &Grant, state: &'static str) -> Result<(), StoreError> {
+    tx.execute(
+        "update leases set state = $2, lost = $3, deaths = $4, version = version + 1 where id = $1",
+        args![lease.id, state, lease.lost, json_text(&lease.deaths)?],
+    )
+    .await?;
+    tx.execute(
+        "update progress set running = running - $2, slots = slots - $3, version = version + 1
+         where job_id = $1",
+        args![lease.job, lease.ranges.len(), lease.slots],
+    )
+    .await?;
+    refresh_runnable(tx, lease.job).await
+}
+
+/// What the loss of an agent came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lapsed {
+    /// Jobs of which something can be leased again.
+    pub jobs: Vec<JobId>,
+    /// Elements that were lost with too many agents, each with the lease that holds it.
+    pub given_up: Vec<(Grant, u64)>,
+}
+
+/// Lapses the leases of a lost agent: what remains can be leased anew. Until it is, the agent may
+/// still report it.
+///
+/// # Errors
+/// The database's.
+pub async fn lapse(tx: &mut Tx<'_>, agent: AgentId) -> Result<Lapsed, StoreError> {
+    let mut lapsed = Lapsed::default();
+    for mut lease in of_agent(tx, agent).await? {
+        match after_loss(&lease.ranges, lease.lost) {
+            AfterLoss::Return { lost } => {
+                lease.lost = lost;
+                give_back(tx, &lease, "lapsed").await?;
+                lapsed.jobs.push(lease.job);
+            }
+            AfterLoss::GiveUp { element } => lapsed.given_up.push((lease, element)),
+        }
+    }
+    Ok(lapsed)
+}
+
+/// Makes a lapsed lease live again: its agent is back, and nothing of what remains was leased anew.
+/// `false`: there is nothing to revive.
+///
+/// # Errors
+/// The database's.
+pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<bool, StoreError> {
+    let row = tx
+        .first(
+            "select job_id, remaining, slots from leases
+             where id = $1 and agent_id = $2 and state = 'lapsed'",
+            args![lease, agent],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(false) };
+    let job: JobId = row.id("job_id")?;
+    tx.execute(
+        "update leases set state = 'live', version = version + 1 where id = $1",
+        args![lease],
+    )
+    .await?;
+    tx.execute(
+        "update progress set running = running + $2, slots = slots + $3, version = version + 1
+         where job_id = $1",
+        args![job, row.int("remaining")?, row.int("slots")?],
+    )
+    .await?;
+    refresh_runnable(tx, job).await?;
+    Ok(true)
+}

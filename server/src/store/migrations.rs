@@ -1,0 +1,19 @@
+//! The schema's versions, forward only. Each is a file of the folder `migrations`, listed here;
+//! sqlx keeps in the database which were run and refuses one that was changed afterwards.
+
+use std::borrow::Cow;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+const FILES: [(i64, &str, &str); 1] =
+    [(1, "init", include_str!("../../../migrations/0001_init.sql"))];
+
+/// All migrations, to be run at the start.
+pub fn migrator() -> Migrator {
+    let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
+        let description = Cow::Borrowed(description);
+        Migration::new(version, description, MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(FILES.into_iter().map(migration).collect())
+}

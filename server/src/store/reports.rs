@@ -1,0 +1,320 @@
+//! Accepting outcomes, once.
+//!
+//! A lease's row holds what remains of its chunk. A piece is accepted if all of it remains; in the
+//! same transaction it is taken out of the lease, its outcomes are written, and the job's counters
+//! move. So an element can have no second outcome, and a report that comes late, twice, or under a
+//! lease that is not the agent's any more changes nothing.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use protocol::agent::{Note, Verdict};
+use protocol::job::{ElementError, JobState, OnError, Options};
+use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
+
+use super::blocks::StoredBlock;
+use super::db::{Tx, args};
+use super::jobs::{self, Ended};
+use super::outcomes::{self, Outcomes};
+use super::{StoreError, leases};
+use crate::clock::Millis;
+use crate::scheduler::lease::accept;
+
+/// Finished elements as an agent reports them, with their payload stored if it is large.
+#[derive(Clone, Debug)]
+pub struct NewPiece {
+    /// The lease that they belong to.
+    pub lease: LeaseId,
+    /// The job that they belong to.
+    pub job: JobId,
+    /// The outcomes.
+    pub block: StoredBlock,
+    /// Which are errors.
+    pub errors: Vec<u32>,
+    /// The first of these, and its element's index.
+    pub first_error: Option<(u64, ElementError)>,
+    /// What else is to say of them.
+    pub notes: Vec<Note>,
+    /// The slot that ran them.
+    pub slot: u32,
+    /// The process that ran them.
+    pub pid: u32,
+    /// When the first started.
+    pub started_at: Millis,
+    /// Microseconds that they took together.
+    pub micros: u64,
+}
+
+/// What a report came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What became of each piece.
+    pub verdicts: Vec<Verdict>,
+    /// Jobs that moved.
+    pub jobs: Vec<JobId>,
+    /// Agents that run elements of a job that has ended by this.
+    pub to_tell: Vec<AgentId>,
+    /// Whether a lease was finished, which may let a bounded job go on elsewhere.
+    pub lease_finished: bool,
+}
+
+/// Accepts what can be accepted of a report by `agent`.
+///
+/// # Errors
+/// The database's; then nothing was accepted.
+pub async fn report(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    pieces: Vec<NewPiece>,
+    now: Millis,
+) -> Result<Outcome, StoreError> {
+    let mut acceptance = Acceptance { agent, now, ..Acceptance::default() };
+    let mut verdicts = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        verdicts.push(acceptance.piece(tx, piece).await?);
+    }
+    acceptance.write(tx).await?;
+    let mut outcome = acceptance.outcome;
+    outcome.verdicts = verdicts;
+    Ok(outcome)
+}
+
+/// What a report has changed so far, written at its end: a lease and a job of many pieces are each
+/// read and written once.
+struct Acceptance {
+    agent: AgentId,
+    now: Millis,
+    leases: HashMap<LeaseId, Option<Held>>,
+    jobs: HashMap<JobId, Moved>,
+    outcome: Outcome,
+}
+
+impl Default for Acceptance {
+    fn default() -> Self {
+        Self {
+            agent: AgentId::new(),
+            now: 0,
+            leases: HashMap::new(),
+            jobs: HashMap::new(),
+            outcome: Outcome::default(),
+        }
+    }
+}
+
+/// A lease as it remains.
+struct Held {
+    job: JobId,
+    is_live: bool,
+    slots: u64,
+    attempt: u32,
+    version: i64,
+    ranges: RangeSet,
+    accepted: u64,
+}
+
+/// How a job's counters move.
+#[derive(Default)]
+struct Moved {
+    done: u64,
+    failed: u64,
+    micros: u64,
+    no_longer_running: u64,
+    freed_slots: u64,
+    failure: Option<Problem>,
+}
+
+impl Acceptance {
+    async fn piece(&mut self, tx: &mut Tx<'_>, piece: NewPiece) -> Result<Verdict, StoreError> {
+        let range = Range(piece.block.first, piece.block.end());
+        if self.jobs.get(&piece.job).is_some_and(|job| job.failure.is_some()) {
+            return Ok(Verdict::Stale);
+        }
+        self.load_lease(tx, piece.lease).await?;
+        let accepted = match self.leases.get_mut(&piece.lease) {
+            Some(Some(held)) if held.job == piece.job => {
+                accept(&mut held.ranges, range).then_some(held)
+            }
+            _ => None,
+        };
+        let Some(held) = accepted else { return replayed(tx, &piece).await };
+        held.accepted += range.len();
+        let (attempt, is_live) = (held.attempt, held.is_live);
+        self.count(tx, &piece, range.len(), is_live).await?;
+        outcomes::insert(tx, piece.job, outcomes_of(piece, self.agent, attempt)).await?;
+        Ok(Verdict::Accepted)
+    }
+
+    async fn load_lease(&mut self, tx: &mut Tx<'_>, lease: LeaseId) -> Result<(), StoreError> {
+        if let Entry::Vacant(entry) = self.leases.entry(lease) {
+            entry.insert(read_held(tx, lease, self.agent).await?);
+        }
+        Ok(())
+    }
+
+    async fn count(
+        &mut self,
+        tx: &mut Tx<'_>,
+        piece: &NewPiece,
+        n: u64,
+        is_live: bool,
+    ) -> Result<(), StoreError> {
+        let failure = match &piece.first_error {
+            Some((index, error)) if error.fatal || stops_on_error(tx, piece.job).await? => {
+                Some(failure(piece.job, *index, error))
+            }
+            _ => None,
+        };
+        let n_failed = piece.errors.len() as u64;
+        let moved = self.jobs.entry(piece.job).or_default();
+        moved.done += n - n_failed;
+        moved.failed += n_failed;
+        moved.micros += piece.micros;
+        moved.no_longer_running += if is_live { n } else { 0 };
+        moved.failure = failure;
+        Ok(())
+    }
+
+    async fn write(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for (lease, held) in std::mem::take(&mut self.leases) {
+            let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
+            if held.ranges.is_empty() && held.is_live {
+                self.outcome.lease_finished = true;
+                self.jobs.entry(held.job).or_default().freed_slots += held.slots;
+            }
+            write_held(tx, lease, &held).await?;
+        }
+        for (job, moved) in std::mem::take(&mut self.jobs) {
+            self.move_job(tx, job, moved).await?;
+        }
+        Ok(())
+    }
+
+    async fn move_job(
+        &mut self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        moved: Moved,
+    ) -> Result<(), StoreError> {
+        self.outcome.jobs.push(job);
+        tx.execute(
+            "update progress set done = done + $2, failed = failed + $3, busy_us = busy_us + $4,
+                 running = running - $5, slots = slots - $6, version = version + 1
+             where job_id = $1",
+            args![
+                job,
+                moved.done,
+                moved.failed,
+                moved.micros,
+                moved.no_longer_running,
+                moved.freed_slots
+            ],
+        )
+        .await?;
+        let ended = if let Some(failure) = moved.failure {
+            jobs::end(tx, job, JobState::Failed, Some(&failure), self.now).await?
+        } else if is_complete(tx, job).await? {
+            jobs::end(tx, job, JobState::Resolved, None, self.now).await?
+        } else {
+            return leases::refresh_runnable(tx, job).await;
+        };
+        if let Ended::Now(holders) = ended {
+            self.outcome.to_tell.extend(holders);
+        }
+        Ok(())
+    }
+}
+
+async fn read_held(
+    tx: &mut Tx<'_>,
+    lease: LeaseId,
+    agent: AgentId,
+) -> Result<Option<Held>, StoreError> {
+    let row = tx
+        .first(
+            "select job_id, state, ranges, slots, attempt, version from leases
+             where id = $1 and agent_id = $2 and state in ('live', 'lapsed')",
+            args![lease, agent],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Held {
+        job: row.id("job_id")?,
+        is_live: row.text("state")? == "live",
+        slots: row.count("slots")?,
+        attempt: row.small("attempt")?,
+        version: row.int("version")?,
+        ranges: row.json("ranges")?,
+        accepted: 0,
+    }))
+}
+
+/// The guard: the lease must still be as it was read. In SQLite it cannot be otherwise, for there
+/// is one writer; where there are several, the transaction of the slower one fails and is repeated.
+async fn write_held(tx: &mut Tx<'_>, lease: LeaseId, held: &Held) -> Result<(), StoreError> {
+    let row = tx
+        .first("select 1 from leases where id = $1 and version = $2", args![lease, held.version])
+        .await?;
+    if row.is_none() {
+        return Err(StoreError::corrupt("leases.version", "another value than was just read"));
+    }
+    leases::set_ranges(tx, lease, &held.ranges).await
+}
+
+/// A piece of which nothing, or not all, remains: was it accepted under this very lease before?
+async fn replayed(tx: &mut Tx<'_>, piece: &NewPiece) -> Result<Verdict, StoreError> {
+    let (first, n) = (piece.block.first, piece.block.lengths.len());
+    let known = outcomes::were_accepted(tx, piece.job, first, n, piece.lease).await?;
+    Ok(if known { Verdict::Accepted } else { Verdict::Stale })
+}
+
+fn outcomes_of(piece: NewPiece, agent: AgentId, attempt: u32) -> Outcomes {
+    Outcomes {
+        block: piece.block,
+        errors: piece.errors,
+        notes: piece.notes,
+        lease: piece.lease,
+        attempt,
+        agent,
+        slot: piece.slot,
+        pid: piece.pid,
+        started_at: piece.started_at,
+        micros: piece.micros,
+    }
+}
+
+async fn stops_on_error(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
+    let row = tx.first("select options from jobs where id = $1", args![job]).await?;
+    let options: Option<Options> = row.map(|row| row.json("options")).transpose()?;
+    Ok(options.is_some_and(|options| options.on_error == OnError::Stop))
+}
+
+async fn is_complete(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
+    let row = tx
+        .first(
+            "select 1 from jobs j join progress p on p.job_id = j.id
+             where j.id = $1 and p.done + p.failed >= j.total",
+            args![job],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+/// The problem of a job that an element failed.
+fn failure(job: JobId, index: u64, error: &ElementError) -> Problem {
+    let mut element = serde_json::to_value(error).unwrap_or_default();
+    element["index"] = index.into();
+    let detail = if error.fatal {
+        format!("the job cannot be run: {}", error.message)
+    } else {
+        format!("element {index} failed: {}", error.message)
+    };
+    Problem {
+        kind: "urn:farrow:job-failed".to_owned(),
+        title: "The job has failed".to_owned(),
+        status: 409,
+        detail,
+        instance: Some(format!("/v1/jobs/{job}/value")),
+        errors: Vec::new(),
+        element: Some(element),
+    }
+}

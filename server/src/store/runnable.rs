@@ -1,0 +1,164 @@
+//! The snapshot that the scheduler decides on: jobs of which something can be leased.
+
+use std::collections::HashMap;
+
+use protocol::job::{Level, Options};
+use protocol::{AgentId, JobId, Range};
+
+use super::StoreError;
+use super::db::{Row, Tx, args};
+use super::jobs::{self, Shape};
+use crate::plan::placement;
+use crate::scheduler::assign::{Job, Returned};
+use crate::scheduler::chunking::{self, Measured};
+
+/// Loads the jobs that may go next, at most `limit` an owner. A job whose chunks are sized by
+/// `scheduling` and that has not started gets its size from `cluster_slots`.
+///
+/// # Errors
+/// The database's.
+pub async fn load(tx: &mut Tx<'_>, limit: u32, cluster_slots: u64) -> Result<Vec<Job>, StoreError> {
+    let mut jobs = Vec::new();
+    for owner in owners(tx).await? {
+        let rows = tx.all(RUNNABLE_OF_OWNER, args![owner, limit]).await?;
+        for row in rows {
+            let mut job = job(&row, cluster_slots)?;
+            job.returned = returned(tx, job.id, limit).await?;
+            if job.placement.nested {
+                job.groups = next_groups(tx, job.id, job.cursor, limit).await?;
+            }
+            if job.placement.max_agents.is_some()
+                || job.placement.max_width.is_some()
+                || job.placement.nested
+            {
+                job.usage = usage(tx, job.id).await?;
+            }
+            jobs.push(job);
+        }
+    }
+    Ok(jobs)
+}
+
+/// Owners of runnable jobs, by skipping along the index: the cost is that of the owners, not of
+/// their jobs.
+async fn owners(tx: &mut Tx<'_>) -> Result<Vec<String>, StoreError> {
+    let rows = tx
+        .all(
+            "with recursive walk (owner) as (
+                 select min(owner) from jobs where runnable
+                 union all
+                 select (select min(owner) from jobs where runnable and owner > walk.owner)
+                 from walk where walk.owner is not null
+             )
+             select owner from walk where owner is not null",
+            args![],
+        )
+        .await?;
+    rows.iter().map(|row| row.text("owner")).collect()
+}
+
+const RUNNABLE_OF_OWNER: &str = "
+    select j.id, j.owner, j.runtime, j.priority, j.total, j.input_bytes, j.shape, j.plan, j.options,
+        j.chunk, p.cursor, p.done, p.failed, p.busy_us
+    from jobs j join progress p on p.job_id = j.id
+    where j.runnable and j.owner = $1 order by j.priority desc, j.id limit $2";
+
+fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
+    let options: Options = row.json("options")?;
+    let plan: Vec<Level> = row.json("plan")?;
+    let shape: Shape = row.json("shape")?;
+    let total = row.count("total")?;
+    let from_scheduling = |scheduling| {
+        let each = match options.slots {
+            protocol::job::Slots::Count(n) => u64::from(n.max(1)),
+            protocol::job::Slots::All(_) => 1,
+        };
+        chunking::from_scheduling(scheduling, total, cluster_slots / each)
+    };
+    let fixed = row.maybe_int("chunk")?.and_then(|n| u64::try_from(n).ok());
+    Ok(Job {
+        id: row.id("id")?,
+        owner: row.text("owner")?,
+        priority: options.priority,
+        runtime: jobs::runtime(row)?,
+        labels: options.labels,
+        slots: options.slots,
+        placement: placement(&plan, shape.nested),
+        total,
+        cursor: row.count("cursor")?,
+        groups: Vec::new(),
+        returned: Vec::new(),
+        chunk: fixed.or_else(|| options.scheduling.map(from_scheduling)),
+        measured: Measured {
+            elements: row.count("done")? + row.count("failed")?,
+            seconds: row.count("busy_us")? as f64 / 1e6,
+        },
+        element_bytes: row.count("input_bytes")? / total.max(1),
+        usage: HashMap::new(),
+    })
+}
+
+async fn returned(tx: &mut Tx<'_>, job: JobId, limit: u32) -> Result<Vec<Returned>, StoreError> {
+    let rows = tx
+        .all(
+            "select id, ranges, attempt, lost from leases
+             where job_id = $1 and state in ('lapsed', 'released') order by id limit $2",
+            args![job, limit],
+        )
+        .await?;
+    let returned = |row: &Row| {
+        Ok(Returned {
+            lease: row.id("id")?,
+            ranges: row.json("ranges")?,
+            attempt: row.small("attempt")?,
+            lost: row.small("lost")?,
+        })
+    };
+    rows.iter().map(returned).collect()
+}
+
+async fn next_groups(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    cursor: u64,
+    limit: u32,
+) -> Result<Vec<Range>, StoreError> {
+    let rows = tx
+        .all(
+            "select first, n from groups where job_id = $1 and first >= $2 and n > 0
+             order by first limit $3",
+            args![job, cursor, limit],
+        )
+        .await?;
+    let range = |row: &Row| {
+        let first = row.count("first")?;
+        Ok(Range(first, first + row.count("n")?))
+    };
+    rows.iter().map(range).collect()
+}
+
+async fn usage(tx: &mut Tx<'_>, job: JobId) -> Result<HashMap<AgentId, u32>, StoreError> {
+    let rows = tx
+        .all(
+            "select agent_id, cast(sum(slots) as bigint) as slots from leases
+             where job_id = $1 and state = 'live' group by agent_id",
+            args![job],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.id("agent_id")?, row.small("slots")?))).collect()
+}
+
+/// Slots at work by owner.
+///
+/// # Errors
+/// The database's.
+pub async fn slots_by_owner(tx: &mut Tx<'_>) -> Result<HashMap<String, u64>, StoreError> {
+    let rows = tx
+        .all(
+            "select j.owner, cast(sum(l.slots) as bigint) as slots
+             from leases l join jobs j on j.id = l.job_id where l.state = 'live' group by j.owner",
+            args![],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.text("owner")?, row.count("slots")?))).collect()
+}

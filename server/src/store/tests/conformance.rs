@@ -1,0 +1,382 @@
+//! Each function of the store, by example.
+
+use std::collections::BTreeMap;
+
+use protocol::agent::{Released, Verdict};
+use protocol::job::{AgentState, JobState, Level, Strategy};
+use protocol::{JobId, LeaseId, Range, RangeSet};
+
+use super::super::blocks::{self, Kind};
+use super::super::jobs::{Ended, JobRow, Shape};
+use super::super::leases::Lapsed;
+use super::super::{
+    Store, StoreError, agents, jobs, leases, runnable, store_time, stored_time, tokens,
+};
+use super::{Fixture, all_of, collecting, failing, new_job, piece, read, write};
+use crate::scheduler::lease::MAX_LOST_AGENTS;
+
+#[tokio::test]
+async fn a_map_is_leased_reported_and_resolved() {
+    let fixture = Fixture::new().await;
+    let (agent, job) = (fixture.agent(2).await, fixture.map(3).await);
+    assert_eq!(fixture.job(job).await.state, JobState::Queued);
+
+    let grants = fixture.grant(agent, 2).await;
+    assert_eq!(grants.len(), 2);
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.running, row.slots), (JobState::Running, 2, 2));
+    assert_eq!((row.submitted_at, row.started_at), (5, Some(7)));
+
+    fixture.report(agent, grants.iter().flat_map(all_of).collect()).await;
+    let last = fixture.grant(agent, 2).await;
+    assert!(!fixture.is_runnable(job).await, "the cursor is at the end and nothing came back");
+    let outcome = fixture.report(agent, all_of(&last[0])).await;
+    assert_eq!((outcome.jobs, outcome.lease_finished), (vec![job], true));
+    let row = fixture.job(job).await;
+    assert_eq!(
+        (row.state, row.counts.done, row.counts.running, row.slots),
+        (JobState::Resolved, 3, 0, 0)
+    );
+    assert_eq!(row.finished_at, Some(9));
+    let firsts: Vec<u64> = fixture.outcomes(job).await.iter().map(|o| o.block.first).collect();
+    assert_eq!(firsts, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_map_of_nothing_is_resolved_at_once() {
+    let fixture = Fixture::new().await;
+    let job = fixture.map(0).await;
+    assert_eq!(fixture.job(job).await.state, JobState::Resolved);
+    assert!(!fixture.is_runnable(job).await);
+}
+
+#[tokio::test]
+async fn the_same_report_again_is_accepted_and_changes_nothing() {
+    let fixture = Fixture::new().await;
+    let (agent, job) = (fixture.agent(1).await, fixture.map(2).await);
+    let grant = fixture.grant(agent, 1).await.remove(0);
+    for _ in 0..2 {
+        let outcome = fixture.report(agent, all_of(&grant)).await;
+        assert_eq!(outcome.verdicts, [Verdict::Accepted]);
+    }
+    assert_eq!(fixture.job(job).await.counts.done, 1);
+    assert_eq!(fixture.outcomes(job).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lapsed_lease_is_good_until_it_is_leased_anew() {
+    let fixture = Fixture::new().await;
+    let (slow, quick) = (fixture.agent(1).await, fixture.agent(1).await);
+    let mut submission = new_job(10);
+    submission.options.chunk_size = Some(10);
+    let job = fixture.submit(submission).await;
+    let old = fixture.grant(slow, 1).await.remove(0);
+    write!(fixture, |tx| leases::lapse(tx, slow));
+    let row = fixture.job(job).await;
+    assert_eq!((row.counts.running, row.slots, row.counts.waiting), (0, 0, 10));
+
+    // Late, but nobody else has it yet.
+    let late = fixture.report(slow, vec![piece(&old, Range(0, 4))]).await;
+    assert_eq!(late.verdicts, [Verdict::Accepted]);
+
+    let new = fixture.grant(quick, 1).await.remove(0);
+    assert_eq!(new.ranges, RangeSet::from_range(Range(4, 10)));
+    assert_eq!((new.attempt, new.lost), (2, 1));
+    let stale =
+        fixture.report(slow, vec![piece(&old, Range(4, 6)), piece(&old, Range(0, 4))]).await;
+    assert_eq!(stale.verdicts, [Verdict::Stale, Verdict::Accepted]);
+
+    fixture.report(quick, all_of(&new)).await;
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.done), (JobState::Resolved, 10));
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_goes_on_with_what_was_not_leased_anew() {
+    let fixture = Fixture::new().await;
+    let (agent, job) = (fixture.agent(1).await, fixture.map(1).await);
+    let grant = fixture.grant(agent, 1).await.remove(0);
+    write!(fixture, |tx| leases::lapse(tx, agent));
+    assert!(fixture.is_runnable(job).await);
+    let id = grant.id;
+    assert!(write!(fixture, |tx| leases::revive(tx, agent, id)));
+    assert!(!fixture.is_runnable(job).await);
+    assert_eq!(fixture.job(job).await.counts.running, 1);
+    assert!(!write!(fixture, |tx| leases::revive(tx, agent, LeaseId::new())));
+    fixture.report(agent, all_of(&grant)).await;
+    assert_eq!(fixture.job(job).await.state, JobState::Resolved);
+}
+
+#[tokio::test]
+async fn what_is_released_carries_its_deaths_and_no_blame() {
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.agent(1).await, fixture.agent(1).await);
+    fixture.map(1).await;
+    let grant = fixture.grant(one, 1).await.remove(0);
+    let released = Released { id: grant.id, deaths: BTreeMap::from([(0, 1)]) };
+    let again = released.clone();
+    assert_eq!(write!(fixture, |tx| leases::release(tx, one, &released)), Some(grant.job));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, one, &again)), None);
+    let stale = fixture.report(one, all_of(&grant)).await;
+    assert_eq!(stale.verdicts, [Verdict::Stale], "what was given back cannot be reported");
+    let next = fixture.grant(two, 1).await.remove(0);
+    assert_eq!((next.lost, next.attempt, next.deaths), (0, 2, BTreeMap::from([(0, 1)])));
+}
+
+#[tokio::test]
+async fn an_element_that_takes_agent_after_agent_down_is_given_up() {
+    let fixture = Fixture::new().await;
+    let job = fixture.map(1).await;
+    for lost in 1..=MAX_LOST_AGENTS {
+        let agent = fixture.agent(1).await;
+        let grant = fixture.grant(agent, 1).await.remove(0);
+        let lapsed: Lapsed = write!(fixture, |tx| leases::lapse(tx, agent));
+        if lost < MAX_LOST_AGENTS {
+            assert_eq!(lapsed.jobs, [job]);
+        } else {
+            assert_eq!(lapsed.given_up, [(grant, 0)]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_error_fails_the_job_and_takes_its_leases_back() {
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.agent(1).await, fixture.agent(1).await);
+    let job = fixture.map(4).await;
+    let mine = fixture.grant(one, 1).await.remove(0);
+    let others = fixture.grant(two, 1).await.remove(0);
+    let outcome = fixture.report(one, vec![failing(&mine, 0, false)]).await;
+    assert_eq!(outcome.verdicts, [Verdict::Accepted]);
+    assert_eq!(outcome.to_tell, [two], "who runs the rest must be told");
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.failed, row.slots), (JobState::Failed, 1, 0));
+    let problem = row.error.unwrap();
+    assert_eq!(problem.kind, "urn:farrow:job-failed");
+    assert_eq!(problem.element.unwrap()["index"], 0);
+    let late = fixture.report(two, all_of(&others)).await;
+    assert_eq!(late.verdicts, [Verdict::Stale]);
+    assert_eq!(fixture.outcomes(job).await.len(), 1);
+    assert!(!fixture.is_runnable(job).await);
+}
+
+#[tokio::test]
+async fn with_collect_errors_stand_in_their_places() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    let job = fixture.submit(collecting(2)).await;
+    let first = fixture.grant(agent, 1).await.remove(0);
+    fixture.report(agent, vec![failing(&first, 0, false)]).await;
+    let second = fixture.grant(agent, 1).await.remove(0);
+    fixture.report(agent, all_of(&second)).await;
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.done, row.counts.failed), (JobState::Resolved, 1, 1));
+    assert_eq!(fixture.outcomes(job).await[0].errors, [0]);
+}
+
+#[tokio::test]
+async fn a_fault_of_the_job_fails_it_also_with_collect() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    let job = fixture.submit(collecting(2)).await;
+    let grant = fixture.grant(agent, 1).await.remove(0);
+    fixture.report(agent, vec![failing(&grant, 0, true)]).await;
+    assert_eq!(fixture.job(job).await.state, JobState::Failed);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stays_cancelled() {
+    let fixture = Fixture::new().await;
+    let (agent, job) = (fixture.agent(1).await, fixture.map(3).await);
+    let grant = fixture.grant(agent, 1).await.remove(0);
+    let ended = write!(fixture, |tx| jobs::end(tx, job, JobState::Cancelled, None, 8));
+    assert_eq!(ended, Ended::Now(vec![agent]));
+    let ended = write!(fixture, |tx| jobs::end(tx, job, JobState::Cancelled, None, 8));
+    assert_eq!(ended, Ended::Before(JobState::Cancelled));
+    let unknown = JobId::new();
+    let ended = write!(fixture, |tx| jobs::end(tx, unknown, JobState::Cancelled, None, 8));
+    assert_eq!(ended, Ended::Unknown);
+    assert_eq!(fixture.report(agent, all_of(&grant)).await.verdicts, [Verdict::Stale]);
+    assert_eq!(fixture.job(job).await.state, JobState::Cancelled);
+    assert!(fixture.grant(agent, 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_of_a_foreign_lease_is_stale() {
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.agent(1).await, fixture.agent(1).await);
+    let job = fixture.map(1).await;
+    let grant = fixture.grant(one, 1).await.remove(0);
+    assert_eq!(fixture.report(two, all_of(&grant)).await.verdicts, [Verdict::Stale]);
+    assert_eq!(fixture.job(job).await.counts.done, 0);
+}
+
+#[tokio::test]
+async fn outer_elements_are_leased_whole_and_empty_ones_skipped() {
+    let fixture = Fixture::new().await;
+    let mut submission = new_job(5);
+    submission.shape.nested = true;
+    submission.plan.push(Level::new(Strategy::Multisession));
+    submission.groups = vec![0, 3, 0, 2];
+    let job = fixture.submit(submission).await;
+    let (one, two) = (fixture.agent(64).await, fixture.agent(64).await);
+    let first = fixture.grant(one, 64).await;
+    assert_eq!(first.len(), 1, "one outer element an agent");
+    assert_eq!((first[0].ranges.clone(), first[0].width), (RangeSet::from_range(Range(0, 3)), 3));
+    let second = fixture.grant(two, 64).await;
+    assert_eq!(second[0].ranges, RangeSet::from_range(Range(3, 5)));
+    assert_eq!(read!(fixture, |tx| jobs::groups(tx, job, 1, 2)), [3, 0]);
+    // Inner elements finish in any order.
+    let inner = [Range(1, 2), Range(0, 1), Range(2, 3)].map(|range| piece(&first[0], range));
+    fixture.report(one, inner.into()).await;
+    fixture.report(two, all_of(&second[0])).await;
+    assert_eq!(fixture.job(job).await.state, JobState::Resolved);
+}
+
+#[tokio::test]
+async fn scheduling_is_fixed_at_the_first_lease() {
+    let fixture = Fixture::new().await;
+    let mut submission = new_job(100);
+    submission.options.scheduling = Some(2.0);
+    let job = fixture.submit(submission).await;
+    let load = read!(fixture, |tx| runnable::load(tx, 1, 5));
+    assert_eq!(load[0].chunk, Some(10), "100 elements, 5 slots, 2 chunks a slot");
+    write!(fixture, |tx| leases::fix_chunk(tx, job, 10));
+    let later = read!(fixture, |tx| runnable::load(tx, 1, 50));
+    assert_eq!(later[0].chunk, Some(10));
+}
+
+#[tokio::test]
+async fn blocks_are_read_by_range() {
+    let fixture = Fixture::new().await;
+    let job = fixture.map(10_000).await;
+    let read = read!(fixture, |tx| blocks::read(tx, job, Kind::Element, 5000, 5003, 9));
+    assert_eq!(read.iter().map(|block| block.first).collect::<Vec<_>>(), [4096]);
+    let (span, lengths) = read[0].slice(5000, 5003);
+    assert_eq!((span.start, lengths), ((5000 - 4096) * 4, &[4, 4, 4][..]));
+    let across = read!(fixture, |tx| blocks::read(tx, job, Kind::Element, 4000, 9000, 9));
+    assert_eq!(across.len(), 3);
+    assert!(read!(fixture, |tx| blocks::read(tx, job, Kind::Name, 0, 9, 9)).is_empty());
+}
+
+#[tokio::test]
+async fn jobs_are_listed_youngest_first_in_pages() {
+    let fixture = Fixture::new().await;
+    let (old, young) = (fixture.map(1).await, fixture.map(0).await);
+    let ids = |rows: Vec<JobRow>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids(read!(fixture, |tx| jobs::list(tx, "g", None, 9))), [young, old]);
+    let before = young.to_string();
+    assert_eq!(ids(read!(fixture, |tx| jobs::list(tx, &before, None, 9))), [old]);
+    let resolved = Some(JobState::Resolved);
+    assert_eq!(ids(read!(fixture, |tx| jobs::list(tx, "g", resolved, 9))), [young]);
+    let (spec, shape) = read!(fixture, |tx| jobs::spec(tx, old)).unwrap();
+    assert_eq!((spec.id, shape), (old, Shape::default()));
+}
+
+#[tokio::test]
+async fn agents_live_while_they_are_heard_of() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(4).await;
+    assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 4);
+    assert!(read!(fixture, |tx| agents::overdue(tx, 1000)).is_empty());
+    assert_eq!(read!(fixture, |tx| agents::overdue(tx, 1001)), [agent]);
+    assert!(write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)));
+    assert!(read!(fixture, |tx| agents::overdue(tx, 1001)).is_empty());
+    write!(fixture, |tx| agents::keep_all_alive(tx, 3000));
+    assert!(read!(fixture, |tx| agents::overdue(tx, 2999)).is_empty());
+    let known = read!(fixture, |tx| agents::find(tx, agent, 0)).unwrap();
+    assert_eq!((known.busy, known.alive_for, known.labels["zone"].as_str()), (0, 3.0, "a"));
+
+    fixture.map(1).await;
+    fixture.grant(agent, 1).await;
+    assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0))[0].busy, 1);
+    assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Draining)));
+    assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 0);
+    assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone)));
+    assert!(!write!(fixture, |tx| agents::keep_alive(tx, agent, 9000)), "it must register again");
+    assert!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0)).is_empty());
+    assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, true, 0)).len(), 1);
+}
+
+#[tokio::test]
+async fn agents_that_left_are_forgotten_after_a_day() {
+    let fixture = Fixture::new().await;
+    let (idle, holding) = (fixture.agent(1).await, fixture.agent(1).await);
+    fixture.map(1).await;
+    fixture.grant(holding, 1).await;
+    for agent in [idle, holding] {
+        write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone));
+    }
+    let two_days = 2 * 24 * 3600 * 1000;
+    write!(fixture, |tx| agents::forget_gone(tx, two_days));
+    let left = read!(fixture, |tx| agents::list(tx, "", 9, true, 0));
+    assert_eq!(left.iter().map(|agent| agent.id).collect::<Vec<_>>(), [holding]);
+}
+
+#[tokio::test]
+async fn tokens_are_found_by_their_hash() {
+    let fixture = Fixture::new().await;
+    for _ in 0..2 {
+        write!(fixture, |tx| tokens::ensure_admin(tx, "abc", 1));
+    }
+    let identity = read!(fixture, |tx| tokens::find(tx, "abc")).unwrap();
+    assert_eq!(identity.role, "admin");
+    assert_eq!(read!(fixture, |tx| tokens::find(tx, "abd")), None);
+}
+
+#[tokio::test]
+async fn the_largest_time_is_kept() {
+    let fixture = Fixture::new().await;
+    assert_eq!(read!(fixture, |tx| stored_time(tx)), None);
+    for now in [5, 6] {
+        write!(fixture, |tx| store_time(tx, now));
+    }
+    assert_eq!(read!(fixture, |tx| stored_time(tx)), Some(6));
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_undoes_itself_and_nothing_else() {
+    let fixture = Fixture::new().await;
+    let job = new_job(1);
+    let twice = job.clone();
+    let failed = fixture.store.write(move |tx| {
+        Box::pin(async move {
+            jobs::insert(tx, job.clone(), 0).await?;
+            jobs::insert(tx, job, 0).await
+        })
+    });
+    let fine =
+        fixture.store.write(|tx| Box::pin(async move { tokens::ensure_admin(tx, "x", 0).await }));
+    let (failed, fine) = tokio::join!(failed, fine);
+    assert!(matches!(failed, Err(StoreError::Database(_))));
+    fine.unwrap();
+    let id = twice.id;
+    assert!(read!(fixture, |tx| jobs::find(tx, id)).is_none());
+}
+
+#[tokio::test]
+async fn a_second_server_is_kept_off_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Store::open(folder.path()).await.unwrap();
+    let Err(refused) = Store::open(folder.path()).await else { panic!("two servers on one file") };
+    assert!(refused.to_string().contains("another farrow server"));
+    drop(first);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_the_process_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let job = new_job(3);
+    let id = job.id;
+    store.write(|tx| Box::pin(async move { jobs::insert(tx, job, 0).await })).await.unwrap();
+    // As kill -9 leaves it: the files as they are, copied without closing anything.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["farrow.db", "farrow.db-wal"] {
+        std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let reopened = Store::open(copy.path()).await.unwrap();
+    let found =
+        reopened.read(|tx| Box::pin(async move { jobs::find(tx, id).await })).await.unwrap();
+    assert_eq!(found.unwrap().counts.total, 3);
+}

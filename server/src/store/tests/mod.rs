@@ -1,0 +1,201 @@
+//! The conformance suite of the store: what every database must do.
+//!
+//! * [`conformance`]: each function, by example.
+//! * [`history`]: any order of grants, reports, losses and returns keeps the books.
+
+mod conformance;
+mod history;
+
+use std::collections::BTreeMap;
+
+use protocol::agent::{JobSpec, Register};
+use protocol::job::{ElementError, Level, OnError, Options, Runtime, Strategy};
+use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
+
+use super::blocks::{Place, StoredBlock};
+use super::db::Tx;
+use super::jobs::{JobRow, NewJob, Shape};
+use super::leases::Grant;
+use super::reports::{NewPiece, Outcome};
+use super::{Store, StoreError, agents, jobs, leases, outcomes, reports, runnable};
+use crate::block::{compress, pack};
+use crate::scheduler::assign::{Agent, assign};
+
+/// Runs an operation in a transaction of the fixture's store.
+macro_rules! write {
+    ($fixture:expr, |$tx:ident| $operation:expr) => {
+        $fixture.store.write(move |$tx| Box::pin(async move { $operation.await })).await.unwrap()
+    };
+}
+
+/// Reads from the fixture's store.
+macro_rules! read {
+    ($fixture:expr, |$tx:ident| $operation:expr) => {
+        $fixture.store.read(move |$tx| Box::pin(async move { $operation.await })).await.unwrap()
+    };
+}
+
+use {read, write};
+
+struct Fixture {
+    store: Store,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { store: Store::open(folder.path()).await.unwrap(), _folder: folder }
+    }
+
+    async fn agent(&self, slots: u32) -> AgentId {
+        let agent = register(slots);
+        let id = agent.id;
+        write!(self, |tx| agents::register(tx, &agent, 0, 1000));
+        id
+    }
+
+    async fn submit(&self, job: NewJob) -> JobId {
+        let id = job.id;
+        write!(self, |tx| jobs::insert(tx, job, 5));
+        id
+    }
+
+    async fn map(&self, n: usize) -> JobId {
+        self.submit(new_job(n)).await
+    }
+
+    /// One round for an agent with `free` slots.
+    async fn grant(&self, agent: AgentId, free: u32) -> Vec<Grant> {
+        write!(self, |tx| round(tx, agent, free))
+    }
+
+    async fn report(&self, agent: AgentId, pieces: Vec<NewPiece>) -> Outcome {
+        write!(self, |tx| reports::report(tx, agent, pieces, 9))
+    }
+
+    async fn job(&self, job: JobId) -> JobRow {
+        read!(self, |tx| jobs::find(tx, job)).unwrap()
+    }
+
+    async fn is_runnable(&self, job: JobId) -> bool {
+        let jobs = read!(self, |tx| runnable::load(tx, 64, 8));
+        jobs.iter().any(|runnable| runnable.id == job)
+    }
+
+    async fn outcomes(&self, job: JobId) -> Vec<outcomes::Outcomes> {
+        read!(self, |tx| outcomes::read(tx, job, 0, 100_000))
+    }
+}
+
+async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>, StoreError> {
+    let agents = vec![Agent {
+        id: agent,
+        free,
+        slots: 64,
+        runtimes: vec![Runtime::Python],
+        labels: BTreeMap::new(),
+    }];
+    let jobs = runnable::load(tx, 64, 8).await?;
+    let owners = runnable::slots_by_owner(tx).await?;
+    leases::grant_all(tx, assign(jobs, agents, owners, 8), 7).await
+}
+
+fn register(slots: u32) -> Register {
+    Register {
+        id: AgentId::new(),
+        name: "host".to_owned(),
+        protocol: PROTOCOL_VERSION,
+        version: "0.1.0".to_owned(),
+        slots,
+        physical_cores: 4,
+        logical_cores: 8,
+        memory: 1 << 34,
+        runtimes: BTreeMap::from([(Runtime::Python, "3.11".to_owned())]),
+        labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        leases: Vec::new(),
+    }
+}
+
+fn new_job(n: usize) -> NewJob {
+    let id = JobId::new();
+    let payloads: Vec<String> = (0..n).map(|i| i.to_string()).collect();
+    let stored = |block: crate::block::Block| StoredBlock {
+        first: block.first,
+        lengths: block.lengths,
+        place: Place::Row(compress(&block.data)),
+    };
+    NewJob {
+        id,
+        owner: "ada".to_owned(),
+        name: Some("squares".to_owned()),
+        total: n as u64,
+        input_bytes: 1,
+        shape: Shape::default(),
+        plan: vec![Level::new(Strategy::Cluster)],
+        options: Options::default(),
+        spec: JobSpec {
+            id,
+            owner: "ada".to_owned(),
+            runtime: Runtime::Python,
+            function: "lambda x: x".to_owned(),
+            args: BTreeMap::new(),
+            globals: BTreeMap::new(),
+            packages: Vec::new(),
+            setup: String::new(),
+            timeout: None,
+            retries: 2,
+            stdout: true,
+            conditions: true,
+        },
+        elements: pack(&payloads).into_iter().map(stored).collect(),
+        names: Vec::new(),
+        outer_names: Vec::new(),
+        groups: Vec::new(),
+    }
+}
+
+fn collecting(n: usize) -> NewJob {
+    let mut job = new_job(n);
+    job.options.on_error = OnError::Collect;
+    job
+}
+
+fn piece(grant: &Grant, range: Range) -> NewPiece {
+    let values: Vec<String> = (range.0..range.1).map(|i| (i * i).to_string()).collect();
+    let data = values.concat();
+    NewPiece {
+        lease: grant.id,
+        job: grant.job,
+        block: StoredBlock {
+            first: range.0,
+            lengths: values.iter().map(|value| value.len() as u32).collect(),
+            place: Place::Row(compress(data.as_bytes())),
+        },
+        errors: Vec::new(),
+        first_error: None,
+        notes: Vec::new(),
+        slot: 0,
+        pid: 1,
+        started_at: 6,
+        micros: 10,
+    }
+}
+
+fn failing(grant: &Grant, index: u64, fatal: bool) -> NewPiece {
+    let error = ElementError {
+        kind: "ValueError".to_owned(),
+        message: "no".to_owned(),
+        call: None,
+        traceback: Vec::new(),
+        fatal,
+    };
+    let mut piece = piece(grant, Range(index, index + 1));
+    piece.errors = vec![0];
+    piece.first_error = Some((index, error));
+    piece
+}
+
+fn all_of(grant: &Grant) -> Vec<NewPiece> {
+    grant.ranges.ranges().iter().map(|&range| piece(grant, range)).collect()
+}
