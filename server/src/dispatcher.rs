@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::AgentId;
-use tokio::sync::{Notify, oneshot};
+use protocol::{AgentId, LeaseId};
+use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Millis};
@@ -35,6 +35,8 @@ pub struct Dispatcher {
     clock: Arc<Clock>,
     waiting: Arc<Mutex<Waiting>>,
     work: Arc<Notify>,
+    /// Held for writing by a round, for reading by an agent that arrives.
+    rounds: Arc<RwLock<()>>,
 }
 
 #[derive(Default)]
@@ -52,7 +54,7 @@ struct Waiter {
 impl Dispatcher {
     /// A dispatcher on `store`; nothing is given before [`Dispatcher::run`].
     pub fn new(store: Store, clock: Arc<Clock>) -> Self {
-        Self { store, clock, waiting: Arc::default(), work: Arc::default() }
+        Self { store, clock, waiting: Arc::default(), work: Arc::default(), rounds: Arc::default() }
     }
 
     /// Says that there may be something to give: a job was submitted, a range came back.
@@ -62,23 +64,54 @@ impl Dispatcher {
 
     /// Waits until there is work for `agent`, at most for `wait`. An earlier request of the same
     /// agent that still waits is answered with nothing.
-    pub async fn wait_for_work(&self, agent: Agent, wait: Duration) -> Vec<Grant> {
+    ///
+    /// What was granted to the agent and is not among `held` was lost with an answer: it is given
+    /// again, at once. No round runs while that is looked up and the agent takes its place, so that
+    /// nothing is granted twice for the same free slots.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn wait_for_work(
+        &self,
+        agent: Agent,
+        held: &[LeaseId],
+        wait: Duration,
+    ) -> Result<Vec<Grant>, StoreError> {
         let (answer, answered) = oneshot::channel();
         let id = agent.id;
-        let arrival = {
-            let mut waiting = self.waiting();
-            waiting.arrivals += 1;
-            let arrival = waiting.arrivals;
-            waiting.agents.insert(id, Waiter { agent, arrival, answer });
-            arrival
+        let _place = {
+            let _no_round = self.rounds.read().await;
+            let lost = self.lost(id, held).await?;
+            if !lost.is_empty() {
+                return Ok(lost);
+            }
+            self.take_place(Waiter { agent, arrival: 0, answer })
         };
-        // The caller may be dropped with its connection; its place must not stay behind.
-        let _place = Place { dispatcher: self, id, arrival };
         self.wake();
         match tokio::time::timeout(wait, answered).await {
-            Ok(Ok(grants)) => grants,
-            Ok(Err(_)) | Err(_) => Vec::new(),
+            Ok(Ok(grants)) => Ok(grants),
+            Ok(Err(_)) | Err(_) => Ok(Vec::new()),
         }
+    }
+
+    async fn lost(&self, agent: AgentId, held: &[LeaseId]) -> Result<Vec<Grant>, StoreError> {
+        let mut granted = self
+            .store
+            .read(|tx| Box::pin(async move { leases::of_agent(tx, agent).await }))
+            .await?;
+        granted.retain(|grant| !held.contains(&grant.id));
+        Ok(granted)
+    }
+
+    fn take_place(&self, mut waiter: Waiter) -> Place<'_> {
+        let id = waiter.agent.id;
+        let mut waiting = self.waiting();
+        waiting.arrivals += 1;
+        waiter.arrival = waiting.arrivals;
+        let arrival = waiter.arrival;
+        waiting.agents.insert(id, waiter);
+        // The caller may be dropped with its connection; its place must not stay behind.
+        Place { dispatcher: self, id, arrival }
     }
 
     /// Gives work in rounds until `shutdown`.
@@ -99,6 +132,7 @@ impl Dispatcher {
     }
 
     async fn round(&self) -> Result<(), StoreError> {
+        let _round = self.rounds.write().await;
         let agents: Vec<Agent> = self
             .waiting()
             .agents
@@ -116,7 +150,7 @@ impl Dispatcher {
             .write(move |tx| Box::pin(async move { decide(tx, agents, now).await }))
             .await?;
         let given: u32 = grants.iter().map(|grant| grant.slots).sum();
-        self.answer(grants).await;
+        self.answer(grants);
         // What was looked at was all given away: there may be more jobs behind it.
         if given > 0 && given < free {
             self.wake();
@@ -124,42 +158,17 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn answer(&self, grants: Vec<Grant>) {
+    /// Grants whose agent has gone in the meantime stay its own: its next request gets them.
+    fn answer(&self, grants: Vec<Grant>) {
         let mut by_agent: HashMap<AgentId, Vec<Grant>> = HashMap::new();
         for grant in grants {
             by_agent.entry(grant.agent).or_default().push(grant);
         }
         for (agent, grants) in by_agent {
-            let waiter = self.waiting().agents.remove(&agent);
-            let undelivered = match waiter {
-                Some(waiter) => waiter.answer.send(grants).err(),
-                None => Some(grants),
-            };
-            // The agent's next request would get them all the same; but it may never come.
-            if let Some(grants) = undelivered {
-                self.take_back(agent, grants).await;
+            if let Some(waiter) = self.waiting().agents.remove(&agent) {
+                let _ = waiter.answer.send(grants);
             }
         }
-    }
-
-    async fn take_back(&self, agent: AgentId, grants: Vec<Grant>) {
-        let taken = self
-            .store
-            .write(move |tx| {
-                Box::pin(async move {
-                    for grant in grants {
-                        let released =
-                            protocol::agent::Released { id: grant.id, deaths: grant.deaths };
-                        leases::release(tx, agent, &released).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .await;
-        if let Err(error) = taken {
-            tracing::error!(%error, %agent, "leases that were not delivered stay until they lapse");
-        }
-        self.wake();
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

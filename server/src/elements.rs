@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_named() {
-        let refused = |text: &str, nested| parse(&raw(text), nested).unwrap_err().to_owned();
+        let refused = |text: &str, nested| parse(&raw(text), nested).unwrap_err();
         assert_eq!(refused("3", false).field, "elements");
         assert_eq!(refused("[[1], 2]", true).field, "elements[1]");
         assert!(refused(r#"{"a": 1, "a": 2}"#, false).message.contains("\"a\" twice"));

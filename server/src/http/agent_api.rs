@@ -8,8 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use protocol::agent::{
-    Heartbeat, LeaseRequest, Leases, Orders, Piece, Register, Registered, Release, Report,
-    Reported, Verdict,
+    Heartbeat, LeaseRequest, Leases, Orders, Piece, Register, Registered, Release, Report, Reported,
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
@@ -165,21 +164,11 @@ pub async fn lease(
     Json(request): Json<LeaseRequest>,
 ) -> Result<Response, ApiError> {
     let now = state.clock.now();
-    let (known, granted) = state
-        .store
-        .read(|tx| {
-            Box::pin(async move {
-                let known = agents::find(tx, agent, now).await?;
-                Ok((known, leases::of_agent(tx, agent).await?))
-            })
-        })
-        .await?;
+    let known =
+        state.store.read(|tx| Box::pin(async move { agents::find(tx, agent, now).await })).await?;
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
-    let lost: Vec<Grant> =
-        granted.into_iter().filter(|grant| !request.held.contains(&grant.id)).collect();
-    let grants =
-        if lost.is_empty() { wait_for_work(&state, &known, &request).await? } else { lost };
+    let grants = wait_for_work(&state, &known, &request).await?;
     let (header, body) = inputs::leases(&state, grants, &request.known_jobs).await?;
     envelope_response(&header, &body)
 }
@@ -205,7 +194,7 @@ async fn wait_for_work(
         runtimes: agent.runtimes.keys().copied().collect(),
         labels: agent.labels.clone(),
     };
-    Ok(state.dispatcher.wait_for_work(waiting, wait).await)
+    Ok(state.dispatcher.wait_for_work(waiting, &request.held, wait).await?)
 }
 
 fn hold(seconds: f64) -> Result<Duration, ApiError> {
@@ -227,7 +216,6 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
         (status = 200, description = "What became of each piece.", body = Reported),
         (status = 400, description = "Not an envelope.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Every piece is stale: nothing was changed.", body = Reported),
         (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A field cannot be.", body = Problem, content_type = "application/problem+json")
     ))]
@@ -235,7 +223,7 @@ pub async fn report(
     State(state): State<AppState>,
     Id(agent): Id<AgentId>,
     Body(body): Body,
-) -> Result<Response, ApiError> {
+) -> Result<axum::Json<Reported>, ApiError> {
     let (report, start) = envelope::open::<Report>(&body)
         .map_err(|e| ApiError::BadRequest(format!("not a report: {e}")))?;
     let pieces = read_pieces(&state, report, body.slice(start..)).await?;
@@ -245,13 +233,7 @@ pub async fn report(
         .write(move |tx| Box::pin(async move { reports::report(tx, agent, pieces, now).await }))
         .await?;
     state.moved(&outcome);
-    let all_stale = outcome.verdicts.iter().all(|verdict| *verdict == Verdict::Stale);
-    let status = if all_stale && !outcome.verdicts.is_empty() {
-        StatusCode::CONFLICT
-    } else {
-        StatusCode::OK
-    };
-    Ok((status, axum::Json(Reported { verdicts: outcome.verdicts })).into_response())
+    Ok(axum::Json(Reported { verdicts: outcome.verdicts }))
 }
 
 async fn read_pieces(
