@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// The settings that are flags.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "server_settings")]
 pub struct Settings {
     /// Where to listen.
     #[arg(long, env = "FARROW_LISTEN", default_value = "127.0.0.1:3277", value_name = "ADDR:PORT")]

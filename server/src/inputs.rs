@@ -16,8 +16,8 @@ use crate::store::leases::Grant;
 /// Bytes of input up to which a lease carries them, wherever they are stored.
 const MAX_INLINE: usize = 1 << 20;
 
-/// Blocks that a lease reads at the most at once.
-const MAX_BLOCKS: u32 = 1 << 16;
+/// Blocks that one read takes.
+const BLOCKS: u32 = 256;
 
 /// The answer to a lease request: the header, and the payload bytes behind it.
 ///
@@ -94,6 +94,12 @@ struct Slice {
 }
 
 impl Slice {
+    fn of(block: StoredBlock, from: u64, to: u64) -> Self {
+        let (span, lengths) = block.slice(from, to);
+        let lengths = lengths.to_vec();
+        Self { block, span, lengths }
+    }
+
     fn digest(&self) -> Option<&str> {
         match &self.block.place {
             Place::Blob(digest) => Some(digest),
@@ -103,21 +109,25 @@ impl Slice {
 }
 
 async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Slice>, ApiError> {
-    let Range(from, to) = range;
-    let blocks = state
-        .store
-        .read(|tx| {
-            Box::pin(
-                async move { blocks::read(tx, job, Kind::Element, from, to, MAX_BLOCKS).await },
-            )
-        })
-        .await?;
-    let slice = |block: StoredBlock| {
-        let (span, lengths) = block.slice(from, to);
-        let lengths = lengths.to_vec();
-        Slice { block, span, lengths }
-    };
-    Ok(blocks.into_iter().map(slice).collect())
+    let Range(mut from, to) = range;
+    let mut slices = Vec::new();
+    while from < to {
+        let blocks = state
+            .store
+            .read(|tx| {
+                Box::pin(
+                    async move { blocks::read(tx, job, Kind::Element, from, to, BLOCKS).await },
+                )
+            })
+            .await?;
+        let Some(last) = blocks.last() else {
+            return Err(ApiError::Internal(format!("job {job} has no element {from}")));
+        };
+        let end = last.end();
+        slices.extend(blocks.into_iter().map(|block| Slice::of(block, from, to)));
+        from = end;
+    }
+    Ok(slices)
 }
 
 async fn inline(

@@ -80,10 +80,7 @@ pub async fn list(
         .read(|tx| Box::pin(async move { jobs::list(tx, &before, params.state, limit + 1).await }))
         .await?;
     let page = page::cut(rows, limit, |row| row.id.to_string());
-    let mut items = Vec::with_capacity(page.items.len());
-    for row in page.items {
-        items.push(status::of(&state, row).await?);
-    }
+    let items = status::of_all(&state, page.items).await?;
     Ok(axum::Json(Page { items, next: page.next }))
 }
 

@@ -16,11 +16,35 @@ const MAX_AGENTS: u32 = 1000;
 /// # Errors
 /// When the database fails.
 pub async fn of(state: &AppState, job: JobRow) -> Result<JobStatus, ApiError> {
+    let mut statuses = of_all(state, vec![job]).await?;
+    statuses.pop().ok_or_else(|| ApiError::Internal("a job without a status".to_owned()))
+}
+
+/// What is to say of each of `jobs`. The agents are read once, and only if a job waits.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_all(state: &AppState, jobs: Vec<JobRow>) -> Result<Vec<JobStatus>, ApiError> {
     let now = state.clock.now();
-    let waits = !job.state.is_final() && job.slots == 0;
-    let waiting_for = if waits { waiting_for(state, &job, now).await? } else { None };
+    let agents = if jobs.iter().any(waits) {
+        state
+            .store
+            .read(|tx| Box::pin(async move { agents::list(tx, "", MAX_AGENTS, false, now).await }))
+            .await?
+    } else {
+        Vec::new()
+    };
+    Ok(jobs.into_iter().map(|job| status(job, &agents, now)).collect())
+}
+
+fn waits(job: &JobRow) -> bool {
+    !job.state.is_final() && job.slots == 0
+}
+
+fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
+    let waiting_for = if waits(&job) { explain(&job, agents) } else { None };
     let (rate, remaining) = pace(&job, now);
-    Ok(JobStatus {
+    JobStatus {
         id: job.id,
         name: job.name,
         runtime: job.runtime,
@@ -37,7 +61,7 @@ pub async fn of(state: &AppState, job: JobRow) -> Result<JobStatus, ApiError> {
         priority: job.options.priority,
         labels: job.options.labels,
         plan: job.plan,
-    })
+    }
 }
 
 /// Elements a second since the start, and seconds until the end at that rate.
@@ -52,18 +76,6 @@ fn pace(job: &JobRow, now: Millis) -> (Option<f64>, Option<f64>) {
 }
 
 /// Why nothing of `job` runs, if nothing can.
-async fn waiting_for(
-    state: &AppState,
-    job: &JobRow,
-    now: Millis,
-) -> Result<Option<String>, ApiError> {
-    let agents = state
-        .store
-        .read(|tx| Box::pin(async move { agents::list(tx, "", MAX_AGENTS, false, now).await }))
-        .await?;
-    Ok(explain(job, &agents))
-}
-
 fn explain(job: &JobRow, agents: &[AgentStatus]) -> Option<String> {
     let live: Vec<_> = agents.iter().filter(|agent| agent.state == AgentState::Live).collect();
     if live.is_empty() {

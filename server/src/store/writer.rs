@@ -6,6 +6,9 @@
 //! writers), and a single writer never waits for a lock. Each operation runs in a savepoint of its
 //! own, so one that fails undoes itself and nothing else.
 
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sqlx::ConnectOptions as _;
 use sqlx::SqliteConnection;
@@ -96,8 +99,10 @@ async fn commit_batch(
     execute(connection, "begin immediate").await?;
     for operation in batch.drain(..) {
         execute(connection, "savepoint operation").await?;
-        let (succeeded, finish) = operation(&mut Tx::new(connection)).await;
-        finishes.push(finish);
+        // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
+        let ran = AssertUnwindSafe(operation(&mut Tx::new(connection))).catch_unwind().await;
+        let succeeded = ran.as_ref().is_ok_and(|(succeeded, _)| *succeeded);
+        finishes.extend(ran.ok().map(|(_, finish)| finish));
         if !succeeded {
             execute(connection, "rollback to operation").await?;
         }

@@ -380,3 +380,19 @@ async fn what_was_acknowledged_is_there_after_the_process_is_gone() {
         reopened.read(|tx| Box::pin(async move { jobs::find(tx, id).await })).await.unwrap();
     assert_eq!(found.unwrap().counts.total, 3);
 }
+
+#[tokio::test]
+async fn an_operation_that_panics_takes_nothing_else_down() {
+    let fixture = Fixture::new().await;
+    let panicking = fixture.store.write(|tx| {
+        Box::pin(async move {
+            tokens::ensure_admin(tx, "half done", 0).await?;
+            assert!(std::hint::black_box(false), "a bug");
+            Ok(())
+        })
+    });
+    assert!(matches!(panicking.await, Err(StoreError::Closed)));
+    write!(fixture, |tx| tokens::ensure_admin(tx, "after", 0));
+    assert!(read!(fixture, |tx| tokens::find(tx, "after")).is_some());
+    assert!(read!(fixture, |tx| tokens::find(tx, "half done")).is_none());
+}
