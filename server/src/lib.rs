@@ -27,6 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,13 @@ pub async fn serve(
     let state = open(config, shutdown.clone()).await?;
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
+    // An answer is one small write after another: Nagle's algorithm would hold the last one back
+    // until the client's delayed acknowledgement, some 40 ms.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+        }
+    });
     let serving = axum::serve(listener, http::router(state))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
