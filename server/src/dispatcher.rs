@@ -94,7 +94,11 @@ impl Dispatcher {
         }
     }
 
-    async fn lost(&self, agent: AgentId, held: &[LeaseId]) -> Result<Vec<Grant>, StoreError> {
+    /// What was granted to `agent` and is not among `held`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lost(&self, agent: AgentId, held: &[LeaseId]) -> Result<Vec<Grant>, StoreError> {
         let mut granted = self
             .store
             .read(|tx| Box::pin(async move { leases::of_agent(tx, agent).await }))

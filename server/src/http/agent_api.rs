@@ -180,6 +180,10 @@ async fn wait_for_work(
 ) -> Result<Vec<Grant>, ApiError> {
     let wait = hold(request.wait)?;
     if agent.state != AgentState::Live || request.free == 0 {
+        let lost = state.dispatcher.lost(agent.id, &request.held).await?;
+        if !lost.is_empty() {
+            return Ok(lost);
+        }
         // Nothing will come, but an answer at once would be asked for again at once.
         tokio::select! {
             () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
