@@ -1,0 +1,37 @@
+# What a developer types. `make` alone lists the commands.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check openapi bench
+
+FARROW := target/debug/farrow
+
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: ## Install what is missing: R, Python, curl, jq, a C compiler (Debian, Ubuntu)
+	@bash scripts/setup.sh
+
+build: setup ## Build the program: target/debug/farrow
+	cargo build -p cli --bin farrow
+
+demo: build ## Models by gear and the two-by-four topology, by curl, on two agents
+	@FARROW=$(FARROW) bash demo/demo.sh
+
+test: setup ## Everything that must hold before a change lands
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace
+
+check: ## The quick part of `test`: format, lints, and licences where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences not checked"; fi
+
+openapi: build ## Write openapi/openapi.json anew from the code
+	@mkdir -p openapi
+	$(FARROW) openapi > openapi/openapi.json.new
+	@mv openapi/openapi.json.new openapi/openapi.json
+
+bench: setup ## Measure, with a release build; BENCH_ARGS='--help' tells what can be chosen
+	cargo build --release -p cli --bin farrow
+	python3 bench/run.py --farrow target/release/farrow $(BENCH_ARGS)

@@ -1,0 +1,237 @@
+//! An agent from its start to its end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use protocol::agent::Register;
+use protocol::job::Runtime;
+use protocol::{AgentId, PROTOCOL_VERSION, Problem};
+use thiserror::Error;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blobs::Blobs;
+use crate::client::{Client, Registration};
+use crate::config::Config;
+use crate::heartbeat::Pulse;
+use crate::held::Held;
+use crate::jobs::Jobs;
+use crate::outbox::Outbox;
+use crate::pool::WorkerPool;
+use crate::runtimes::{self, DetectError};
+use crate::scratch::{self, Scratch};
+use crate::slots::Slots;
+use crate::topology::Topology;
+use crate::transport::{Transport, TransportError};
+use crate::worker::Launcher;
+use crate::{poll, report};
+
+/// For how long leases that are not finished when the grace is over may take to be given back.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What all parts of an agent share.
+#[derive(Debug)]
+pub struct Agent {
+    /// The server.
+    pub client: Client,
+    /// The leases it holds.
+    pub held: Arc<Held>,
+    /// What is to be reported.
+    pub outbox: Arc<Outbox>,
+    /// Its workers.
+    pub pool: Arc<WorkerPool>,
+    /// The jobs it knows.
+    pub jobs: Jobs,
+    /// The blobs it keeps.
+    pub blobs: Arc<Blobs>,
+    /// Its slots.
+    pub slots: Arc<Slots>,
+    /// Cancelled when nothing new is to be begun.
+    pub draining: CancellationToken,
+    /// Cancelled when what still runs is to be killed.
+    pub killed: CancellationToken,
+}
+
+/// Why an agent cannot run.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The server's address or the token make no sense.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A runtime that was asked for cannot be used.
+    #[error("runtime `{name}`: {error}", name = runtime.as_str())]
+    Runtime {
+        /// Which.
+        runtime: Runtime,
+        /// Why.
+        error: DetectError,
+    },
+    /// There is no runtime at all.
+    #[error("this machine has none of the runtimes that farrow knows:\n{0}")]
+    NoRuntime(String),
+    /// The folder for workers cannot be used.
+    #[error(
+        "the scratch folder {folder} cannot be used: {error}; choose another by --scratch",
+        folder = folder.display()
+    )]
+    Scratch {
+        /// Which.
+        folder: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The server does not let the agent in.
+    #[error("the server at {server} does not let this agent in: {problem}{hint}")]
+    Refused {
+        /// Which.
+        server: String,
+        /// What it said.
+        problem: Box<Problem>,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The heartbeat cannot be started.
+    #[error("the heartbeat's thread cannot be started: {0}")]
+    Heartbeat(std::io::Error),
+}
+
+/// Runs an agent until `shutdown` is cancelled or the server asks it to drain; it then begins
+/// nothing new, gives back what it has not begun, finishes what is in flight for as long as the
+/// grace lasts, reports, and leaves.
+///
+/// # Errors
+/// When it cannot be started or the server does not let it in. A server that is away is waited for.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    let id = AgentId::new();
+    let register = introduce(&config, id).await?;
+    let (transport, heartbeats_transport) = (open(&config)?, open(&config)?);
+    let held = Arc::new(Held::default());
+    let registration = Registration::new(register.clone(), Arc::clone(&held));
+    let client = Client::new(transport, Arc::clone(&registration));
+    let pool = WorkerPool::new(launcher(&config, id)?, register.slots);
+
+    tracing::info!(
+        server = config.server,
+        name = register.name,
+        slots = register.slots,
+        "agent starting"
+    );
+    tokio::select! {
+        registered = client.register() => registered.map_err(|problem| refused(&config, problem))?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    tracing::info!(agent = %id, "registered");
+
+    let agent = Arc::new(Agent {
+        blobs: Arc::new(Blobs::new(client.clone())),
+        client,
+        outbox: Arc::default(),
+        pool,
+        jobs: Jobs::default(),
+        slots: Slots::new(register.slots),
+        draining: shutdown.child_token(),
+        killed: CancellationToken::new(),
+        held,
+    });
+    let stopped = CancellationToken::new();
+    // However this function ends, its heartbeats end with it.
+    let stop_heartbeats = stopped.clone().drop_guard();
+    let (held, draining) = (Arc::clone(&agent.held), agent.draining.clone());
+    let pulse = Pulse { registration, held, draining, stopped };
+    let heart = pulse.start(heartbeats_transport).map_err(AgentError::Heartbeat)?;
+    work(&agent, config.settings.grace.0).await;
+    // Before the agent leaves: a heartbeat behind that would register it again.
+    drop(stop_heartbeats);
+    tokio::task::spawn_blocking(move || heart.join()).await.ok();
+    agent.client.leave().await;
+    Ok(())
+}
+
+/// Leases, runs, reports, until the agent drains and all is given back.
+async fn work(agent: &Arc<Agent>, grace: Duration) {
+    let reports = tokio::spawn(report::run(
+        agent.client.clone(),
+        Arc::clone(&agent.outbox),
+        Arc::clone(&agent.held),
+    ));
+    let leases = TaskTracker::new();
+    poll::run(agent, &leases).await;
+    tracing::info!(leases = leases.len(), "draining");
+    leases.close();
+    if timeout(grace, leases.wait()).await.is_err() {
+        tracing::warn!(leases = leases.len(), "the grace is over; killing what still runs");
+        agent.killed.cancel();
+        timeout(GIVE_BACK_LIMIT, leases.wait()).await.ok();
+    }
+    agent.pool.close().await;
+    reports.abort();
+    match agent.outbox.unsettled() {
+        0 => {}
+        lost => tracing::error!(outcomes = lost, "the server was not there to take all outcomes"),
+    }
+}
+
+/// What the agent says of itself.
+async fn introduce(config: &Config, id: AgentId) -> Result<Register, AgentError> {
+    let settings = &config.settings;
+    let topology = Topology::of_this_machine();
+    let labels = settings.labels.iter().map(|label| (label.key.clone(), label.value.clone()));
+    Ok(Register {
+        id,
+        name: settings.name(),
+        protocol: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        slots: settings.slots.on(&topology),
+        physical_cores: topology.physical_cores,
+        logical_cores: topology.logical_cores,
+        memory: topology.memory,
+        runtimes: usable_runtimes(&settings.runtimes).await?,
+        labels: labels.collect(),
+        leases: Vec::new(),
+    })
+}
+
+/// The runtimes that were asked for, all of which must be usable, or those that are.
+async fn usable_runtimes(asked: &[Runtime]) -> Result<BTreeMap<Runtime, String>, AgentError> {
+    let candidates = if asked.is_empty() { &Runtime::ALL[..] } else { asked };
+    let detect = |runtime: &Runtime| {
+        let runtime = *runtime;
+        async move { (runtime, runtimes::detect(runtime).await) }
+    };
+    let mut usable = BTreeMap::new();
+    let mut missing = Vec::new();
+    for (runtime, detected) in join_all(candidates.iter().map(detect)).await {
+        match detected {
+            Ok(version) => {
+                usable.insert(runtime, version);
+            }
+            Err(error) if asked.is_empty() => missing.push(error.to_string()),
+            Err(error) => return Err(AgentError::Runtime { runtime, error }),
+        }
+    }
+    if usable.is_empty() { Err(AgentError::NoRuntime(missing.join("\n"))) } else { Ok(usable) }
+}
+
+fn open(config: &Config) -> Result<Transport, TransportError> {
+    Transport::new(&config.server, &config.token)
+}
+
+fn launcher(config: &Config, id: AgentId) -> Result<Launcher, AgentError> {
+    let folder = config.settings.scratch.clone().unwrap_or_else(scratch::default_parent);
+    let scratch =
+        Scratch::create(&folder, id).map_err(|error| AgentError::Scratch { folder, error })?;
+    Ok(Launcher { supervisor: config.supervisor.clone(), scratch })
+}
+
+fn refused(config: &Config, problem: Problem) -> AgentError {
+    let hint = match problem.status {
+        401 | 403 => "; give an agent's token by FARROW_TOKEN",
+        409 | 426 => "; agent and server must be of the same version",
+        _ => "",
+    };
+    AgentError::Refused { server: config.server.clone(), problem: Box::new(problem), hint }
+}

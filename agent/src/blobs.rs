@@ -1,0 +1,118 @@
+//! Large inputs and constants, fetched once by their digest and kept while there is room.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::sync::OnceCell;
+
+use crate::client::Client;
+
+/// Bytes of blobs kept. What is in use stays alive beyond it.
+const KEPT: usize = 256 << 20;
+
+/// Blobs that were used of late.
+#[derive(Debug)]
+pub struct Blobs {
+    client: Client,
+    recent: Mutex<Vec<Entry>>,
+}
+
+/// One blob. Whoever asks first fetches it, all others wait for that one fetch.
+#[derive(Clone, Debug)]
+struct Entry {
+    digest: String,
+    bytes: Arc<OnceCell<Bytes>>,
+}
+
+/// Why a blob cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BlobError {
+    /// The server will not give it.
+    #[error("the server does not give the blob {digest}: {problem}")]
+    Refused {
+        /// Which.
+        digest: String,
+        /// What it said.
+        problem: String,
+    },
+    /// Its bytes are not those that the digest names.
+    #[error("the blob {0} arrived with other bytes than its digest names; its store is damaged")]
+    Damaged(String),
+}
+
+impl Blobs {
+    /// No blobs yet; fetched through `client`.
+    pub fn new(client: Client) -> Self {
+        Self { client, recent: Mutex::default() }
+    }
+
+    /// The blob `sha256:…`.
+    ///
+    /// # Errors
+    /// When the server does not have it, or has other bytes.
+    pub async fn get(&self, digest: &str) -> Result<Bytes, BlobError> {
+        let entry = self.entry(digest);
+        let bytes = entry.bytes.get_or_try_init(|| self.fetch(digest)).await?.clone();
+        self.make_room();
+        Ok(bytes)
+    }
+
+    async fn fetch(&self, digest: &str) -> Result<Bytes, BlobError> {
+        let fetched = self.client.blob(digest).await.map_err(|problem| BlobError::Refused {
+            digest: digest.to_owned(),
+            problem: problem.to_string(),
+        })?;
+        let (fetched, actual) = tokio::task::spawn_blocking(move || {
+            let actual = digest_of(&fetched);
+            (fetched, actual)
+        })
+        .await
+        .unwrap_or_default();
+        if actual == digest { Ok(fetched) } else { Err(BlobError::Damaged(digest.to_owned())) }
+    }
+
+    /// The entry of a blob, made the most recent one.
+    fn entry(&self, digest: &str) -> Entry {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = match recent.iter().position(|entry| entry.digest == digest) {
+            Some(at) => recent.remove(at),
+            None => Entry { digest: digest.to_owned(), bytes: Arc::default() },
+        };
+        recent.push(entry.clone());
+        entry
+    }
+
+    /// Forgets the blobs that were used least recently until the others fit.
+    fn make_room(&self) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = 0;
+        let mut fits = |entry: &Entry| {
+            total += entry.bytes.get().map_or(0, Bytes::len);
+            total <= KEPT
+        };
+        let kept = recent.iter().rev().take_while(|entry| fits(entry)).count();
+        let forgotten = recent.len() - kept;
+        recent.drain(..forgotten);
+    }
+}
+
+/// `sha256:` and the digest of these bytes, as blobs are named.
+pub fn digest_of(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_written_as_blobs_are_named() {
+        assert_eq!(
+            digest_of(b""),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! The elements of one lease: which are still to run, and which have killed their worker.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+/// One element to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// Its index in the job.
+    pub index: u64,
+    /// Its input, as JSON text.
+    pub input: Bytes,
+}
+
+/// What is left of a lease. Several workers may draw from it; each takes the next elements, so
+/// that a slow one holds up only itself.
+#[derive(Debug)]
+pub struct Chunk {
+    waiting: VecDeque<Element>,
+    /// So many at the front are to run alone: one of them killed a worker that ran several.
+    suspects: usize,
+    deaths: BTreeMap<u64, u32>,
+    retries: u32,
+    /// Elements without an outcome, in flight or waiting.
+    unfinished: usize,
+    /// No more is to be taken: the job cannot be run.
+    closed: bool,
+}
+
+/// What a death in a frame of its own means for an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// It is run again.
+    Again,
+    /// It has been run this often, and fails.
+    Out(u32),
+}
+
+impl Chunk {
+    /// All of a lease, with the deaths that single elements caused under earlier leases.
+    pub fn new(elements: VecDeque<Element>, deaths: BTreeMap<u64, u32>, retries: u32) -> Self {
+        let unfinished = elements.len();
+        Self { waiting: elements, suspects: 0, deaths, retries, unfinished, closed: false }
+    }
+
+    /// Whether nothing more is to be taken.
+    pub fn is_drained(&self) -> bool {
+        self.closed || self.waiting.is_empty()
+    }
+
+    /// Elements that have no outcome yet.
+    pub fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// How often single elements have killed their worker.
+    pub fn deaths(&self) -> &BTreeMap<u64, u32> {
+        &self.deaths
+    }
+
+    /// How often an element has been run once it has its outcome.
+    pub fn attempts(&self, index: u64) -> u32 {
+        self.deaths.get(&index).map_or(1, |deaths| deaths + 1)
+    }
+
+    /// Takes the next elements: at most `count`, and no more than `bytes` of input unless the
+    /// first alone is larger. An element that has killed a worker, or may have, comes alone.
+    pub fn take(&mut self, count: usize, bytes: usize) -> Vec<Element> {
+        if self.closed {
+            return Vec::new();
+        }
+        let count = if self.suspects > 0 { 1 } else { count.max(1) };
+        let mut taken: Vec<Element> = Vec::new();
+        let mut size = 0;
+        while let Some(next) = self.waiting.front() {
+            size += next.input.len();
+            let alone = self.deaths.contains_key(&next.index);
+            let fits = taken.len() < count && size <= bytes && !alone;
+            if !taken.is_empty() && !fits {
+                break;
+            }
+            taken.extend(self.waiting.pop_front());
+            if alone {
+                break;
+            }
+        }
+        self.suspects = self.suspects.saturating_sub(taken.len());
+        taken
+    }
+
+    /// Gives back elements that were taken but not run.
+    pub fn give_back(&mut self, elements: Vec<Element>) {
+        for element in elements.into_iter().rev() {
+            self.waiting.push_front(element);
+        }
+    }
+
+    /// Gives back the elements of a frame in which the worker died: each is run alone now, so that
+    /// the one at fault shows.
+    pub fn narrow(&mut self, elements: Vec<Element>) {
+        self.suspects += elements.len();
+        self.give_back(elements);
+    }
+
+    /// Counts the death of a worker that ran this element alone.
+    pub fn strike(&mut self, element: &Element) -> Strike {
+        let deaths = self.deaths.entry(element.index).or_default();
+        *deaths += 1;
+        if *deaths > self.retries {
+            return Strike::Out(*deaths);
+        }
+        self.narrow(vec![element.clone()]);
+        Strike::Again
+    }
+
+    /// Notes that `count` elements have their outcomes.
+    pub fn finish(&mut self, count: usize) {
+        self.unfinished -= count;
+    }
+
+    /// Stops handing out elements.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(indexes: std::ops::Range<u64>) -> Chunk {
+        let elements = indexes.map(|index| Element { index, input: Bytes::from_static(b"1234") });
+        Chunk::new(elements.collect(), BTreeMap::new(), 1)
+    }
+
+    fn indexes(elements: &[Element]) -> Vec<u64> {
+        elements.iter().map(|element| element.index).collect()
+    }
+
+    #[test]
+    fn takes_no_more_than_wanted_nor_than_fits() {
+        let mut chunk = chunk(0..10);
+        assert_eq!(indexes(&chunk.take(3, 100)), [0, 1, 2]);
+        assert_eq!(indexes(&chunk.take(10, 8)), [3, 4]);
+        assert_eq!(indexes(&chunk.take(10, 1)), [5], "one that is too large still goes");
+        assert_eq!(chunk.unfinished(), 10);
+    }
+
+    #[test]
+    fn after_a_death_the_rest_of_the_frame_runs_alone_and_then_frames_grow_again() {
+        let mut chunk = chunk(0..10);
+        let mut frame = chunk.take(4, 100);
+        chunk.finish(1);
+        chunk.narrow(frame.split_off(1));
+        for index in 1..4 {
+            assert_eq!(indexes(&chunk.take(100, 100)), [index]);
+        }
+        assert_eq!(indexes(&chunk.take(100, 100)), [4, 5, 6, 7, 8, 9]);
+        assert!(chunk.deaths().is_empty(), "nobody is to blame yet");
+    }
+
+    #[test]
+    fn an_element_that_keeps_killing_is_out_after_its_retries() {
+        let mut chunk = chunk(0..2);
+        let first = chunk.take(1, 100).remove(0);
+        assert_eq!(chunk.strike(&first), Strike::Again);
+        let again = chunk.take(100, 100);
+        assert_eq!(indexes(&again), [0]);
+        assert_eq!(chunk.strike(&again[0]), Strike::Out(2));
+        assert_eq!(indexes(&chunk.take(100, 100)), [1]);
+        assert_eq!((chunk.attempts(0), chunk.attempts(1)), (3, 1));
+    }
+
+    #[test]
+    fn deaths_under_earlier_leases_count() {
+        let elements = VecDeque::from([Element { index: 7, input: Bytes::new() }]);
+        let mut chunk = Chunk::new(elements, BTreeMap::from([(7, 1)]), 1);
+        let element = chunk.take(1, 1).remove(0);
+        assert_eq!(chunk.strike(&element), Strike::Out(2));
+    }
+
+    #[test]
+    fn a_known_killer_never_shares_a_frame() {
+        let elements = (0..4).map(|index| Element { index, input: Bytes::new() }).collect();
+        let mut chunk = Chunk::new(elements, BTreeMap::from([(2, 1)]), 2);
+        let frames: Vec<_> = (0..3).map(|_| indexes(&chunk.take(100, 100))).collect();
+        assert_eq!(frames, [vec![0, 1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn a_closed_chunk_gives_nothing() {
+        let mut chunk = chunk(0..2);
+        chunk.close();
+        assert!(chunk.is_drained() && chunk.take(1, 1).is_empty());
+        assert_eq!(chunk.unfinished(), 2);
+    }
+}

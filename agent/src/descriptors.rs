@@ -1,0 +1,80 @@
+//! What must happen in a child process between fork and exec, and so is the crate's only unsafe
+//! code: the standard library can neither place descriptors at numbers of our choice nor bind a
+//! child's life to its parent's.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// Where a worker reads frames.
+pub const FRAMES_IN: RawFd = 3;
+/// Where a worker writes frames.
+pub const FRAMES_OUT: RawFd = 4;
+
+/// How much nicer workers are than agents: on a busy machine the agent, and a server beside it,
+/// must still answer at once.
+const NICENESS: libc::c_int = 10;
+
+/// Lets the child of `command` find `frames_in` as descriptor 3 and `frames_out` as descriptor 4.
+///
+/// # Errors
+/// When no more descriptors are to be had.
+pub fn give_frames(
+    command: &mut Command,
+    frames_in: &OwnedFd,
+    frames_out: &OwnedFd,
+) -> io::Result<()> {
+    let ends = [(out_of_the_way(frames_in)?, FRAMES_IN), (out_of_the_way(frames_out)?, FRAMES_OUT)];
+    let place = move || {
+        ends.iter().try_for_each(|(end, number)| {
+            #[expect(
+                unsafe_code,
+                reason = "dup2 onto a number of our choice; no memory is involved"
+            )]
+            let placed = unsafe { libc::dup2(end.as_raw_fd(), *number) };
+            Errno::result(placed).map(drop).map_err(io::Error::from)
+        })
+    };
+    #[expect(unsafe_code, reason = "the closure calls dup2 alone, which is async-signal-safe")]
+    unsafe {
+        command.pre_exec(place);
+    }
+    Ok(())
+}
+
+/// A copy whose number is neither 3 nor 4, so that placing one end never closes the other.
+fn out_of_the_way(end: &OwnedFd) -> io::Result<OwnedFd> {
+    let copy = fcntl(end, FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    #[expect(unsafe_code, reason = "fcntl has just made this descriptor, and nobody else owns it")]
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
+}
+
+/// Makes the child of `command` nicer than its parent, and lets the kernel kill it when its parent
+/// dies. The kernel means the parent's *thread*, so this is for programs of one thread.
+pub fn bind_to_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let bind = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
+        #[expect(unsafe_code, reason = "nice takes and gives a number; no memory is involved")]
+        unsafe {
+            libc::nice(NICENESS);
+        }
+        Ok(())
+    };
+    #[expect(
+        unsafe_code,
+        reason = "the closure calls prctl, getppid and nice alone, which neither \
+                                    allocate nor lock"
+    )]
+    unsafe {
+        command.pre_exec(bind);
+    }
+}

@@ -1,0 +1,112 @@
+//! Frames: what an agent and a worker say to one another, on descriptors of their own.
+//!
+//! A worker reads frames from descriptor 3 and writes frames to descriptor 4, both pipes. Standard
+//! input is `/dev/null`, and standard output and error belong to the user's code, so that nothing it
+//! prints can be taken for a frame (the idea is callr's, which uses descriptor 3 for its status).
+//!
+//! ```text
+//! u32, little endian: length of the body | u8: kind, an ASCII letter | body
+//! ```
+//!
+//! | kind | from | body | then |
+//! | --- | --- | --- | --- |
+//! | `h` hello | worker | JSON: `{"version": "4.2.2"}`; once, when it is ready for frames | |
+//! | `J` job | agent | function, args, globals, packages, setup, cores | `j` |
+//! | `j` | worker | empty, or the error because of which the job cannot be run | |
+//! | `E` elements | agent | n elements, only after a `j` without an error | `o` until n outcomes |
+//! | `c` condition | worker | an element's position in its `E`, and a message or warning; sent at once | |
+//! | `o` outcomes | worker | the next outcomes in order, one or more, never past the end of the `E` | |
+//! | `R` reset | agent | empty: forget the job, as a new process would | `r` |
+//! | `r` | worker | empty | |
+//!
+//! Bodies of `J`, `j`, `E`, `c`, `o` are the runtime's: JSON for Python, R's serialization for R
+//! ([`crate::runtimes`]).
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The kinds of frames.
+pub mod kind {
+    /// A worker is ready for frames.
+    pub const HELLO: u8 = b'h';
+    /// A job to set up.
+    pub const JOB: u8 = b'J';
+    /// The answer to [`JOB`].
+    pub const READY: u8 = b'j';
+    /// Elements to run.
+    pub const ELEMENTS: u8 = b'E';
+    /// An element signalled a condition.
+    pub const CONDITION: u8 = b'c';
+    /// Outcomes of elements.
+    pub const OUTCOMES: u8 = b'o';
+    /// Forget the job.
+    pub const RESET: u8 = b'R';
+    /// The answer to [`RESET`].
+    pub const RESET_DONE: u8 = b'r';
+}
+
+/// Bytes of a frame before its body.
+const HEAD: usize = 5;
+
+/// Writes a frame, or says that its body is longer than the 4 GiB that a frame can hold.
+pub fn encode(kind: u8, body: &[u8]) -> Option<Bytes> {
+    let length = u32::try_from(body.len()).ok()?;
+    let mut frame = Vec::with_capacity(HEAD + body.len());
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.push(kind);
+    frame.extend_from_slice(body);
+    Some(frame.into())
+}
+
+/// One frame as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// One of [`kind`].
+    pub kind: u8,
+    /// What it says.
+    pub body: Bytes,
+}
+
+/// Takes the first frame off `buffer`, if it is there in full. What the sender may say is not this
+/// module's business, but a kind that nobody sends is refused at once: behind it stands not a
+/// length but whatever user code wrote to the descriptor.
+///
+/// # Errors
+/// The kind that is none.
+pub fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, u8> {
+    let Some(head) = buffer.first_chunk::<HEAD>() else { return Ok(None) };
+    let [a, b, c, d, kind] = *head;
+    if !kind.is_ascii_alphabetic() {
+        return Err(kind);
+    }
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    if buffer.len() - HEAD < length {
+        return Ok(None);
+    }
+    buffer.advance(HEAD);
+    Ok(Some(Frame { kind, body: buffer.split_to(length).freeze() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+        let sent = [encode(kind::HELLO, b"{}").unwrap(), encode(kind::OUTCOMES, b"").unwrap()];
+        let stream = sent.concat();
+        let mut buffer = BytesMut::new();
+        let mut received = Vec::new();
+        for byte in stream {
+            buffer.extend_from_slice(&[byte]);
+            received.extend(take(&mut buffer).unwrap());
+        }
+        assert_eq!(received.iter().map(|frame| frame.kind).collect::<Vec<_>>(), b"ho");
+        assert_eq!(received[0].body, &b"{}"[..]);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_before_it_is_waited_for() {
+        let mut buffer = BytesMut::from(&b"\xff\xff\xff\xff\n"[..]);
+        assert_eq!(take(&mut buffer), Err(b'\n'));
+    }
+}

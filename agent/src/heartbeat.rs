@@ -1,0 +1,82 @@
+//! Keeps the agent's leases alive, on a thread of its own that no work can block, and hears what
+//! the server orders.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use protocol::agent::{Heartbeat, Orders};
+use tokio::runtime;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Client, Registration};
+use crate::held::Held;
+use crate::transport::Transport;
+
+/// The longest for which the server holds a heartbeat. The next one comes at once, so that an
+/// order is never later than it takes to arrive.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// What a heartbeat needs.
+#[derive(Debug)]
+pub struct Pulse {
+    /// The agent's standing with the server.
+    pub registration: Arc<Registration>,
+    /// The leases to keep alive.
+    pub held: Arc<Held>,
+    /// Cancelled when the agent takes nothing new; the server may order it.
+    pub draining: CancellationToken,
+    /// Cancelled when the agent is gone.
+    pub stopped: CancellationToken,
+}
+
+impl Pulse {
+    /// Starts the thread. `transport` makes its connection to the server: one that is used from
+    /// another thread's runtime would stop with that.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(self, transport: Transport) -> std::io::Result<thread::JoinHandle<()>> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.run(transport) => {}
+                    () = self.stopped.cancelled() => {}
+                }
+            });
+        })
+    }
+
+    async fn run(&self, transport: Transport) {
+        let client = Client::new(transport, Arc::clone(&self.registration));
+        loop {
+            match client.heartbeat(|| self.heartbeat()).await {
+                Ok(orders) => self.obey(&orders),
+                Err(problem) => {
+                    tracing::error!(%problem, "the server refuses heartbeats; trying again");
+                    sleep(self.wait()).await;
+                }
+            }
+        }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        let draining = self.draining.is_cancelled();
+        Heartbeat { held: self.held.ids(), draining, wait: self.wait().as_secs_f64() }
+    }
+
+    /// A third of a lease, so that two heartbeats may be lost.
+    fn wait(&self) -> Duration {
+        (self.registration.lease_time() / 3).min(LONGEST)
+    }
+
+    fn obey(&self, orders: &Orders) {
+        self.held.revoke(&orders.revoked);
+        if orders.drain && !self.draining.is_cancelled() {
+            tracing::info!("the server asks the agent to drain");
+            self.draining.cancel();
+        }
+    }
+}

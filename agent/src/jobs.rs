@@ -1,0 +1,178 @@
+//! What the agent knows of jobs, so that the server need not send it with every lease.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::JobId;
+use protocol::agent::{Constant, JobSpec};
+use protocol::job::ElementError;
+use serde_json::value::RawValue;
+use tokio::sync::OnceCell;
+
+use crate::blobs::Blobs;
+use crate::frame::{self, kind};
+use crate::runtimes::{self, WorkerJob};
+
+/// Jobs remembered.
+const REMEMBERED: usize = 256;
+/// Jobs named to the server as known. Far fewer than remembered, so that none is forgotten between
+/// the request that names it and the lease that relies on that.
+const NAMED: usize = 64;
+
+/// A job, and the frames that set it up.
+#[derive(Debug)]
+pub struct Job {
+    /// What the server said of it.
+    pub spec: JobSpec,
+    /// The frame that sets it up in a worker, by the cores that an element has.
+    frames: Mutex<BTreeMap<u32, Arc<OnceCell<Bytes>>>>,
+}
+
+impl Job {
+    fn new(spec: JobSpec) -> Self {
+        Self { spec, frames: Mutex::default() }
+    }
+
+    /// How long an element may run.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.spec.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    }
+
+    /// The frame that sets the job up in a worker whose elements have `cores` cores.
+    ///
+    /// # Errors
+    /// When it cannot be made: a constant is missing or cannot be said in the runtime's language.
+    /// The error fails the job.
+    pub async fn frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
+        let cell = {
+            let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(frames.entry(cores).or_default())
+        };
+        cell.get_or_try_init(|| self.make_frame(cores, blobs)).await.cloned()
+    }
+
+    async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
+        let spec = &self.spec;
+        let job = WorkerJob {
+            function: spec.function.clone(),
+            args: resolve("args", &spec.args, blobs).await?,
+            globals: resolve("globals", &spec.globals, blobs).await?,
+            packages: spec.packages.clone(),
+            setup: spec.setup.clone(),
+            cores,
+            conditions: spec.conditions,
+        };
+        let runtime = spec.runtime;
+        let encode = move || runtimes::encode_job(runtime, &job);
+        let body = tokio::task::spawn_blocking(encode)
+            .await
+            .unwrap_or_else(|panic| Err(fatal(format!("the job could not be encoded: {panic}"))))?;
+        frame::encode(kind::JOB, &body)
+            .ok_or_else(|| fatal("args and globals together are larger than 4 GiB".to_owned()))
+    }
+}
+
+/// Constants with those that are blobs fetched.
+async fn resolve(
+    field: &str,
+    constants: &BTreeMap<String, Constant>,
+    blobs: &Blobs,
+) -> Result<BTreeMap<String, Box<RawValue>>, ElementError> {
+    let mut resolved = BTreeMap::new();
+    for (name, constant) in constants {
+        let text = match constant {
+            Constant::Json(text) => text.clone(),
+            Constant::Blob(digest) => {
+                let wrong = |what: String| fatal(format!("{field}.{name}: {what}"));
+                let bytes = blobs.get(digest).await.map_err(|error| wrong(error.to_string()))?;
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| wrong(format!("the blob is not JSON: {error}")))?
+            }
+        };
+        resolved.insert(name.clone(), text);
+    }
+    Ok(resolved)
+}
+
+/// An error that is the job's, not an element's.
+pub fn fatal(message: String) -> ElementError {
+    let kind = "Untranslatable".to_owned();
+    ElementError { kind, message, call: None, traceback: Vec::new(), fatal: true }
+}
+
+/// The jobs that the agent has heard of last.
+#[derive(Debug, Default)]
+pub struct Jobs(Mutex<Vec<Arc<Job>>>);
+
+impl Jobs {
+    /// Remembers a job.
+    pub fn learn(&self, spec: JobSpec) {
+        let mut jobs = self.lock();
+        jobs.retain(|job| job.spec.id != spec.id);
+        jobs.push(Arc::new(Job::new(spec)));
+        let excess = jobs.len().saturating_sub(REMEMBERED);
+        jobs.drain(..excess);
+    }
+
+    /// A job that was learnt, made the most recent one.
+    pub fn get(&self, id: JobId) -> Option<Arc<Job>> {
+        let mut jobs = self.lock();
+        let at = jobs.iter().position(|job| job.spec.id == id)?;
+        let job = jobs.remove(at);
+        jobs.push(Arc::clone(&job));
+        Some(job)
+    }
+
+    /// The jobs to name as known, the latest first.
+    pub fn known(&self) -> Vec<JobId> {
+        self.lock().iter().rev().take(NAMED).map(|job| job.spec.id).collect()
+    }
+
+    /// The lock is held for moments only and never while something is waited for.
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::job::Runtime;
+
+    use super::*;
+
+    fn spec() -> JobSpec {
+        JobSpec {
+            id: JobId::new(),
+            owner: "me".into(),
+            runtime: Runtime::Python,
+            function: "abs".into(),
+            args: BTreeMap::new(),
+            globals: BTreeMap::new(),
+            packages: Vec::new(),
+            setup: String::new(),
+            timeout: None,
+            retries: 0,
+            stdout: true,
+            conditions: true,
+        }
+    }
+
+    #[test]
+    fn the_latest_jobs_are_remembered_and_fewer_are_named() {
+        let jobs = Jobs::default();
+        let ids: Vec<JobId> = (0..REMEMBERED + 1)
+            .map(|_| {
+                let spec = spec();
+                let id = spec.id;
+                jobs.learn(spec);
+                id
+            })
+            .collect();
+        assert!(jobs.get(ids[0]).is_none());
+        assert!(jobs.get(ids[1]).is_some());
+        let known = jobs.known();
+        assert_eq!((known.len(), known[0], known[1]), (NAMED, ids[1], ids[REMEMBERED]));
+    }
+}

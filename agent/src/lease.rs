@@ -1,0 +1,136 @@
+//! The life of one lease on the agent: slots, inputs, lanes, and the end.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use protocol::agent::{Lease, Release, Released};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::Agent;
+use crate::chunk::{Chunk, Element};
+use crate::inputs;
+use crate::jobs::{self, Job};
+use crate::lane::Lane;
+use crate::slots::Claim;
+use crate::work::Work;
+
+/// A lease that the agent has received and holds.
+#[derive(Debug)]
+pub struct Grant {
+    /// The lease.
+    pub lease: Lease,
+    /// Its part of the envelope's payloads.
+    pub payload: Bytes,
+    /// Its job.
+    pub job: Arc<Job>,
+    /// The slots it runs in; nothing when they must be waited for.
+    pub claim: Option<Claim>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// When what runs of a lease is to be killed.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The lease is not the agent's any more.
+    pub revoked: CancellationToken,
+    /// The agent's time to drain is over.
+    pub killed: CancellationToken,
+}
+
+impl Stop {
+    /// Waits for either.
+    pub async fn requested(&self) {
+        tokio::select! {
+            () = self.revoked.cancelled() => {}
+            () = self.killed.cancelled() => {}
+        }
+    }
+}
+
+/// Runs a lease to its end: all of it accepted, or given back, or revoked.
+pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
+    let (id, stop) = (grant.lease.id, grant.stop.clone());
+    let begun = tokio::select! {
+        begun = begin(&agent, &mut grant) => Some(begun),
+        () = agent.draining.cancelled() => None,
+        () = stop.requested() => None,
+    };
+    let left = match begun {
+        Some((work, claim)) => {
+            run_lanes(&work, &grant.lease, &claim, &stop).await;
+            // The slots are free for other leases while this one's last outcomes travel.
+            drop(claim);
+            let chunk = work.chunk();
+            (chunk.unfinished() > 0).then(|| chunk.deaths().clone())
+        }
+        None => Some(grant.lease.deaths),
+    };
+    tokio::select! {
+        () = agent.outbox.settled(id) => {}
+        () = stop.revoked.cancelled() => agent.outbox.discard(id),
+    }
+    if let Some(deaths) = left
+        && !stop.revoked.is_cancelled()
+    {
+        give_back(&agent, Released { id, deaths }).await;
+    }
+    agent.held.remove(id);
+}
+
+/// Waits for the lease's slots and inputs.
+async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
+    let claim = match grant.claim.take() {
+        Some(claim) => claim,
+        None => agent.slots.wait(grant.lease.slots).await,
+    };
+    let (elements, failure) =
+        match inputs::elements(&grant.lease, &grant.payload, &agent.blobs).await {
+            Ok(elements) => (elements, None),
+            Err(error) => (without_inputs(&grant.lease), Some(error)),
+        };
+    let deaths = grant.lease.deaths.clone();
+    let work = Arc::new(Work {
+        lease: grant.lease.id,
+        job: Arc::clone(&grant.job),
+        chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.retries)),
+        draining: agent.draining.clone(),
+        pool: Arc::clone(&agent.pool),
+        outbox: Arc::clone(&agent.outbox),
+        blobs: Arc::clone(&agent.blobs),
+    });
+    if let Some(failure) = failure {
+        work.fail(claim.slots()[0], jobs::fatal(failure.to_string()));
+    }
+    (work, claim)
+}
+
+/// The elements of a lease whose inputs cannot be had: the first of them fails the job.
+fn without_inputs(lease: &Lease) -> VecDeque<Element> {
+    lease.ranges.indexes().map(|index| Element { index, input: Bytes::new() }).collect()
+}
+
+async fn run_lanes(work: &Arc<Work>, lease: &Lease, claim: &Claim, stop: &Stop) {
+    let slots = claim.slots();
+    let width = (lease.width.max(1) as usize).min(slots.len());
+    let cores = slots.len() / width;
+    let lanes = slots.chunks(cores).take(width).map(|slots| {
+        let cores = u32::try_from(cores).unwrap_or(u32::MAX);
+        tokio::spawn(Lane::new(Arc::clone(work), slots[0], cores).run(stop.clone()))
+    });
+    for ended in join_all(lanes).await {
+        if let Err(panic) = ended {
+            tracing::error!(lease = %lease.id, %panic, "a lane broke; its elements are given back");
+        }
+    }
+}
+
+async fn give_back(agent: &Agent, released: Released) {
+    let lease = released.id;
+    match agent.client.release(&Release { leases: vec![released] }).await {
+        Ok(()) => tracing::info!(%lease, "lease given back"),
+        Err(problem) => tracing::warn!(%lease, %problem, "the server does not take a lease back"),
+    }
+}

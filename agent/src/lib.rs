@@ -1,0 +1,49 @@
+//! farrow's agent: leases chunks from a server, runs their elements in persistent workers, and
+//! reports the outcomes. [`run`] is all of it; [`supervisor::main`] is the program that the agent
+//! puts between itself and each worker.
+//!
+//! ```text
+//! poll ──▶ lease ──▶ lane ──▶ worker ══▶ supervisor ──▶ R, Python
+//!   ▲        │         │
+//!   │        │         └────▶ outbox ──▶ report ──▶ client ──▶ server
+//!   │        └─ slots, inputs, jobs, blobs
+//!   └─ held ◀── heartbeat, on a thread of its own
+//! ```
+
+mod agent;
+mod backoff;
+mod blobs;
+mod chunk;
+mod client;
+mod clock;
+mod config;
+mod death;
+mod descriptors;
+pub mod frame;
+mod heartbeat;
+mod held;
+mod inputs;
+mod jobs;
+mod lane;
+mod lease;
+mod lifeline;
+mod outbox;
+mod output;
+mod pace;
+mod poll;
+mod pool;
+mod processes;
+mod report;
+pub mod rserial;
+pub mod runtimes;
+mod scratch;
+mod slots;
+pub mod supervisor;
+pub mod topology;
+mod transport;
+mod work;
+mod worker;
+
+pub use agent::{AgentError, run};
+pub use config::{Config, Label, Seconds, Secret, Settings, Slots};
+pub use transport::TransportError;

@@ -1,0 +1,228 @@
+//! What workers print: read all the time, so that a pipe that is full never blocks user code, and
+//! kept in part.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use tokio::net::unix::pipe;
+
+/// Bytes kept of what an element prints to one stream, at the start and at the end.
+const KEPT: usize = 32 * 1024;
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+/// Bytes read at most when the pipe is emptied. More than a pipe holds, so that all that was
+/// written before is read, and a bound, so that a thread that prints for ever cannot hold us.
+const DRAIN: usize = 1 << 20;
+
+/// The start and the end of a text of any length.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Clip {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    dropped: u64,
+}
+
+impl Clip {
+    fn push(&mut self, mut bytes: &[u8]) {
+        let room = KEPT - self.head.len();
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(head);
+        bytes = rest;
+        let excess = (self.tail.len() + bytes.len()).saturating_sub(KEPT);
+        self.dropped += excess as u64;
+        let old = excess.min(self.tail.len());
+        self.tail.drain(..old);
+        self.tail.extend(&bytes[excess - old..]);
+    }
+
+    /// Whether nothing was printed.
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    /// Bytes in the middle that were not kept.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The text, with a line where something is missing. What is not UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        let mut bytes = self.head.clone();
+        if self.dropped > 0 {
+            let gap = format!("\n[… {} bytes are not kept …]\n", self.dropped);
+            bytes.extend_from_slice(gap.as_bytes());
+        }
+        bytes.extend(&self.tail);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// One stream of a worker.
+#[derive(Debug)]
+struct Stream {
+    /// Nothing once the worker has closed it.
+    pipe: Option<pipe::Receiver>,
+    clip: Clip,
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: OwnedFd) -> io::Result<Self> {
+        let pipe = Some(pipe::Receiver::from_owned_fd(pipe)?);
+        Ok(Self { pipe, clip: Clip::default(), buffer: vec![0; CHUNK] })
+    }
+
+    /// Waits until something is printed, and keeps it. Never returns once the stream is closed.
+    async fn read(&mut self) {
+        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        if pipe.readable().await.is_err() {
+            self.pipe = None;
+            return;
+        }
+        match pipe.try_read(&mut self.buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(length) => self.clip.push(&self.buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.pipe = None,
+        }
+    }
+
+    /// Reads what is in the pipe now. The system is asked itself: the runtime may not have heard
+    /// yet that there is something to read.
+    fn drain(&mut self) {
+        let mut length = 0;
+        while let Some(pipe) = &self.pipe
+            && length < DRAIN
+        {
+            match nix::unistd::read(pipe, &mut self.buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(read) => {
+                    self.clip.push(&self.buffer[..read]);
+                    length += read;
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Both streams of a worker.
+#[derive(Debug)]
+pub struct Output {
+    stdout: Stream,
+    stderr: Stream,
+}
+
+/// What was printed since the last time it was asked for.
+#[derive(Debug, Default)]
+pub struct Printed {
+    /// To standard output.
+    pub stdout: Clip,
+    /// To standard error.
+    pub stderr: Clip,
+}
+
+impl Printed {
+    /// Whether nothing was printed.
+    pub fn is_empty(&self) -> bool {
+        self.stdout.is_empty() && self.stderr.is_empty()
+    }
+}
+
+impl Output {
+    /// Reads from these ends of pipes.
+    ///
+    /// # Errors
+    /// When they are no pipes.
+    pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stdout: Stream::new(stdout)?, stderr: Stream::new(stderr)? })
+    }
+
+    /// Waits until something is printed, and keeps it.
+    pub async fn read(&mut self) {
+        tokio::select! {
+            () = self.stdout.read() => {}
+            () = self.stderr.read() => {}
+        }
+    }
+
+    /// Reads what has been printed up to now.
+    pub fn drain(&mut self) {
+        self.stdout.drain();
+        self.stderr.drain();
+    }
+
+    /// Takes what has been read.
+    pub fn take(&mut self) -> Printed {
+        Printed {
+            stdout: std::mem::take(&mut self.stdout.clip),
+            stderr: std::mem::take(&mut self.stderr.clip),
+        }
+    }
+
+    /// Whether the worker has closed a stream: whoever runs in it next would be robbed of it.
+    pub fn is_closed(&self) -> bool {
+        self.stdout.pipe.is_none() || self.stderr.pipe.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_texts_are_kept_whole() {
+        let mut clip = Clip::default();
+        clip.push(b"one ");
+        clip.push(b"two");
+        assert_eq!((clip.text().as_str(), clip.dropped()), ("one two", 0));
+    }
+
+    #[test]
+    fn of_long_texts_start_and_end_are_kept() {
+        let mut clip = Clip::default();
+        let text: Vec<u8> = (0..200_000_u32).map(|n| b'a' + (n % 23) as u8).collect();
+        for piece in text.chunks(777) {
+            clip.push(piece);
+        }
+        let shown = clip.text();
+        assert_eq!(clip.dropped(), 200_000 - 65_536);
+        assert!(shown.as_bytes().starts_with(&text[..KEPT]));
+        assert!(shown.as_bytes().ends_with(&text[200_000 - KEPT..]));
+        assert!(shown.contains("134464 bytes are not kept"));
+    }
+
+    #[test]
+    fn one_huge_piece_is_cut_as_well() {
+        let mut clip = Clip::default();
+        clip.push(&vec![b'x'; 10 * KEPT]);
+        assert_eq!((clip.head.len(), clip.tail.len()), (KEPT, KEPT));
+        assert_eq!(clip.dropped(), 8 * KEPT as u64);
+    }
+
+    #[test]
+    fn what_is_no_text_is_replaced() {
+        let mut clip = Clip::default();
+        clip.push(b"a\xffb");
+        assert_eq!(clip.text(), "a\u{fffd}b");
+    }
+
+    #[tokio::test]
+    async fn a_drain_finds_what_the_runtime_has_not_heard_of() {
+        let (read_out, write_out) = nix::unistd::pipe().unwrap();
+        let (read_err, write_err) = nix::unistd::pipe().unwrap();
+        let mut output = Output::new(read_out, read_err).unwrap();
+        nix::unistd::write(&write_out, b"out").unwrap();
+        nix::unistd::write(&write_err, b"err").unwrap();
+        output.drain();
+        let printed = output.take();
+        assert_eq!((printed.stdout.text(), printed.stderr.text()), ("out".into(), "err".into()));
+        assert!(!output.is_closed());
+        drop(write_out);
+        output.read().await;
+        assert!(output.is_closed());
+    }
+}

@@ -1,0 +1,110 @@
+//! Asks for work while slots are free: one request at a time, replaced by a better one when more
+//! slots become free while it waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::agent::{Lease, LeaseRequest, Leases, Release, Released};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::agent::Agent;
+use crate::clock;
+use crate::inputs;
+use crate::lease::{self, Grant, Stop};
+
+/// For how long the server may hold a request for work.
+const WAIT: Duration = Duration::from_secs(30);
+/// Slots that become free within this time are asked for together.
+const BURST: Duration = Duration::from_millis(1);
+/// The pause after an empty answer that came at once, as from a server that is about to stop.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The wait after a refusal that has no known cause.
+const AFTER_REFUSAL: Duration = Duration::from_secs(5);
+/// For how long the last request may take.
+const LAST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Asks for leases and runs them, until the agent drains.
+pub async fn run(agent: &Arc<Agent>, leases: &TaskTracker) {
+    tokio::select! {
+        () = agent.draining.cancelled() => {}
+        () = ask_for_ever(agent, leases) => {}
+    }
+    // The request that was given up may have been answered: ask once for what the server believes
+    // to have granted, to give it back now and not only when the agent leaves.
+    let last = agent.client.lease(|| request(agent, 0, Duration::ZERO), std::future::pending());
+    if let Ok(Ok(Some((granted, payload)))) = timeout(LAST_LIMIT, last).await {
+        accept(agent, leases, granted, payload);
+    }
+}
+
+fn request(agent: &Agent, free: u32, wait: Duration) -> LeaseRequest {
+    LeaseRequest {
+        free,
+        held: agent.held.ids(),
+        known_jobs: agent.jobs.known(),
+        wait: wait.as_secs_f64(),
+    }
+}
+
+async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
+    let mut free = agent.slots.watch();
+    loop {
+        let Ok(asked) = free.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
+        let began = clock::now();
+        let superseded = more_than(free.clone(), asked);
+        match agent.client.lease(|| request(agent, asked, WAIT), superseded).await {
+            Ok(Some((granted, payload))) => {
+                if granted.leases.is_empty() && clock::now() - began < PAUSE {
+                    sleep(PAUSE).await;
+                }
+                accept(agent, leases, granted, payload);
+            }
+            Ok(None) => {}
+            Err(problem) => {
+                tracing::error!(%problem, "the server refuses to give work; asking again");
+                sleep(AFTER_REFUSAL).await;
+            }
+        }
+    }
+}
+
+/// Waits until more slots are free than were asked for.
+async fn more_than(mut free: watch::Receiver<u32>, asked: u32) {
+    if free.wait_for(|free| *free > asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(BURST).await;
+}
+
+fn accept(agent: &Arc<Agent>, leases: &TaskTracker, granted: Leases, mut payload: Bytes) {
+    granted.jobs.into_iter().for_each(|spec| agent.jobs.learn(spec));
+    for lease in granted.leases {
+        let length = inputs::inline_bytes(&lease).min(payload.len());
+        let own = payload.split_to(length);
+        if let Some(grant) = hold(agent, leases, lease, own) {
+            leases.spawn(lease::run(Arc::clone(agent), grant));
+        }
+    }
+}
+
+/// Holds a lease, unless it is held already or its job is not known.
+fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) -> Option<Grant> {
+    let Some(job) = agent.jobs.get(lease.job) else {
+        tracing::error!(lease = %lease.id, job = %lease.job, "a lease of a job that was not sent");
+        let agent = Arc::clone(agent);
+        let released = Released { id: lease.id, deaths: lease.deaths };
+        leases.spawn(async move {
+            agent.client.release(&Release { leases: vec![released] }).await.ok();
+        });
+        return None;
+    };
+    let revoked = agent.held.insert(lease.id)?;
+    tracing::debug!(lease = %lease.id, job = %lease.job, elements = lease.ranges.len(), "leased");
+    let stop = Stop { revoked, killed: agent.killed.clone() };
+    let claim = agent.slots.claim(lease.slots);
+    Some(Grant { lease, payload, job, claim, stop })
+}

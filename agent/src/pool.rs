@@ -1,0 +1,171 @@
+//! Idle workers, kept for the next lease that can use them.
+//!
+//! A worker that has had no element of its job for [`LINGER`] is reset: its memory is given back,
+//! and whatever its code has started and left running is killed. Workers never outnumber slots.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use protocol::JobId;
+use tokio::time::sleep;
+
+use crate::death::Death;
+use crate::output::Printed;
+use crate::worker::{Launcher, Worker, WorkerKey};
+
+/// For how long a worker keeps a job that it has no element of. The next lease of a running job
+/// comes within a fraction of this, and then finds functions, globals and packages in place.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The workers of an agent.
+#[derive(Debug)]
+pub struct WorkerPool {
+    launcher: Launcher,
+    slots: usize,
+    workers: Mutex<Workers>,
+    /// Workers that are out or about to be.
+    busy: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Workers {
+    /// Longest idle first.
+    idle: Vec<Idle>,
+    /// Counts how often a worker came back, to tell one rest from the next.
+    rests: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    worker: Worker,
+    rest: u64,
+}
+
+impl WorkerPool {
+    /// A pool of at most `slots` workers, none of which runs yet.
+    pub fn new(launcher: Launcher, slots: u32) -> Arc<Self> {
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        Arc::new(Self { launcher, slots, workers: Mutex::default(), busy: Arc::default() })
+    }
+
+    /// A worker for elements of `job`, with the job set up if there is one, else one that has
+    /// none. Unless it comes back by [`WorkerPool::give_back`], it is dropped or killed.
+    ///
+    /// # Errors
+    /// When none can be started: why, and what it printed.
+    pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, (Death, Printed)> {
+        let seat = Seat::take(&self.busy);
+        while let Some(mut worker) = self.idle_for(key, job) {
+            if worker.is_sound() && (worker.job == Some(job) || worker.reset().await.is_ok()) {
+                worker.seat = Some(seat);
+                return Ok(worker);
+            }
+            worker.kill().await;
+        }
+        for worker in self.surplus() {
+            worker.kill().await;
+        }
+        let mut worker = Worker::start(&self.launcher, key.clone()).await?;
+        worker.seat = Some(seat);
+        Ok(worker)
+    }
+
+    /// Takes a worker back that is ready for the next frame.
+    pub async fn give_back(self: &Arc<Self>, mut worker: Worker) {
+        if !worker.is_sound() {
+            worker.kill().await;
+        } else if let Some(rest) = self.put_to_rest(worker) {
+            tokio::spawn(Self::forget_job(Arc::downgrade(self), rest));
+        }
+    }
+
+    /// Lets a worker rest; the number of this rest, unless the pool is closed.
+    fn put_to_rest(&self, mut worker: Worker) -> Option<u64> {
+        let mut workers = self.lock();
+        if workers.closed {
+            return None;
+        }
+        worker.seat = None;
+        workers.rests += 1;
+        let rest = workers.rests;
+        workers.idle.push(Idle { worker, rest });
+        Some(rest)
+    }
+
+    /// Ends all idle workers, and keeps none from now on.
+    pub async fn close(&self) {
+        let idle = {
+            let mut workers = self.lock();
+            workers.closed = true;
+            std::mem::take(&mut workers.idle)
+        };
+        futures::future::join_all(idle.into_iter().map(|idle| idle.worker.kill())).await;
+    }
+
+    /// Resets the worker that began its rest number `rest`, if it still rests after [`LINGER`].
+    async fn forget_job(pool: Weak<Self>, rest: u64) {
+        sleep(LINGER).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let Some(mut worker) = pool.take_resting(rest) else { return };
+        if let Err(death) = worker.reset().await {
+            tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job");
+            worker.kill().await;
+            return;
+        }
+        pool.put_to_rest(worker);
+    }
+
+    fn take_resting(&self, rest: u64) -> Option<Worker> {
+        let mut workers = self.lock();
+        let at = workers.idle.iter().position(|idle| idle.rest == rest)?;
+        let mut worker = workers.idle.remove(at).worker;
+        worker.seat = Some(Seat::take(&self.busy));
+        Some(worker)
+    }
+
+    /// Of the idle workers with this key the one that has the job, else one that has none, else
+    /// the one that has rested longest.
+    fn idle_for(&self, key: &WorkerKey, job: JobId) -> Option<Worker> {
+        let mut workers = self.lock();
+        let fitting = workers.idle.iter().enumerate().filter(|(_, idle)| idle.worker.key() == key);
+        let (at, _) = fitting.min_by_key(|(_, idle)| match idle.worker.job {
+            Some(own) if own == job => 0,
+            None => 1,
+            Some(_) => 2,
+        })?;
+        Some(workers.idle.remove(at).worker)
+    }
+
+    /// Takes out the idle workers for which there is no room beside the busy ones.
+    fn surplus(&self) -> Vec<Worker> {
+        let mut workers = self.lock();
+        let excess =
+            (self.busy.load(Ordering::SeqCst) + workers.idle.len()).saturating_sub(self.slots);
+        let excess = excess.min(workers.idle.len());
+        workers.idle.drain(..excess).map(|idle| idle.worker).collect()
+    }
+
+    /// The lock is held for moments only and never while something is waited for.
+    fn lock(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a busy worker; given up when dropped, be it with its worker or because none came.
+#[derive(Debug)]
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(busy: &Arc<AtomicUsize>) -> Self {
+        busy.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(busy))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,75 @@
+//! Reports what is finished: at once when no report is on its way, else with the next one, which
+//! takes everything that has come up meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::Problem;
+use protocol::agent::Verdict;
+use protocol::job::ElementError;
+use tokio::time::sleep;
+
+use crate::client::Client;
+use crate::held::Held;
+use crate::outbox::{self, Outbox, Parcel};
+
+/// The status by which a server says that a report is too large for it.
+const TOO_LARGE: u16 = 413;
+/// The wait after a refusal that has no known cause.
+const AFTER_REFUSAL: Duration = Duration::from_secs(5);
+
+/// Reports, for ever.
+pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>) {
+    loop {
+        let parcels = outbox.take().await;
+        report(&client, &outbox, &held, parcels).await;
+    }
+}
+
+/// Reports these parcels until each has been judged.
+async fn report(client: &Client, outbox: &Outbox, held: &Held, parcels: Vec<Parcel>) {
+    let mut stack = vec![parcels];
+    while let Some(parcels) = stack.pop() {
+        match client.report(&parcels).await {
+            Ok(reported) => judge(outbox, held, &parcels, &reported.verdicts),
+            Err(problem) if problem.status == TOO_LARGE => stack.extend(smaller(parcels, &problem)),
+            Err(problem) => {
+                tracing::error!(%problem, "the server refuses a report; trying again");
+                sleep(AFTER_REFUSAL).await;
+                stack.push(parcels);
+            }
+        }
+    }
+}
+
+fn judge(outbox: &Outbox, held: &Held, parcels: &[Parcel], verdicts: &[Verdict]) {
+    for (parcel, verdict) in parcels.iter().zip(verdicts) {
+        if *verdict == Verdict::Stale {
+            // Lanes stop first, so that nothing is put in behind the discarding for long; what is
+            // will be judged stale as well.
+            held.revoke(&[parcel.piece.lease]);
+            outbox.discard(parcel.piece.lease);
+        }
+    }
+    outbox.settle(parcels);
+}
+
+/// What to send in place of a report that is too large: each parcel by itself, a single one in
+/// parts, and in place of a single outcome an error, because the server will never take it.
+fn smaller(parcels: Vec<Parcel>, problem: &Problem) -> Vec<Vec<Parcel>> {
+    match &parcels[..] {
+        [parcel] if parcel.piece.lengths.len() == 1 => {
+            let message = format!(
+                "its outcome ({} bytes, and what it printed) is larger than the server accepts: {}",
+                parcel.body.len(),
+                problem.detail
+            );
+            let kind = "Untranslatable".to_owned();
+            let error =
+                ElementError { kind, message, call: None, traceback: Vec::new(), fatal: false };
+            vec![vec![outbox::replace(parcel, &error)]]
+        }
+        [parcel] => outbox::split(parcel).into_iter().rev().map(|part| vec![part]).collect(),
+        _ => parcels.into_iter().rev().map(|parcel| vec![parcel]).collect(),
+    }
+}

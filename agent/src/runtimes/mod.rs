@@ -1,0 +1,312 @@
+//! Runtimes: how a worker of each is started, and what is said to it.
+//!
+//! A worker is a script ([`SCRIPTS`]) that an interpreter runs; the agent talks to it in the frames
+//! of [`crate::frame`]. This module makes the bodies of those frames and reads them back; it does
+//! no I/O, except for [`detect`]. [`r`] translates JSON to R's serialization and back
+//! ([`crate::rserial`]); [`python`] passes JSON on.
+//!
+//! What a worker may rely on:
+//!
+//! * The agent sends the next frame only when the one before is answered in full. (A user's
+//!   `closeAllConnections()` takes what R had read ahead of the frame with it.)
+//! * [`environment`] is set when it is started.
+//!
+//! What the agent may rely on:
+//!
+//! * A worker that cannot be reset, or no longer understands its frames, ends. So does one whose
+//!   descriptor 3 is closed.
+//! * What an element printed through its language's own output is in the pipe before its outcome
+//!   is, and its outcome is the last of its frame: what the agent finds in the pipe when an `o`
+//!   arrives belongs to the last element of that `o`.
+
+pub mod python;
+pub mod r;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use protocol::agent::Condition;
+use protocol::job::{ElementError, Runtime};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::frame::kind;
+
+/// The workers' scripts: file name and text. The agent writes them into a folder and gives that
+/// to [`command`].
+pub const SCRIPTS: [(&str, &str); 5] = [
+    ("worker.R", include_str!("worker.R")),
+    ("worker_reset.R", include_str!("worker_reset.R")),
+    ("worker.py", include_str!("worker.py")),
+    ("worker_io.py", include_str!("worker_io.py")),
+    ("worker_values.py", include_str!("worker_values.py")),
+];
+
+/// For how long an interpreter may think about its version. It is generous because a cold R on a
+/// busy machine takes seconds; only one that hangs reaches it.
+const DETECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Values that are the same for every element, by name, as JSON text.
+pub type Constants = BTreeMap<String, Box<RawValue>>;
+
+/// Everything of a job that a worker needs, with constants resolved to their JSON text.
+#[derive(Clone, Debug)]
+pub struct WorkerJob {
+    /// The source of the function.
+    pub function: String,
+    /// Further arguments, by name.
+    pub args: Constants,
+    /// Global variables, by name.
+    pub globals: Constants,
+    /// Packages to load, in this order.
+    pub packages: Vec<String>,
+    /// A script to run before the first element.
+    pub setup: String,
+    /// How many cores an element may use.
+    pub cores: u32,
+    /// Whether messages and warnings are wanted.
+    pub conditions: bool,
+}
+
+/// What a worker said in one frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// It is there.
+    Hello {
+        /// Of its language.
+        version: String,
+    },
+    /// It has the job and waits for elements.
+    Ready,
+    /// It cannot run the job; the error is fatal.
+    Refused(ElementError),
+    /// The next outcomes in order: values as JSON text, or errors.
+    Outcomes(Vec<Result<Vec<u8>, ElementError>>),
+    /// An element signalled a condition.
+    Condition {
+        /// The element's position in its frame of elements, from 0.
+        position: u32,
+        /// What it signalled.
+        condition: Condition,
+    },
+    /// It has forgotten the job.
+    ResetDone,
+}
+
+/// The program and the arguments that start a worker. `scripts` is the folder that holds
+/// [`SCRIPTS`].
+pub fn command(runtime: Runtime, scripts: &Path) -> (PathBuf, Vec<OsString>) {
+    match runtime {
+        Runtime::R => r::command(scripts),
+        Runtime::Python => python::command(scripts),
+    }
+}
+
+/// Variables to start a worker with, so that libraries which look only once (BLAS, OpenMP) use no
+/// more cores than an element has.
+pub fn environment(cores: u32) -> Vec<(&'static str, String)> {
+    let cores = cores.max(1).to_string();
+    CORE_VARIABLES.iter().map(|name| (*name, cores.clone())).collect()
+}
+
+/// Variables that say how many cores to use. The workers set the same ones anew for each job.
+const CORE_VARIABLES: [&str; 9] = [
+    "MC_CORES",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RCPP_PARALLEL_NUM_THREADS",
+    "R_PARALLELLY_AVAILABLECORES_FALLBACK",
+];
+
+/// The body of a job frame.
+///
+/// # Errors
+/// When a constant cannot be said in the runtime's language; the error is fatal and names it.
+pub fn encode_job(runtime: Runtime, job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
+    match runtime {
+        Runtime::R => r::encode_job(job),
+        Runtime::Python => python::encode_job(job),
+    }
+}
+
+/// The body of an elements frame. Each element is JSON text.
+///
+/// # Errors
+/// The position of the first element that cannot be said in the runtime's language, and why. The
+/// caller records that error as the element's outcome and sends the others.
+pub fn encode_elements(
+    runtime: Runtime,
+    elements: &[&[u8]],
+) -> Result<Vec<u8>, (usize, ElementError)> {
+    match runtime {
+        Runtime::R => r::encode_elements(elements),
+        Runtime::Python => python::encode_elements(elements),
+    }
+}
+
+/// Reads a frame that a worker sent.
+///
+/// # Errors
+/// When the frame is none that a worker of this runtime writes: it is beyond trust and must be
+/// replaced.
+pub fn decode(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+    match (frame, runtime) {
+        (kind::HELLO, _) => hello(body),
+        (kind::RESET_DONE, _) => Ok(Answer::ResetDone),
+        (kind::READY, _) if body.is_empty() => Ok(Answer::Ready),
+        (kind::READY | kind::OUTCOMES | kind::CONDITION, Runtime::R) => r::decode(frame, body),
+        (kind::READY | kind::OUTCOMES | kind::CONDITION, Runtime::Python) => {
+            python::decode(frame, body)
+        }
+        (other, _) => Err(ProtocolError(format!("no worker sends frames of kind {other:#04x}"))),
+    }
+}
+
+fn hello(body: &[u8]) -> Result<Answer, ProtocolError> {
+    #[derive(Deserialize)]
+    struct Hello {
+        version: String,
+    }
+    let Hello { version } = serde_json::from_slice(body)
+        .map_err(|error| ProtocolError(format!("its hello is not JSON: {error}")))?;
+    Ok(Answer::Hello { version })
+}
+
+/// A value that cannot go from one language to the other.
+fn untranslatable(message: String) -> ElementError {
+    ElementError {
+        kind: "Untranslatable".into(),
+        message,
+        call: None,
+        traceback: Vec::new(),
+        fatal: false,
+    }
+}
+
+/// A worker sent what no worker sends.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the worker broke the protocol: {0}")]
+pub struct ProtocolError(pub String);
+
+/// Finds out the version of a runtime's interpreter by running it.
+///
+/// # Errors
+/// When it is missing, too old, hangs or fails; the message says what to do.
+pub async fn detect(runtime: Runtime) -> Result<String, DetectError> {
+    let interpreter = match runtime {
+        Runtime::R => &r::INTERPRETER,
+        Runtime::Python => &python::INTERPRETER,
+    };
+    let mut command = Command::new(interpreter.program);
+    command
+        .args(interpreter.version_args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let finished = timeout(DETECT_LIMIT, command.output())
+        .await
+        .map_err(|_| DetectError::Hangs { program: interpreter.program })?;
+    let output = finished.map_err(|error| interpreter.not_started(error))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(DetectError::Fails { program: interpreter.program, said: said.trim().into() });
+    }
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    interpreter.judge(version)
+}
+
+/// The program behind a runtime.
+#[derive(Debug)]
+struct Interpreter {
+    program: &'static str,
+    /// Make it print its version, `major.minor.patch`, and nothing else.
+    version_args: &'static [&'static str],
+    least: (u32, u32),
+    package: &'static str,
+}
+
+impl Interpreter {
+    fn not_started(&self, error: io::Error) -> DetectError {
+        if error.kind() == io::ErrorKind::NotFound {
+            DetectError::Missing { program: self.program, package: self.package }
+        } else {
+            DetectError::NotStarted { program: self.program, error }
+        }
+    }
+
+    fn judge(&self, version: String) -> Result<String, DetectError> {
+        let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+        let found = (numbers.next().flatten(), numbers.next().flatten());
+        let (Some(major), Some(minor)) = found else {
+            let said = format!("it calls its version `{version}`");
+            return Err(DetectError::Fails { program: self.program, said });
+        };
+        if (major, minor) < self.least {
+            let (major, minor) = self.least;
+            let least = format!("{major}.{minor}");
+            return Err(DetectError::TooOld { program: self.program, version, least });
+        }
+        Ok(version)
+    }
+}
+
+/// Why a runtime cannot be used.
+#[derive(Debug, Error)]
+pub enum DetectError {
+    /// It is not installed.
+    #[error(
+        "`{program}` was not found on PATH; install it (Debian, Ubuntu: apt-get install {package})"
+    )]
+    Missing {
+        /// The interpreter.
+        program: &'static str,
+        /// Debian's package.
+        package: &'static str,
+    },
+    /// It is there but cannot be started.
+    #[error("`{program}` could not be started: {error}")]
+    NotStarted {
+        /// The interpreter.
+        program: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It did not answer.
+    #[error(
+        "`{program}` did not tell its version within a minute; run it by hand to see what it waits for"
+    )]
+    Hangs {
+        /// The interpreter.
+        program: &'static str,
+    },
+    /// It ended with an error.
+    #[error("`{program}` did not tell its version: {said}")]
+    Fails {
+        /// The interpreter.
+        program: &'static str,
+        /// What it wrote.
+        said: String,
+    },
+    /// It is older than the worker's script needs.
+    #[error("`{program}` is version {version}, but a worker needs {least} or later")]
+    TooOld {
+        /// The interpreter.
+        program: &'static str,
+        /// Its version.
+        version: String,
+        /// The oldest that will do.
+        least: String,
+    },
+}

@@ -1,0 +1,443 @@
+# farrow's R worker: runs elements for an agent, in base R (3.6 or later) alone.
+#
+# Frames come in on descriptor 3 and go out on descriptor 4 (agent/src/frame.rs); standard output
+# and error are the user's. Everything stands in one environment below base, so that nothing a
+# user defines in the global environment, `c <- 3` or `rm(list = ls())`, reaches this loop, and
+# the loop leaves nothing there.
+local(envir = new.env(parent = baseenv()), {
+
+# ---- Frames ---------------------------------------------------------------------------------
+
+self <- Sys.getpid()
+input <- output <- counter <- NULL
+largest_frame <- .Machine$integer.max
+
+# `raw` because a pipe cannot seek, and because nothing may be read ahead of a frame for long.
+open_channels <- function() {
+  input <<- file("/dev/fd/3", "rb", raw = TRUE)
+  output <<- file("/dev/fd/4", "wb", raw = TRUE)
+}
+
+# A connection's number is given anew once it is closed, its id never.
+is_ours <- function(connection) {
+  found <- tryCatch(getConnection(as.integer(connection)), error = function(e) NULL)
+  identical(attr(found, "conn_id"), attr(connection, "conn_id"))
+}
+
+# User code may have called closeAllConnections(); the descriptors themselves stay open.
+ensure_channels <- function() {
+  if (is_ours(input) && is_ours(output)) return()
+  for (connection in list(input, output)) if (is_ours(connection)) close(connection)
+  open_channels()
+}
+
+# Ends the process without running user code (`.Last`, finalizers) once more.
+leave <- function() {
+  end_if_forked()
+  quit(save = "no", status = 0L, runLast = FALSE)
+}
+
+# A child that user code forked (parallel:::mcfork) and that returned from it must neither read
+# nor write frames, nor remove the temporary folder that it shares with its parent.
+end_if_forked <- function() {
+  if (Sys.getpid() != self) tools::pskill(Sys.getpid(), 9L)
+}
+
+receive <- function() {
+  end_if_forked()
+  ensure_channels()
+  header <- readBin(input, "raw", 5L)
+  if (length(header) < 5L) leave()
+  size <- sum(as.integer(header[1:4]) * c(1, 256, 65536, 16777216))
+  body <- readBin(input, "raw", size)
+  if (length(body) < size) leave()
+  list(kind = rawToChar(header[5L]), body = body)
+}
+
+send <- function(kind, body = raw()) {
+  end_if_forked()
+  ensure_channels()
+  # Compiled code may have left output in C's buffer; R's own output always flushes it.
+  cat("")
+  writeBin(c(writeBin(length(body), raw(), endian = "little"), charToRaw(kind)), output)
+  writeBin(body, output)
+  flush(output)
+}
+
+pack <- function(value) serialize(value, NULL, xdr = FALSE, version = 3L)
+
+# ---- What was printed -----------------------------------------------------------------------
+
+# Output is split into a connection that keeps nothing but counts the bytes: asking it after each
+# element whether something was printed takes a tenth of a microsecond. gzfile() is the only one
+# of base R's connections that counts without a file to seek in.
+count_output <- function() {
+  if (is.null(counter) || !is_ours(counter)) counter <<- gzfile("/dev/null", "w", compression = 1)
+  sink(counter, split = TRUE)
+}
+
+# `seek()` takes ten times as long because it dispatches and matches its arguments.
+printed <- function() .Internal(seek(counter, NA_real_, 1L, 2L))
+
+# Takes away the sinks that user code left, and puts ours back where it took it.
+restore_sinks <- function() {
+  while (sink.number() > 1L) sink()
+  if (sink.number() == 0L) count_output()
+}
+
+# ---- Errors and conditions ------------------------------------------------------------------
+
+short <- function(call, width = 120L) {
+  text <- paste(deparse(call, width.cutoff = 500L, nlines = 1L)[1L], collapse = "")
+  if (nchar(text) > width) text <- paste0(substr(text, 1L, width - 3L), "...")
+  text
+}
+
+one_string <- function(text) {
+  text <- enc2utf8(paste(as.character(text), collapse = "\n"))
+  if (validUTF8(text)) text else iconv(text, "latin1", "UTF-8")
+}
+
+# The calls between ours and the handler's, at most fifty of them.
+user_calls <- function(calls, ours) {
+  calls <- calls[-seq_len(min(ours, length(calls)))]
+  ends <- vapply(calls, function(call) {
+    is.function(call[[1L]]) || identical(call[[1L]], quote(.handleSimpleError))
+  }, NA)
+  if (any(ends)) calls <- calls[seq_len(which(ends)[1L] - 1L)]
+  text <- vapply(head_and_tail(calls), function(call) one_string(short(call)), "")
+  if (length(calls) > 50L) text[20L] <- paste0("... ", length(calls) - 49L, " calls ...")
+  unname(text)
+}
+
+head_and_tail <- function(calls) {
+  n <- length(calls)
+  if (n > 50L) calls[c(1:20, (n - 29L):n)] else calls
+}
+
+failure <- function(kind, message, call = NULL, traceback = character()) {
+  list(kind = kind, message = message, call = call, traceback = traceback)
+}
+
+# The condition's own methods are user code too, and may fail.
+describe <- function(condition, calls = NULL, ours = 0L) {
+  call <- tryCatch(conditionCall(condition), error = function(e) NULL)
+  failure(
+    one_string(class(condition)[1L]),
+    tryCatch(one_string(conditionMessage(condition)),
+             error = function(e) "its conditionMessage() failed"),
+    if (!is.null(call)) tryCatch(one_string(short(call)), error = function(e) NULL),
+    tryCatch(user_calls(calls, ours), error = function(e) character())
+  )
+}
+
+unwrap <- function(restart, condition) {
+  for (known in computeRestarts(condition)) {
+    if (identical(known$name, restart)) invokeRestart(known)
+  }
+}
+
+# ---- The job --------------------------------------------------------------------------------
+
+# `frame` is where the function is called: below the global environment, so that user code finds
+# there what it expects, and its parent.frame() is not this script's.
+job <- NULL
+
+# How many calls there are. `sys.calls()` itself would not count those between an argument and the
+# function that it was given to.
+depth <- function() sys.nframe() - 1L
+
+# Evaluates `code`, a call of eval() if it runs what is the user's; gives NULL, or what went wrong.
+attempt <- function(code) {
+  found <- NULL
+  ours <- 0L
+  tryCatch(
+    withCallingHandlers({
+      ours <- depth() + 2L
+      code
+      NULL
+    }, error = function(e) found <<- describe(e, sys.calls(), ours)),
+    error = function(e) if (is.null(found)) describe(e) else found
+  )
+}
+
+prepare <- function(request) {
+  if (!is.null(job)) reset()
+  job <<- list(conditions = request$conditions)
+  use_cores(request$cores)
+  for (package in request$packages) {
+    problem <- attempt(load_package(package))
+    if (!is.null(problem)) return(missing_package(package, problem))
+  }
+  list2env(request$globals, globalenv())
+  value <- NULL
+  for (part in c("setup", "function")) {
+    problem <- attempt(code <- parse(text = request[[part]], keep.source = FALSE, encoding = "UTF-8"))
+    if (!is.null(problem)) return(syntax_error(part, problem))
+    problem <- attempt(for (expression in code) value <- eval(expression, globalenv()))
+    if (!is.null(problem)) return(problem)
+  }
+  fn <- as_callable(value)
+  if (!is.function(fn)) return(no_function(value))
+  job$frame <<- new.env(parent = globalenv())
+  job$fn <<- fn
+  job$args <<- request$args
+  job$call <<- element_call(names(request$args))
+  NULL
+}
+
+load_package <- function(package) {
+  before <- names(options())
+  suppressPackageStartupMessages(library(package, character.only = TRUE))
+  # The namespace stays loaded after a reset, so what it has set when it was loaded must stay too.
+  added <- setdiff(names(options()), before)
+  baseline$options <<- c(baseline$options, options()[added])
+  baseline$namespaces <<- union(baseline$namespaces, loadedNamespaces())
+}
+
+missing_package <- function(package, problem) {
+  if (problem$kind == "packageNotFoundError") {
+    problem$message <- paste0(
+      "there is no package called `", package, "` on this agent; install it there, for example ",
+      "with Rscript -e 'install.packages(\"", package, "\")'")
+  }
+  problem
+}
+
+# R says `<text>:2:5: unexpected symbol` and then quotes the lines.
+syntax_error <- function(part, problem) {
+  pattern <- "^<text>:([0-9]+):([0-9]+): "
+  message <- problem$message
+  if (grepl(pattern, message)) {
+    where <- sub(paste0(pattern, ".*"), "line \\1, column \\2", strsplit(message, "\n")[[1L]][1L])
+    message <- paste0(where, " of the ", part, ": ", sub(pattern, "", message))
+  }
+  failure("SyntaxError", message)
+}
+
+no_function <- function(value) {
+  failure("NotAFunction", paste0(
+    "the value of `function` is of class `", class(value)[1L], "`; it must be a function, ",
+    "such as function(x) x + 1, a formula, such as ~ .x + 1, or the name of a function"))
+}
+
+# Formulas mean what they mean to purrr.
+as_callable <- function(value) {
+  if (is.character(value) && length(value) == 1L) {
+    return(get0(value, globalenv(), mode = "function"))
+  }
+  if (!inherits(value, "formula") || length(value) != 2L) return(value)
+  fn <- function(..., .x = ..1, .y = ..2, . = ..1) NULL
+  body(fn) <- value[[2L]]
+  environment(fn) <- globalenv()
+  fn
+}
+
+# `f(element, a = args[["a"]])`, so that errors show that and not the constants. forceAndCall() is
+# put in as a value, because user code may mask its name; it makes a closure that keeps `element`
+# keep this one.
+element_call <- function(names) {
+  constants <- lapply(names, function(name) call("[[", quote(args), name))
+  names(constants) <- names
+  as.call(c(list(forceAndCall, 1L, quote(f), quote(element)), constants))
+}
+
+core_variables <- c(
+  "MC_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+  "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "RCPP_PARALLEL_NUM_THREADS",
+  "R_PARALLELLY_AVAILABLECORES_FALLBACK")
+
+use_cores <- function(cores) {
+  options(mc.cores = cores)
+  values <- rep(as.character(cores), length(core_variables))
+  do.call(Sys.setenv, as.list(structure(values, names = core_variables)))
+}
+
+# ---- Elements -------------------------------------------------------------------------------
+
+# Outcomes that are finished wait for others at most so many seconds.
+flush_after <- 0.005
+most_conditions <- 100L
+
+# Handlers cost more than a small element, so they are set once and the loop is entered again
+# after an error. `position` is the element that runs, `sent` the last whose outcome is sent.
+run <- function(elements) {
+  n <- length(elements)
+  values <- vector("list", n)
+  # Which values are more than bare vectors; see pack_outcomes().
+  apart <- logical(n)
+  failed <- list()
+  problem <- NULL
+  position <- sent <- signalled <- ours <- 0L
+  running <- FALSE
+  frame <- job$frame
+  call <- job$call
+  frame$f <- job$fn
+  frame$args <- job$args
+  flushed_at <- .Internal(Sys.time())
+  restore_sinks()
+  output_before <- printed()
+
+  deliver <- function() {
+    if (signalled > most_conditions) {
+      text <- paste(signalled - most_conditions, "more messages and warnings were dropped")
+      send("c", pack(list(position - 1L, "note", text, NULL)))
+    }
+    signalled <<- 0L
+    range <- (sent + 1L):position
+    send_outcomes(values[range], which(apart[range]), failed)
+    values[range] <<- list(NULL)
+    failed <<- list()
+    sent <<- position
+    flushed_at <<- .Internal(Sys.time())
+    output_before <<- printed()
+  }
+
+  on_condition <- function(kind, restart) {
+    force(kind)
+    force(restart)
+    function(condition) {
+      # In a forked child they go their usual way.
+      if (!running || Sys.getpid() != self) return()
+      if (kind == "warning") {
+        level <- getOption("warn", 0L)
+        if (level >= 2L) return()
+        if (level < 0L) unwrap(restart, condition)
+      }
+      if (job$conditions) {
+        signalled <<- signalled + 1L
+        if (signalled <= most_conditions) send_condition(position, kind, condition)
+      }
+      unwrap(restart, condition)
+    }
+  }
+
+  on_error <- function(condition) {
+    if (running) problem <<- describe(condition, sys.calls(), ours)
+  }
+
+  while (position < n) {
+    withRestarts(tryCatch(withCallingHandlers({
+      # What stands above the element's own call: these, and eval().
+      ours <- depth() + 1L
+      while (position < n) {
+        position <- position + 1L
+        frame$element <- elements[[position]]
+        running <- TRUE
+        # base::eval() takes three times as long, most of it for arguments that are not given.
+        value <- .Internal(eval(call, frame, NULL))
+        running <- FALSE
+        if (!is.null(value)) {
+          values[[position]] <- value
+          if (!is.atomic(value) || !is.null(attributes(value))) apart[[position]] <- TRUE
+        }
+        if (Sys.getpid() != self) end_if_forked()
+        if (.Internal(sink.number(TRUE)) != 1L) {
+          restore_sinks()
+          deliver()
+        } else if (.Internal(seek(counter, NA_real_, 1L, 2L)) != output_before ||
+                   abs(.Internal(Sys.time()) - flushed_at) > flush_after || signalled > 0L) {
+          deliver()
+        }
+      }
+    },
+    error = on_error,
+    warning = on_condition("warning", "muffleWarning"),
+    message = on_condition("message", "muffleMessage")),
+    error = function(e) if (is.null(problem)) problem <<- describe(e)),
+    abort = function(...) {
+      problem <<- failure("abort", "the code invoked the restart `abort`")
+    })
+    end_if_forked()
+    if (!is.null(problem)) {
+      if (!running) stop(problem$message)
+      running <- FALSE
+      failed[[length(failed) + 1L]] <- c(list(position = position - sent - 1L), problem)
+      problem <- NULL
+      if (sink.number() != 1L) restore_sinks()
+      if (printed() != output_before || signalled > 0L ||
+          abs(.Internal(Sys.time()) - flushed_at) > flush_after) deliver()
+    }
+  }
+  if (sent < n) deliver()
+  frame$element <- NULL
+  if (sink.number(type = "message") != 2L) sink(type = "message")
+}
+
+send_condition <- function(position, kind, condition) {
+  class <- class(condition)[1L]
+  if (class %in% c("simpleMessage", "simpleWarning")) class <- kind
+  message <- tryCatch(one_string(conditionMessage(condition)), error = function(e) "")
+  call <- if (kind == "warning") tryCatch(conditionCall(condition), error = function(e) NULL)
+  if (!is.null(call)) call <- one_string(short(call))
+  send("c", pack(list(position - 1L, one_string(class), sub("\n$", "", message), call)))
+}
+
+# All in one, unless that fails: a value that cannot be serialized, or is too large, must be its own
+# element's error.
+send_outcomes <- function(values, apart, failed) {
+  body <- tryCatch(pack_outcomes(values, apart, failed), error = function(e) NULL)
+  if (!is.null(body) && length(body) <= largest_frame) return(send("o", body))
+  positions <- vapply(failed, function(problem) problem$position, 0L)
+  for (i in seq_along(values)) {
+    known <- match(i - 1L, positions)
+    problem <- if (!is.na(known)) failed[[known]]
+    if (is.null(problem)) {
+      body <- tryCatch(pack_outcomes(values[i], 1L, list()), error = function(e) e)
+      if (!inherits(body, "error") && length(body) <= largest_frame) {
+        send("o", body)
+        next
+      }
+      why <- if (inherits(body, "error")) conditionMessage(body) else "it is larger than 2 GiB"
+      problem <- failure("Untranslatable", paste0(
+        "the value cannot be serialized: ", one_string(why), "; return something smaller"))
+    }
+    problem$position <- 0L
+    send("o", pack_outcomes(list(NULL), integer(), list(problem)))
+  }
+}
+
+# Values that are more than bare vectors are serialized apart: what the agent cannot read of one
+# then spoils no other.
+pack_outcomes <- function(values, apart, failed) {
+  values[apart] <- lapply(values[apart], pack)
+  pack(list(apart - 1L, values, failed))
+}
+
+# ---- The loop -------------------------------------------------------------------------------
+
+serve <- function() {
+  repeat {
+    frame <- receive()
+    switch(frame$kind,
+      J = {
+        problem <- prepare(unserialize(frame$body))
+        send("j", if (is.null(problem)) raw() else pack(problem))
+      },
+      E = {
+        elements <- unserialize(frame$body)
+        frame <- NULL
+        run(elements)
+      },
+      R = {
+        if (!is.null(job)) reset()
+        send("r")
+      },
+      leave())
+  }
+}
+
+script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)[1L])
+sys.source(file.path(dirname(script), "worker_reset.R"), envir = environment())
+
+# Strings cross as UTF-8, and a service's locale is often C, in which R cannot print them.
+if (!l10n_info()[["UTF-8"]]) suppressWarnings(Sys.setlocale("LC_CTYPE", "C.UTF-8"))
+# Warnings of a setup script are shown when they are signalled, since the top level never returns.
+options(warn = 1L, keep.source = FALSE)
+loadNamespace("tools")
+baseline <- remember()
+open_channels()
+count_output()
+send("h", charToRaw(paste0("{\"version\": \"", getRversion(), "\"}")))
+serve()
+})

@@ -1,0 +1,395 @@
+"""farrow's Python worker: runs elements for an agent. Python 3.8 or later, no package.
+
+Frames come in on descriptor 3 and go out on descriptor 4 (agent/src/frame.rs); standard output and
+error are the user's. The user's text runs as the module `__main__`, so that what it defines can be
+pickled for processes that it starts itself; this script is then reachable by nobody.
+"""
+
+import ast
+import faulthandler
+import gc
+import importlib
+import json
+import linecache
+import logging
+import os
+import random
+import signal
+import struct
+import sys
+import threading
+import time
+import types
+import warnings
+
+# Processes that user code spawns import this script under another name; it must do nothing there.
+if __name__ == "__main__":
+    from worker_io import Channel, Streams, leave
+    from worker_values import class_name, describe, failure, make_encoder, syntax_error
+    from worker_values import untranslatable
+
+    # As for `python -c`: modules are found in the working directory, not beside this script.
+    sys.path[0] = ""
+    del sys.modules["worker_io"], sys.modules["worker_values"]
+
+ERROR_BIT = 1 << 31
+# Outcomes that are finished wait for others at most so many seconds.
+FLUSH_AFTER = 0.005
+MOST_CONDITIONS = 100
+CORE_VARIABLES = (
+    "MC_CORES",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RCPP_PARALLEL_NUM_THREADS",
+    "R_PARALLELLY_AVAILABLECORES_FALLBACK",
+)
+
+
+# ---- The job ---------------------------------------------------------------------------------
+
+
+class Job:
+    """A job that is set up: its function, and what is to be taken back after it."""
+
+    def __init__(self, request, worker):
+        self.wants_conditions = request["conditions"]
+        self.args = request["args"]
+        self.fn = None
+        self.position = None
+        self.signalled = 0
+        self.worker = worker
+        self.module = types.ModuleType("__main__")
+        sys.modules["__main__"] = self.module
+        self._filters = warnings.catch_warnings()
+        self._filters.__enter__()
+        # Every element's warnings are its own: by default only the first of a place is shown.
+        warnings.defaultaction = "always"
+        warnings.showwarning = self._show_warning
+
+    def set_up(self, request):
+        """Loads all that the elements need. Gives None, or why that cannot be done."""
+        cores = str(request["cores"])
+        os.environ.update((name, cores) for name in CORE_VARIABLES)
+        names = self.module.__dict__
+        try:
+            for package in request["packages"]:
+                try:
+                    importlib.import_module(package)
+                except ModuleNotFoundError as error:
+                    return missing_package(package, error)
+                top = package.partition(".")[0]
+                names[top] = sys.modules[top]
+            names.update(request["globals"])
+            if request["setup"]:
+                exec(compile_part(request["setup"], "setup"), names)
+            self.fn = self._function(request["function"])
+        except Refusal as refusal:
+            return refusal.error
+        except BaseException as error:
+            return describe(error, fatal=True)
+        if not callable(self.fn):
+            return no_function(self.fn)
+        return None
+
+    def _function(self, source):
+        """The value of the text's last expression, or else its last `def`."""
+        self._write_file(source)
+        names = self.module.__dict__
+        tree = compile_part(source, "function", ast.PyCF_ONLY_AST)
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
+            exec(compile(tree, "<function>", "exec"), names)
+            return eval(compile(ast.Expression(last.value), "<function>", "eval"), names)
+        exec(compile(tree, "<function>", "exec"), names)
+        definitions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        defined = [part.name for part in tree.body if isinstance(part, definitions)]
+        return names.get(defined[-1]) if defined else None
+
+    def _write_file(self, source):
+        """Processes that user code spawns (multiprocessing) read `__main__` from a file."""
+        try:
+            with open(self.worker.job_file, "w", encoding="utf-8") as file:
+                file.write(source)
+        except OSError:
+            return
+        self.module.__file__ = self.worker.job_file
+
+    def _show_warning(self, message, category, filename, lineno, file=None, line=None):
+        if self.worker.channel.forked or self.position is None or file is not None:
+            text = warnings.formatwarning(message, category, filename, lineno, line)
+            (file or sys.stderr).write(text)
+            return
+        if not self.wants_conditions:
+            return
+        self.signalled += 1
+        if self.signalled <= MOST_CONDITIONS:
+            self._send_condition(category.__name__, str(message))
+
+    def _send_condition(self, kind, message):
+        condition = {"position": self.position, "kind": kind, "message": message}
+        self.worker.channel.send("c", json.dumps(condition).encode())
+
+    def settle_conditions(self):
+        """At the end of an element: says how many of its conditions were dropped."""
+        dropped = self.signalled - MOST_CONDITIONS
+        if dropped > 0:
+            self._send_condition("note", "%d more warnings were dropped" % dropped)
+        self.signalled = 0
+
+    def forget(self):
+        """Takes back what it did to the interpreter."""
+        self._filters.__exit__(None, None, None)
+        warnings.defaultaction = "default"
+        try:
+            os.remove(self.worker.job_file)
+        except OSError:
+            pass
+
+
+class Refusal(Exception):
+    """Why a job cannot be set up, as the protocol has it."""
+
+    def __init__(self, error):
+        super().__init__(error)
+        self.error = error
+
+
+def compile_part(source, part, flags=0):
+    """Compiles a text of the job. Tracebacks find its lines in `linecache`."""
+    name = "<%s>" % part
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    try:
+        return compile(source, name, "exec", flags, dont_inherit=True)
+    except SyntaxError as error:
+        raise Refusal(syntax_error(error, part)) from None
+    except ValueError as error:
+        raise Refusal(failure("SyntaxError", "the %s: %s" % (part, error), fatal=True)) from None
+
+
+def missing_package(package, error):
+    message = "there is no package called `%s` on this agent" % package
+    if error.name and error.name != package:
+        message = "importing `%s` failed: %s" % (package, error)
+    message += "; install it there, for example with: %s -m pip install %s" % (
+        os.path.basename(sys.executable or "python3"),
+        (error.name or package).partition(".")[0],
+    )
+    return failure(type(error).__name__, message, fatal=True)
+
+
+def no_function(value):
+    message = (
+        "`function` must end with an expression whose value can be called, such as "
+        "`lambda x: x + 1`, or define a function"
+    )
+    if value is not None:
+        message += "; its last expression is of class `%s`" % class_name(value)
+    return failure("NotAFunction", message, fatal=True)
+
+
+# ---- Elements --------------------------------------------------------------------------------
+
+
+class Outcomes:
+    """Finished outcomes that have not been sent yet."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.lengths = []
+        self.texts = []
+        self.sent_at = time.monotonic()
+
+    def add_error(self, error):
+        text = json.dumps(error).encode()
+        self.lengths.append(len(text) | ERROR_BIT)
+        self.texts.append(text)
+
+    def send(self):
+        count = len(self.texts)
+        head = struct.pack("<%dI" % (count + 1), count, *self.lengths)
+        self.channel.send("o", head, *self.texts)
+        self.lengths.clear()
+        self.texts.clear()
+        self.sent_at = time.monotonic()
+
+
+def run(job, elements, worker):
+    """Runs elements and sends their outcomes, in batches while they are quick."""
+    outcomes = Outcomes(worker.channel)
+    streams, channel = worker.streams, worker.channel
+    encode, clock = worker.encode, time.monotonic
+    lengths, texts = outcomes.lengths, outcomes.texts
+    fn, args = job.fn, job.args
+    streams.dirty = False
+    for job.position, element in enumerate(elements):
+        try:
+            if type(element) is Unreadable:
+                raise element.error
+            value = fn(element, **args) if args else fn(element)
+        except BaseException as error:
+            channel.end_if_forked()
+            outcomes.add_error(describe(error))
+        else:
+            try:
+                text = encode(value).encode()
+                if len(text) >= ERROR_BIT:
+                    raise OverflowError("it is larger than 2 GiB")
+            except Exception as error:
+                outcomes.add_error(untranslatable(value, error))
+            else:
+                lengths.append(len(text))
+                texts.append(text)
+        if channel.forked:
+            channel.end_if_forked()
+        if streams.dirty or job.signalled or streams.replaced():
+            streams.settle()
+            job.settle_conditions()
+            outcomes.send()
+        elif clock() - outcomes.sent_at > FLUSH_AFTER:
+            outcomes.send()
+    job.position = None
+    if texts:
+        outcomes.send()
+
+
+class Unreadable:
+    """An element that Python's `json` refuses."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+def read_elements(body):
+    """The elements of a frame: their number, their lengths, and the texts as one JSON array."""
+    (count,) = struct.unpack_from("<I", body)
+    start = 4 + 4 * count
+    try:
+        return json.loads(body[start:])
+    except (ValueError, RecursionError):
+        pass
+    elements, at = [], start + 1
+    for length in struct.unpack_from("<%dI" % count, body, 4):
+        try:
+            elements.append(json.loads(body[at : at + length]))
+        except (ValueError, RecursionError) as error:
+            elements.append(Unreadable(error.with_traceback(None)))
+        at += length + 1
+    return elements
+
+
+# ---- The worker ------------------------------------------------------------------------------
+
+
+class Unclean(Exception):
+    """Something is left that only the end of the process removes."""
+
+
+class Worker:
+    """The loop over frames, and what a new process has."""
+
+    def __init__(self):
+        self.channel = Channel()
+        self.streams = Streams()
+        self.encode = make_encoder()
+        self.job = None
+        # Where the agent clears up after a worker that was killed.
+        folder = os.environ.get("TMPDIR") or os.path.dirname(os.path.abspath(__file__))
+        self.job_file = os.path.join(folder, "farrow-job-%d.py" % os.getpid())
+        sys.argv = ["farrow"]
+        self.main = sys.modules["__main__"]
+        self.folder = os.getcwd()
+        self.variables = dict(os.environ)
+        self.path = list(sys.path)
+        self.recursion_limit = sys.getrecursionlimit()
+        self.umask = os.umask(0)
+        os.umask(self.umask)
+        self.signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    def serve(self):
+        version = "%d.%d.%d" % sys.version_info[:3]
+        self.channel.send("h", json.dumps({"version": version}).encode())
+        while True:
+            kind, body = self.channel.receive()
+            if kind == "J":
+                self._prepare(json.loads(body))
+            elif kind == "E":
+                elements = read_elements(body)
+                del body
+                run(self.job, elements, self)
+                del elements
+            elif kind == "R":
+                self._reset()
+                self.channel.send("r")
+            else:
+                leave()
+
+    def _prepare(self, request):
+        self._reset()
+        self.job = Job(request, self)
+        problem = self.job.set_up(request)
+        self.channel.end_if_forked()
+        self.streams.settle()
+        self.channel.send("j", b"" if problem is None else json.dumps(problem).encode())
+
+    def _reset(self):
+        """Leaves the worker as a new process would be, or ends it where it cannot."""
+        if self.job is None:
+            return
+        try:
+            self.job.forget()
+            self.job = None
+            self._stop_what_runs()
+            self._restore_process()
+            self._restore_interpreter()
+            gc.collect()
+        except BaseException:
+            leave()
+
+    def _stop_what_runs(self):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        multiprocessing = sys.modules.get("multiprocessing")
+        if multiprocessing is not None:
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+        if threading.active_count() > 1:
+            raise Unclean("threads run on")
+
+    def _restore_process(self):
+        os.chdir(self.folder)
+        os.umask(self.umask)
+        if dict(os.environ) != self.variables:
+            os.environ.clear()
+            os.environ.update(self.variables)
+        for number, handler in self.signals.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+    def _restore_interpreter(self):
+        sys.modules["__main__"] = self.main
+        sys.path[:] = self.path
+        sys.argv = ["farrow"]
+        sys.settrace(None)
+        sys.setprofile(None)
+        sys.setrecursionlimit(self.recursion_limit)
+        linecache.clearcache()
+        self.streams.restore()
+        gc.enable()
+        random.seed()
+        numpy_random = sys.modules.get("numpy.random")
+        if numpy_random is not None:
+            numpy_random.seed()
+        logging.disable(logging.NOTSET)
+        logging.root.setLevel(logging.WARNING)
+        for handler in list(logging.root.handlers):
+            logging.root.removeHandler(handler)
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    Worker().serve()

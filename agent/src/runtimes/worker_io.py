@@ -1,0 +1,127 @@
+"""What a worker speaks through: the descriptors of its frames, and its standard streams."""
+
+import io
+import os
+import struct
+import sys
+
+INPUT, OUTPUT = 3, 4
+HEAD = struct.Struct("<IB")
+
+
+class Channel:
+    """The two descriptors. A forked child has none: it must never read or write a frame."""
+
+    def __init__(self):
+        self.forked = False
+        for descriptor in (INPUT, OUTPUT):
+            os.set_inheritable(descriptor, False)
+        os.register_at_fork(after_in_child=self._close)
+
+    def _close(self):
+        if not self.forked:
+            self.forked = True
+            os.close(INPUT)
+            os.close(OUTPUT)
+
+    def end_if_forked(self):
+        """Ends a child that user code forked and that came back from it."""
+        if self.forked:
+            os._exit(0)
+
+    def receive(self):
+        """The next frame's kind and body; ends the process when the agent is gone."""
+        size, kind = HEAD.unpack(self._read(HEAD.size))
+        return chr(kind), self._read(size)
+
+    def _read(self, size):
+        self.end_if_forked()
+        data = bytearray(size)
+        rest = memoryview(data)
+        while rest:
+            count = os.readv(INPUT, [rest])
+            if count == 0:
+                leave()
+            rest = rest[count:]
+        return data
+
+    def send(self, kind, *parts):
+        self.end_if_forked()
+        body = b"".join(parts)
+        rest = memoryview(HEAD.pack(len(body), ord(kind)) + body)
+        while rest:
+            rest = rest[os.write(OUTPUT, rest) :]
+
+
+def leave():
+    """Ends the process, without running what user code has left to be run at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(0)
+
+
+class Bytes(io.BufferedWriter):
+    """The binary side of a stream that notices writes."""
+
+    def write(self, data):
+        self.streams.dirty = True
+        return super().write(data)
+
+
+class Text(io.TextIOWrapper):
+    """A stream that notices writes."""
+
+    def write(self, text):
+        self.streams.dirty = True
+        return super().write(text)
+
+
+class Streams:
+    """Standard output and error."""
+
+    def __init__(self):
+        # Whether something was written since this was last set to False.
+        self.dirty = False
+        # User code may close descriptor 1 or 2; from these they are opened again.
+        self._spare = {1: os.dup(1), 2: os.dup(2)}
+        self.restore()
+
+    def restore(self):
+        """Makes them what they were, whatever user code did to them."""
+        for descriptor, spare in self._spare.items():
+            if not is_same_file(descriptor, spare):
+                os.dup2(spare, descriptor)
+        self.stdout = sys.stdout = sys.__stdout__ = self._open(1)
+        self.stderr = sys.stderr = sys.__stderr__ = self._open(2)
+
+    def _open(self, descriptor):
+        # Descriptors stay open when the stream is closed.
+        data = Bytes(io.FileIO(descriptor, "w", closefd=False))
+        text = Text(data, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        data.streams = text.streams = self
+        return text
+
+    def replaced(self):
+        """Whether user code has put something else in their place, or closed them."""
+        return sys.stdout is not self.stdout or self.stdout.closed or self.stderr.closed
+
+    def settle(self):
+        """After an element that wrote something: all of it is with the agent afterwards."""
+        self.dirty = False
+        try:
+            if self.replaced():
+                self.restore()
+            self.stdout.flush()
+            self.stderr.flush()
+        except (OSError, ValueError):
+            self.restore()
+
+
+def is_same_file(descriptor, other):
+    try:
+        return os.path.sameopenfile(descriptor, other)
+    except OSError:
+        return False

@@ -1,0 +1,140 @@
+"""What a worker says: values as JSON, and errors as the protocol has them."""
+
+import json
+import json.encoder
+import os
+import traceback
+
+MOST_CALLS = 50
+OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def failure(kind, message, calls=(), fatal=False):
+    """An error as the protocol has it."""
+    error = {"type": kind, "message": message}
+    if calls:
+        error["traceback"] = list(calls)
+    if fatal:
+        error["fatal"] = True
+    return error
+
+
+def describe(exception, fatal=False):
+    """An exception that user code raised."""
+    try:
+        message = str(exception)
+    except BaseException:
+        message = "its __str__() failed"
+    try:
+        calls = user_calls(exception)
+    except BaseException:
+        calls = []
+    return failure(type(exception).__name__, message, calls, fatal)
+
+
+def user_calls(exception):
+    """The stack below these scripts, innermost call last, at most MOST_CALLS of it."""
+    frames = traceback.extract_tb(exception.__traceback__)
+    while frames and os.path.dirname(frames[0].filename) == OWN_FOLDER:
+        del frames[0]
+    calls = [text.strip() for text in traceback.format_list(frames)]
+    if len(calls) > MOST_CALLS:
+        dropped = len(calls) - MOST_CALLS + 1
+        calls[20 : 20 + dropped] = ["... %d calls ..." % dropped]
+    return calls
+
+
+def syntax_error(error, part):
+    message = "line %s, column %s of the %s: %s" % (error.lineno, error.offset, part, error.msg)
+    if error.text:
+        message += "\n" + error.text.rstrip("\n")
+        message += "\n" + " " * ((error.offset or 1) - 1) + "^"
+    return failure("SyntaxError", message, fatal=True)
+
+
+def from_numpy(value):
+    """numpy's scalars and arrays are what `tolist` makes of them."""
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        plain = value.tolist()
+        if type(plain) is not type(value):
+            return plain
+    raise TypeError("a value of class `%s` is not JSON" % class_name(value))
+
+
+def class_name(value):
+    kind = type(value)
+    prefix = "" if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "."
+    return prefix + kind.__qualname__
+
+
+def make_encoder():
+    """A function from a value to its JSON text. It is made once, because `json.dumps` makes an
+    encoder a call, which takes longer than a small value does."""
+    encoder = json.JSONEncoder(
+        default=from_numpy, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    try:
+        chunks = make(
+            None,
+            from_numpy,
+            json.encoder.encode_basestring,
+            None,
+            ":",
+            ",",
+            False,
+            False,
+            False,
+        )
+        if "".join(chunks({"a": [1, None, "b"]}, 0)) != '{"a":[1,null,"b"]}':
+            return encoder.encode
+    except Exception:
+        return encoder.encode
+    return lambda value: "".join(chunks(value, 0))
+
+
+def untranslatable(value, error):
+    """Says where in a value that which is not JSON stands."""
+    where, what = "", None
+    try:
+        where, what = find_untranslatable(value, "", 0)
+    except RecursionError:
+        what = "it is nested too deeply, or contains itself"
+    message = "the value%s cannot be said in JSON: %s; return something else" % (
+        " at `%s`" % where if where else "",
+        what or error,
+    )
+    return failure("Untranslatable", message)
+
+
+def find_untranslatable(value, path, depth):
+    if depth > 200:
+        raise RecursionError
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key is not None and not isinstance(key, (str, int, float)):
+                return path, "its key %.50r is of class `%s`" % (key, class_name(key))
+            found = find_untranslatable(item, "%s[%.50r]" % (path, key), depth + 1)
+            if found[1]:
+                return found
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            found = find_untranslatable(item, "%s[%d]" % (path, index), depth + 1)
+            if found[1]:
+                return found
+    elif isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            return path, "it is %r" % float(value)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return path, "it is no Unicode text (%s)" % error.reason
+    elif not (value is None or isinstance(value, int)):
+        try:
+            return find_untranslatable(from_numpy(value), path, depth + 1)
+        except TypeError as error:
+            return path, str(error)
+    return path, None

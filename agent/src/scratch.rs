@@ -1,0 +1,188 @@
+//! The folders in which workers work.
+//!
+//! ```text
+//! SCRATCH/lock                held while an agent makes its folder
+//! SCRATCH/agent-ID/lock       held while the agent lives
+//! SCRATCH/agent-ID/scripts/   the runtimes' scripts
+//! SCRATCH/agent-ID/N/work/    working directory of worker N, emptied between jobs
+//! SCRATCH/agent-ID/N/tmp/     its TMPDIR, gone with it
+//! ```
+//!
+//! Whatever an agent that was killed left behind, the next one on the machine removes.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{Flock, FlockArg};
+use protocol::AgentId;
+
+use crate::runtimes;
+
+/// The folder of one agent; removed when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    folder: PathBuf,
+    next_worker: AtomicU64,
+    _lock: Flock<File>,
+}
+
+impl Scratch {
+    /// Makes the folder of `agent` under `parent`, and removes those of agents that are dead.
+    ///
+    /// # Errors
+    /// When folders or files cannot be made there.
+    pub fn create(parent: &Path, agent: AgentId) -> io::Result<Self> {
+        make_private(parent)?;
+        // Agents that start together do so one by one, else one would take another's folder, made
+        // but not locked yet, for a dead agent's.
+        let _turn = lock(parent, FlockArg::LockExclusive)?;
+        remove_abandoned(parent);
+        // Workers start elsewhere, so a relative path would not lead them to their script.
+        let folder = parent.canonicalize()?.join(format!("agent-{agent}"));
+        make_private(&folder)?;
+        let lock = lock(&folder, FlockArg::LockExclusiveNonblock)?;
+        make_private(&folder.join("scripts"))?;
+        for (name, source) in runtimes::SCRIPTS {
+            fs::write(folder.join("scripts").join(name), source)?;
+        }
+        Ok(Self { folder, next_worker: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// Where the runtimes' scripts are.
+    pub fn scripts(&self) -> PathBuf {
+        self.folder.join("scripts")
+    }
+
+    /// Makes the folders of a new worker.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn worker(&self) -> io::Result<WorkerScratch> {
+        let number = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let scratch = WorkerScratch { folder: self.folder.join(number.to_string()) };
+        make_private(&scratch.work())?;
+        make_private(&scratch.tmp())?;
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove(&self.folder);
+    }
+}
+
+/// The folders of one worker; removed when dropped.
+#[derive(Debug)]
+pub struct WorkerScratch {
+    folder: PathBuf,
+}
+
+impl WorkerScratch {
+    /// The working directory.
+    pub fn work(&self) -> PathBuf {
+        self.folder.join("work")
+    }
+
+    /// The folder for temporary files. It is not emptied between jobs: R keeps its own there for
+    /// as long as it runs.
+    pub fn tmp(&self) -> PathBuf {
+        self.folder.join("tmp")
+    }
+
+    /// Removes all that is in the working directory.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn empty_work(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.work())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WorkerScratch {
+    fn drop(&mut self) {
+        remove(&self.folder);
+    }
+}
+
+/// Where scratch folders go unless told otherwise: the user's cache folder, or, for users without
+/// a home, the system's folder for temporary files.
+pub fn default_parent() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    cache.map_or_else(
+        || std::env::temp_dir().join(format!("farrow-{}", nix::unistd::getuid())),
+        |cache| cache.join("farrow"),
+    )
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn lock(folder: &Path, how: FlockArg) -> io::Result<Flock<File>> {
+    let file = File::create(folder.join("lock"))?;
+    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+}
+
+/// Removes the folders of agents whose lock nobody holds any more.
+fn remove_abandoned(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-")) {
+        if lock(&entry.path(), FlockArg::LockExclusiveNonblock).is_ok() {
+            tracing::info!(folder = %entry.path().display(), "removing what a dead agent left");
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %folder.display(), %error, "cannot remove a scratch folder");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_working_directory_is_emptied_and_all_is_removed_in_the_end() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        let worker = scratch.worker().unwrap();
+        fs::create_dir(worker.work().join("sub")).unwrap();
+        fs::write(worker.work().join("sub/file"), "x").unwrap();
+        std::os::unix::fs::symlink("/nowhere", worker.work().join("link")).unwrap();
+        worker.empty_work().unwrap();
+        assert_eq!(fs::read_dir(worker.work()).unwrap().count(), 0);
+        assert!(scratch.scripts().join(runtimes::SCRIPTS[0].0).exists());
+        drop((worker, scratch));
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().collect();
+        assert!(matches!(&left[..], [lock] if lock.file_name() == "lock"), "{left:?}");
+    }
+
+    #[test]
+    fn what_the_dead_left_is_removed_and_the_living_are_spared() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        let dead = parent.path().join("agent-dead");
+        fs::create_dir(&dead).unwrap();
+        let _next = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        assert!(!dead.exists());
+        assert!(living.scripts().exists());
+    }
+}

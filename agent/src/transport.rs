@@ -1,0 +1,207 @@
+//! One request to the server, and what its answer means for trying again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::problem::{self, Problem};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use thiserror::Error;
+
+use crate::config::Secret;
+
+/// For how long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The way to a server, with what lets the agent in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why a request was not answered as it was meant to be.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The server does not know the agent.
+    #[error("the server does not know this agent")]
+    UnknownAgent,
+    /// The server has heard the request and will not do it.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// The server could not be reached or could not do it now.
+    #[error("{what}")]
+    Unavailable {
+        /// What happened.
+        what: String,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The setting of the server's address or token makes no sense.
+#[derive(Debug, Error)]
+pub enum TransportError {
+    /// No address.
+    #[error("`{0}` is no server's address; write it as http://127.0.0.1:3277")]
+    Address(String),
+    /// No token.
+    #[error("the token holds characters that no token has; copy it anew")]
+    Token,
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client could not be set up: {0}")]
+    Http(reqwest::Error),
+}
+
+impl Transport {
+    /// A way to the server at `address`.
+    ///
+    /// # Errors
+    /// When address or token make no sense.
+    pub fn new(address: &str, token: &Secret) -> Result<Self, TransportError> {
+        let bad = || TransportError::Address(address.to_owned());
+        let mut base: Url = address.parse().map_err(|_| bad())?;
+        if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
+            return Err(bad());
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.0))
+            .map_err(|_| TransportError::Token)?;
+        authorization.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
+            .default_headers([(AUTHORIZATION, authorization)].into_iter().collect())
+            .connect_timeout(CONNECT_LIMIT)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(TransportError::Http)?;
+        Ok(Self { http, base })
+    }
+
+    /// Where the server is.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Begins a request to a path below `/v1/`, which must be answered within `limit`.
+    pub fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}v1/{path}", self.base.path()));
+        self.http.request(method, url).timeout(limit)
+    }
+}
+
+/// Sends a request, and waits for the head of an answer that says yes.
+///
+/// # Errors
+/// When there is none, or it says no.
+pub async fn send(request: RequestBuilder) -> Result<Response, Failure> {
+    let response = request.send().await.map_err(|error| unavailable(&error))?;
+    if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
+}
+
+/// The body of an answer.
+///
+/// # Errors
+/// When the connection breaks before its end.
+pub async fn body(response: Response) -> Result<Bytes, Failure> {
+    response.bytes().await.map_err(|error| unavailable(&error))
+}
+
+async fn failure(response: Response) -> Failure {
+    let status = response.status();
+    let retry_after = retry_after(response.headers().get(RETRY_AFTER));
+    let is_problem = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(problem::MEDIA_TYPE.as_bytes()));
+    let body = response.bytes().await.unwrap_or_default();
+    let problem = Some(body).filter(|_| is_problem);
+    let problem = problem.and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
+    match problem {
+        Some(problem) if status == StatusCode::NOT_FOUND && problem.slug() == "unknown-agent" => {
+            Failure::UnknownAgent
+        }
+        problem if is_passing(status) => {
+            let said = problem.map_or(String::new(), |problem| format!(": {problem}"));
+            Failure::Unavailable {
+                what: format!("the server answered {status}{said}"),
+                retry_after,
+            }
+        }
+        problem => Failure::Refused(Box::new(problem.unwrap_or_else(|| unnamed(status)))),
+    }
+}
+
+/// Whether an answer of this status may be another one later, without anybody changing anything.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// A refusal by something that does not speak as a farrow server does.
+fn unnamed(status: StatusCode) -> Problem {
+    Problem {
+        kind: "about:blank".to_owned(),
+        title: format!("The server answered {status}"),
+        status: status.as_u16(),
+        detail: "check that the address is that of a farrow server".to_owned(),
+        instance: None,
+        errors: Vec::new(),
+        element: None,
+    }
+}
+
+fn retry_after(header: Option<&HeaderValue>) -> Option<Duration> {
+    header?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The whole chain of causes: reqwest's own message names the URL alone.
+fn unavailable(error: &reqwest::Error) -> Failure {
+    let mut what = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        what = format!("{what}: {inner}");
+        cause = inner.source();
+    }
+    Failure::Unavailable { what, retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transport(address: &str) -> Result<Transport, TransportError> {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        Transport::new(address, &Secret("t".to_owned()))
+    }
+
+    #[test]
+    fn paths_are_put_below_the_address() {
+        for (address, url) in [
+            ("http://host:1", "http://host:1/v1/agents"),
+            ("http://host/queue", "http://host/queue/v1/agents"),
+            ("http://host/queue/", "http://host/queue/v1/agents"),
+        ] {
+            let transport = transport(address).unwrap();
+            let request = transport.request(Method::POST, "agents", CONNECT_LIMIT);
+            assert_eq!(request.build().unwrap().url().as_str(), url);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for address in ["", "host:3277", "ftp://host", "http://"] {
+            assert!(transport(address).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds() {
+        let read = |text| retry_after(Some(&HeaderValue::from_static(text)));
+        assert_eq!(read("3"), Some(Duration::from_secs(3)));
+        assert_eq!(read("Fri, 31 Dec 1999 23:59:59 GMT"), None);
+    }
+}

@@ -1,0 +1,370 @@
+//! One worker: a child process that runs elements, behind its supervisor.
+//!
+//! Everything that a worker does reaches the agent through one method, [`Worker::next`], which
+//! reads frames, the lifeline and both streams of output at once, and writes what is to be sent
+//! meanwhile: whatever the worker does, none of its pipes is ever full for long. Its death is what
+//! the supervisor says it is; a closed pipe is none.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use protocol::JobId;
+use protocol::job::Runtime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::time::{sleep, timeout};
+
+use crate::clock;
+use crate::death::Death;
+use crate::descriptors;
+use crate::frame::{self, kind};
+use crate::lifeline::{Ended, Order, Status};
+use crate::output::{Output, Printed};
+use crate::pool::Seat;
+use crate::runtimes::{self, Answer};
+use crate::scratch::{Scratch, WorkerScratch};
+
+/// Bytes that a pipe of frames holds, so that a frame takes few turns to write.
+const PIPE_BYTES: i32 = 1 << 20;
+/// For how long a worker may start, or forget a job, before it is given up. A cold R on a busy
+/// machine takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long a worker may have closed its frames before it counts as dead. One that died closed
+/// them too, and its supervisor is about to say so.
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+/// For how long a killed worker and its descendants may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What must be equal for a worker to run another job: owners never share a process, and what
+/// libraries read only once, the number of cores, stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerKey {
+    /// What it runs.
+    pub runtime: Runtime,
+    /// Whose code it runs.
+    pub owner: String,
+    /// How many cores it may use.
+    pub cores: u32,
+}
+
+/// How workers are started.
+#[derive(Debug)]
+pub struct Launcher {
+    /// The program that, called with `supervise`, is [`crate::supervisor::main`].
+    pub supervisor: PathBuf,
+    /// Where they work.
+    pub scratch: Scratch,
+}
+
+/// A worker, running.
+#[derive(Debug)]
+pub struct Worker {
+    key: WorkerKey,
+    /// The job that is set up in it.
+    pub job: Option<JobId>,
+    pid: u32,
+    /// What is left to be written of the frame that is being sent.
+    outbox: Bytes,
+    inbox: BytesMut,
+    lines: BytesMut,
+    frames_out: pipe::Sender,
+    frames_in: pipe::Receiver,
+    /// Since when the worker's end of `frames_in` is closed.
+    silent_since: Option<Instant>,
+    lifeline: UnixStream,
+    supervisor: Child,
+    /// What it prints.
+    pub output: Output,
+    scratch: WorkerScratch,
+    death: Option<Death>,
+    /// Its place among the busy workers of its pool.
+    pub seat: Option<Seat>,
+}
+
+/// What a worker did.
+#[derive(Debug)]
+pub enum Event {
+    /// It said something.
+    Said(Answer),
+    /// All that came of it is dead, except itself.
+    Swept,
+    /// It is dead, and all that came of it.
+    Dead(Death),
+}
+
+impl Worker {
+    /// Starts a worker and waits until it is ready for frames.
+    ///
+    /// # Errors
+    /// When it cannot be started: why, and what it printed.
+    pub async fn start(launcher: &Launcher, key: WorkerKey) -> Result<Self, (Death, Printed)> {
+        let mut worker = Self::spawn(launcher, key).map_err(|error| {
+            (Death::Ended(Ended::NotStarted(error.to_string())), Printed::default())
+        })?;
+        let hello = timeout(PATIENCE, worker.hello()).await;
+        let hello = hello.unwrap_or_else(|_| {
+            Err(Death::Untrusted(format!("it was not ready within {} s", PATIENCE.as_secs())))
+        });
+        match hello {
+            Ok(()) => Ok(worker),
+            Err(death) => Err((death, worker.kill().await)),
+        }
+    }
+
+    async fn hello(&mut self) -> Result<(), Death> {
+        self.expect(|event| matches!(event, Event::Said(Answer::Hello { .. }))).await?;
+        // The supervisor says which process it is on its own line, which may come later.
+        while self.pid == 0 {
+            if let Some(Event::Dead(death)) = self.buffered() {
+                return Err(death);
+            }
+            if self.pid == 0 {
+                self.turn().await;
+            }
+        }
+        tracing::debug!(pid = self.pid, runtime = self.key.runtime.as_str(), "worker started");
+        Ok(())
+    }
+
+    fn spawn(launcher: &Launcher, key: WorkerKey) -> io::Result<Self> {
+        let scratch = launcher.scratch.worker()?;
+        let (worker_in, agent_out) = pipe_of(PIPE_BYTES)?;
+        let (agent_in, worker_out) = pipe_of(PIPE_BYTES)?;
+        let (stdout, worker_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, worker_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (lifeline, supervisors_end) = StdUnixStream::pair()?;
+        lifeline.set_nonblocking(true)?;
+
+        let (program, arguments) = runtimes::command(key.runtime, &launcher.scratch.scripts());
+        let mut command = Command::new(&launcher.supervisor);
+        // For whoever lists processes.
+        command.arg0("farrow");
+        command.args(["supervise", "--"]).arg(program).args(arguments);
+        command.env_remove("FARROW_TOKEN").env("TMPDIR", scratch.tmp());
+        command.envs(runtimes::environment(key.cores)).current_dir(scratch.work());
+        command.stdin(OwnedFd::from(supervisors_end)).stdout(worker_stdout).stderr(worker_stderr);
+        descriptors::give_frames(&mut command, &worker_in, &worker_out)?;
+        let supervisor = tokio::process::Command::from(command).spawn()?;
+        Ok(Self {
+            key,
+            job: None,
+            pid: 0,
+            outbox: Bytes::new(),
+            inbox: BytesMut::new(),
+            lines: BytesMut::new(),
+            frames_out: pipe::Sender::from_owned_fd(agent_out)?,
+            frames_in: pipe::Receiver::from_owned_fd(agent_in)?,
+            silent_since: None,
+            lifeline: UnixStream::from_std(lifeline)?,
+            supervisor,
+            output: Output::new(stdout, stderr)?,
+            scratch,
+            death: None,
+            seat: None,
+        })
+    }
+
+    /// What it may run.
+    pub fn key(&self) -> &WorkerKey {
+        &self.key
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it can take another element: it lives, as far as is known, and has its streams.
+    pub fn is_sound(&mut self) -> bool {
+        self.hear_last_words();
+        self.death.is_none() && !self.output.is_closed()
+    }
+
+    /// Sends a frame, while [`Worker::next`] is waited for. The one before must have been answered.
+    pub fn send(&mut self, frame: &Bytes) {
+        self.outbox = frame.clone();
+    }
+
+    /// Waits for what the worker does next. Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.buffered() {
+                return event;
+            }
+            self.turn().await;
+        }
+    }
+
+    /// Forgets the job: resets the worker, kills whatever its code has started, empties its
+    /// working directory.
+    ///
+    /// # Errors
+    /// When it could not; the worker is not to be used again.
+    pub async fn reset(&mut self) -> Result<(), Death> {
+        self.job = None;
+        self.send(&frame::encode(kind::RESET, &[]).unwrap_or_default());
+        let done = timeout(PATIENCE, async {
+            self.expect(|event| matches!(event, Event::Said(Answer::ResetDone))).await?;
+            self.order(Order::Sweep).await;
+            self.expect(|event| matches!(event, Event::Swept)).await
+        });
+        done.await.unwrap_or_else(|_| Err(Death::Untrusted("it could not be reset".to_owned())))?;
+        self.output.take();
+        self.scratch.empty_work().map_err(|error| {
+            Death::Untrusted(format!("its working directory could not be emptied: {error}"))
+        })
+    }
+
+    async fn expect(&mut self, is_expected: impl Fn(&Event) -> bool) -> Result<(), Death> {
+        match self.next().await {
+            event if is_expected(&event) => Ok(()),
+            Event::Dead(death) => Err(death),
+            _ => Err(Death::Untrusted("it answered out of turn".to_owned())),
+        }
+    }
+
+    /// Kills it and all that came of it, waits until they are gone, and returns what was printed.
+    pub async fn kill(mut self) -> Printed {
+        let gone = timeout(KILL_LIMIT, async {
+            self.order(Order::Kill).await;
+            while !matches!(self.next().await, Event::Dead(_)) {}
+            self.supervisor.wait().await.ok();
+        });
+        if gone.await.is_err() {
+            tracing::error!(pid = self.pid, "a worker's processes do not go when killed");
+            self.supervisor.start_kill().ok();
+        }
+        self.output.drain();
+        self.output.take()
+    }
+
+    async fn order(&mut self, order: Order) {
+        // A supervisor that is gone has told how, or its silence will.
+        self.lifeline.write_all(&[order.byte()]).await.ok();
+    }
+
+    /// What has been read and not told yet.
+    fn buffered(&mut self) -> Option<Event> {
+        if !matches!(self.death, Some(Death::Untrusted(_)))
+            && let Some(event) = self.next_frame()
+        {
+            return Some(event);
+        }
+        if let Some(status) = self.next_status() {
+            match status {
+                Status::Started(pid) => self.pid = u32::try_from(pid).unwrap_or_default(),
+                Status::Swept => return Some(Event::Swept),
+                Status::Ended(ended) => self.note_end(ended),
+            }
+            return self.buffered();
+        }
+        self.death.clone().map(Event::Dead)
+    }
+
+    fn next_frame(&mut self) -> Option<Event> {
+        let read = match frame::take(&mut self.inbox) {
+            Ok(frame) => frame?,
+            Err(_) => {
+                let story = "user code wrote to the descriptor of the worker's frames".to_owned();
+                self.death = Some(Death::Untrusted(story));
+                return None;
+            }
+        };
+        // What was printed before this frame was written is in the pipes by now.
+        self.output.drain();
+        match runtimes::decode(self.key.runtime, read.kind, &read.body) {
+            Ok(answer) => Some(Event::Said(answer)),
+            Err(error) => {
+                self.death = Some(Death::Untrusted(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn next_status(&mut self) -> Option<Status> {
+        let end = self.lines.iter().position(|byte| *byte == b'\n')?;
+        let line = self.lines.split_to(end);
+        self.lines.advance(1);
+        Status::parse(&String::from_utf8_lossy(&line))
+    }
+
+    fn note_end(&mut self, ended: Ended) {
+        self.hear_last_words();
+        self.death.get_or_insert(Death::Ended(ended));
+    }
+
+    /// Reads, without waiting, what is in the pipes; the supervisor speaks after all others.
+    fn hear_last_words(&mut self) {
+        read_all(&self.frames_in, &mut self.inbox);
+        self.output.drain();
+        read_all(&self.lifeline, &mut self.lines);
+        let ended =
+            self.lines[..].split(|byte| *byte == b'\n').find_map(|line| {
+                match Status::parse(&String::from_utf8_lossy(line)) {
+                    Some(Status::Ended(ended)) => Some(ended),
+                    _ => None,
+                }
+            });
+        if let Some(ended) = ended {
+            self.death.get_or_insert(Death::Ended(ended));
+        }
+    }
+
+    /// Waits until something can be read or written, and does it.
+    async fn turn(&mut self) {
+        let silent_for = self.silent_since.map(|since| clock::now() - since);
+        tokio::select! {
+            () = self.output.read() => {}
+            read = self.frames_in.read_buf(&mut self.inbox), if silent_for.is_none() => {
+                if !matches!(read, Ok(1..)) {
+                    self.silent_since = Some(clock::now());
+                }
+            },
+            () = sleep(SILENCE_LIMIT.saturating_sub(silent_for.unwrap_or_default())),
+                if silent_for.is_some() =>
+            {
+                let story = "user code closed the descriptor of the worker's frames".to_owned();
+                self.death.get_or_insert(Death::Untrusted(story));
+            }
+            read = self.lifeline.read_buf(&mut self.lines) => if !matches!(read, Ok(1..)) {
+                self.note_end(Ended::Lost);
+            },
+            written = self.frames_out.write(&self.outbox), if !self.outbox.is_empty() => {
+                match written {
+                    Ok(length) => self.outbox.advance(length),
+                    // It has closed its end or is dead: nothing of it is ever read.
+                    Err(_) => self.outbox.clear(),
+                }
+            }
+        }
+    }
+}
+
+/// Reads until nothing is there, without waiting.
+fn read_all(from: impl AsFd, buffer: &mut BytesMut) {
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match nix::unistd::read(&from, &mut chunk) {
+            Ok(length @ 1..) => buffer.extend_from_slice(&chunk[..length]),
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+fn pipe_of(bytes: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    // A smaller pipe works as well: the system bounds what one user's pipes hold together.
+    fcntl(&write, FcntlArg::F_SETPIPE_SZ(bytes)).ok();
+    Ok((read, write))
+}

@@ -1,0 +1,206 @@
+//! Elements that die, hang, or cannot be run.
+
+use std::collections::BTreeMap;
+
+use protocol::job::ElementError;
+
+use crate::harness::{TestAgent, file, gone, integers, python};
+use crate::server::FakeServer;
+
+/// Runs elements 0 up to `end` of a job and returns the errors by index; all other values must be
+/// their index.
+async fn errors(
+    function: &str,
+    end: u64,
+    change: impl FnOnce(&mut protocol::agent::JobSpec),
+) -> BTreeMap<usize, ElementError> {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = python(function, agent.folder.path());
+    change(&mut job);
+    let lease = integers(&job, 0, end);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert!(server.record().reported_order(lease.id).is_sorted());
+    agent.stop().await;
+    let mut errors = BTreeMap::new();
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        match outcome.result {
+            Ok(value) => assert_eq!(value, index),
+            Err(error) => drop(errors.insert(index, error)),
+        }
+    }
+    errors
+}
+
+#[tokio::test]
+async fn an_element_that_crashes_its_worker_tells_its_story() {
+    let source = "
+import os, sys
+def f(x):
+    if x == 1:
+        print('last words', file=sys.stderr)
+        os.kill(os.getpid(), 11)
+    return x
+";
+    let errors = errors(source, 3, |_| {}).await;
+    let [(1, error)] = &errors.into_iter().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!((error.kind.as_str(), error.fatal), ("WorkerDied", false));
+    assert!(error.message.contains("twice (killed by SIGSEGV"), "{}", error.message);
+    assert!(error.message.contains("standard error:\nlast words\n"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn an_element_that_quits_tells_its_story() {
+    let source = "import os\ndef f(x):\n  if x == 0: os._exit(0)\n  return x";
+    let errors = errors(source, 2, |job| job.retries = 0).await;
+    assert_eq!(errors.keys().collect::<Vec<_>>(), [&0]);
+    assert!(errors[&0].message.contains("once (exit status 0: it called quit()"), "{errors:?}");
+}
+
+#[tokio::test]
+async fn an_element_that_closes_what_the_agent_speaks_through_costs_itself_only() {
+    let source = "import os\ndef f(x):\n  if x == 1: os.closerange(3, 256)\n  return x";
+    let errors = errors(source, 3, |job| job.retries = 0).await;
+    assert_eq!(errors.keys().collect::<Vec<_>>(), [&1]);
+    assert_eq!(errors[&1].kind, "WorkerDied");
+}
+
+#[tokio::test]
+async fn a_frame_that_kills_its_worker_is_narrowed_down_to_the_one_element() {
+    let source = "import os\ndef f(x):\n  if x == 777: os._exit(3)\n  return x";
+    let errors = errors(source, 1000, |_| {}).await;
+    assert_eq!(errors.keys().collect::<Vec<_>>(), [&777]);
+    assert!(errors[&777].message.contains("exit status 3"), "{errors:?}");
+}
+
+#[tokio::test]
+async fn an_element_that_dies_once_has_a_value_and_a_second_attempt() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import os
+def f(x):
+    if not os.path.exists('@/tried'):
+        open('@/tried', 'w').close()
+        os.abort()
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(outcomes[0].result, Ok(0.into()));
+    assert_eq!(outcomes[0].note.attempts, 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_element_that_never_returns_is_killed_with_all_it_started() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import os, subprocess, time
+def f(x):
+    if x != 1: return x
+    stray = subprocess.Popen(['setsid', 'sleep', '1000'])
+    forked = os.fork()
+    if forked == 0:
+        os.setsid()
+        if os.fork(): os._exit(0)
+        with open('@/pids', 'a') as pids: pids.write(f'{os.getpid()}\\n')
+        time.sleep(1000)
+    os.waitpid(forked, 0)
+    with open('@/pids', 'a') as pids: pids.write(f'{os.getpid()} {stray.pid}\\n')
+    time.sleep(1000)
+";
+    let mut job = python(source, agent.folder.path());
+    job.timeout = Some(1.5);
+    job.retries = 0;
+    let lease = integers(&job, 0, 3);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    let error = outcomes[1].result.clone().unwrap_err();
+    assert_eq!(error.kind, "Timeout");
+    assert_eq!(error.message, "ran longer than timeout = 1.5 s, once");
+    assert_eq!((&outcomes[0].result, &outcomes[2].result), (&Ok(0.into()), &Ok(2.into())));
+    let pids = file(&agent.path("pids")).await;
+    assert!(pids.split_whitespace().count() >= 3, "{pids}");
+    gone(&pids).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_element_leaves_running_is_swept_when_its_job_is_over() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import subprocess
+def f(x):
+    stray = subprocess.Popen(['setsid', 'sleep', '1000'], start_new_session=True)
+    with open('@/pids', 'w') as pids: pids.write(f'{stray.pid}\\n')
+    open('here', 'w').close()
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    server.outcomes(lease.id).await;
+    gone(&file(&agent.path("pids")).await).await;
+    // The same worker serves the next job, in an empty folder.
+    let next = python("import os\nlambda x: os.listdir('.')", agent.folder.path());
+    let lease = integers(&next, 0, 1);
+    server.grant(lease.clone(), b"", &next);
+    assert_eq!(server.outcomes(lease.id).await[0].result, Ok(serde_json::json!([])));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_function_that_does_not_parse_fails_the_job_and_the_rest_is_given_back() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = python("def f(x:\n  return x", agent.folder.path());
+    let lease = integers(&job, 4, 9);
+    server.grant(lease.clone(), b"", &job);
+    let released =
+        server.until("it is given back", |record| record.released.first().cloned()).await;
+    assert_eq!(released.id, lease.id);
+    let outcomes = server.record().outcomes.clone();
+    let [((_, 4), outcome)] = &outcomes.into_iter().collect::<Vec<_>>()[..] else { panic!() };
+    let error = outcome.result.clone().unwrap_err();
+    assert!(error.fatal && error.kind == "SyntaxError", "{error:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_set_up_that_kills_its_worker_fails_the_job_after_its_retries() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = python("lambda x: x", agent.folder.path());
+    job.setup = "import os; os._exit(9)".to_owned();
+    let lease = integers(&job, 0, 2);
+    server.grant(lease.clone(), b"", &job);
+    let outcome = server
+        .until("the job has failed", |record| record.outcomes_of(lease.id).first().cloned())
+        .await;
+    let error = outcome.result.unwrap_err();
+    assert!(error.fatal && error.message.contains("set up the job"), "{error:?}");
+    assert!(error.message.contains("twice (exit status 9)"), "{error:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_is_too_large_becomes_an_error_and_the_others_stay() {
+    let server = FakeServer::start();
+    server.change(|record| record.largest_report = Some(1000));
+    let agent = TestAgent::start(&server, 1);
+    let job = python("lambda x: 'y' * 2000 if x == 2 else x", agent.folder.path());
+    let lease = integers(&job, 0, 500);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    let failed: Vec<usize> = (0..500).filter(|at| outcomes[*at].result.is_err()).collect();
+    assert_eq!(failed, [2]);
+    let error = outcomes[2].result.clone().unwrap_err();
+    assert!(error.message.contains("larger than the server accepts"), "{error:?}");
+    agent.stop().await;
+}

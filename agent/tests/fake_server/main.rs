@@ -1,0 +1,10 @@
+//! The agent against a fake server, with real workers.
+
+#![expect(clippy::unwrap_used, reason = "in tests, also outside of test functions")]
+
+mod ending;
+mod failing;
+mod harness;
+mod losing;
+mod running;
+mod server;

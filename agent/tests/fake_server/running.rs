@@ -1,0 +1,216 @@
+//! Leases that go well.
+
+use std::collections::BTreeMap;
+
+use protocol::agent::{BlockSlice, Constant, Input};
+use protocol::job::Runtime;
+use serde_json::json;
+
+use crate::harness::{TestAgent, file, integers, python};
+use crate::server::{FakeServer, Outcome};
+
+fn values(outcomes: &[Outcome]) -> Vec<serde_json::Value> {
+    outcomes.iter().map(|outcome| outcome.result.clone().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_lease_comes_back_as_values_in_order() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = python("lambda x: x * x", agent.folder.path());
+    let lease = integers(&job, 0, 3000);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(values(&outcomes), (0..3000).map(|x| json!(x * x)).collect::<Vec<_>>());
+    assert!(server.record().reported_order(lease.id).is_sorted());
+    server
+        .until("the lease is held no more", |record| {
+            record.heartbeats.last()?.held.is_empty().then_some(())
+        })
+        .await;
+    let register = server.record().registers[0].clone();
+    assert_eq!((register.name.as_str(), register.slots), ("tested", 1));
+    agent.stop().await;
+    assert!(server.record().left);
+    assert!(server.record().released.is_empty());
+}
+
+#[tokio::test]
+async fn inputs_and_constants_come_inline_or_as_blobs_that_are_fetched_once() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let mut job = python("lambda x, by: x + by + str(len(table))", agent.folder.path());
+    let (inputs, table) = (b"_\"aa\"\"b\"".as_slice(), br#"[1,2,3]"#.as_slice());
+    let (inputs_digest, table_digest) = (digest(inputs), digest(table));
+    server.put_blob(&inputs_digest, inputs);
+    server.put_blob(&table_digest, table);
+    let by = serde_json::from_str(r#""!""#).unwrap();
+    job.args = BTreeMap::from([("by".to_owned(), Constant::Json(by))]);
+    job.globals = BTreeMap::from([("table".to_owned(), Constant::Blob(table_digest))]);
+
+    let mut inline = integers(&job, 0, 2);
+    inline.input = Input::Inline { lengths: vec![3, 2] };
+    let mut block = integers(&job, 5, 7);
+    let slice = BlockSlice { digest: inputs_digest, offset: 1, lengths: vec![4, 3] };
+    block.input = Input::Blocks { blocks: vec![slice] };
+    server.grant(inline.clone(), br#""x""""#, &job);
+    server.grant(block.clone(), b"", &job);
+    assert_eq!(values(&server.outcomes(inline.id).await), ["x!3", "!3"]);
+    assert_eq!(values(&server.outcomes(block.id).await), ["aa!3", "b!3"]);
+    assert_eq!(server.record().blob_fetches, 2);
+    agent.stop().await;
+}
+
+fn digest(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let hex =
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("sha256:{hex}")
+}
+
+#[tokio::test]
+async fn a_wide_lease_runs_its_elements_side_by_side() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    // Each element waits until the other runs as well.
+    let source = "
+import os, time
+def both(x):
+    open(f'@/at-{x}', 'w').close()
+    while not os.path.exists(f'@/at-{1 - x}'):
+        time.sleep(0.005)
+    return os.environ['OMP_NUM_THREADS']
+";
+    let job = python(source, agent.folder.path());
+    let mut lease = integers(&job, 0, 2);
+    (lease.slots, lease.width) = (2, 2);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(values(&outcomes), ["1", "1"]);
+    assert_ne!(outcomes[0].slot, outcomes[1].slot);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_is_sent_once_and_its_worker_is_used_again() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = python("import os\nlambda x: os.getpid()", agent.folder.path());
+    let mut pids = Vec::new();
+    for index in 0..3 {
+        let lease = integers(&job, index, index + 1);
+        server.grant(lease.clone(), b"", &job);
+        pids.extend(values(&server.outcomes(lease.id).await));
+    }
+    assert!(pids[0] == pids[1] && pids[1] == pids[2], "{pids:?}");
+    let known = server.record().lease_requests.last().unwrap().known_jobs.clone();
+    assert_eq!(known, [job.id]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn another_owner_never_gets_the_same_worker() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "import os\nlambda x: os.getpid()";
+    let mut pids = Vec::new();
+    for owner in ["one", "two"] {
+        let mut job = python(source, agent.folder.path());
+        job.owner = owner.to_owned();
+        let lease = integers(&job, 0, 1);
+        server.grant(lease.clone(), b"", &job);
+        pids.extend(values(&server.outcomes(lease.id).await));
+    }
+    assert_ne!(pids[0], pids[1]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_element_prints_is_its_own_and_bounded() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import os, subprocess, warnings
+def f(x):
+    if x == 1: print('one')
+    if x == 3: os.write(2, b'three\\n')
+    if x == 5: print('y' * 100_000_000)
+    if x == 7: warnings.warn('seven')
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 40);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(outcomes[1].note.stdout, "one\n");
+    assert_eq!(outcomes[5].note.dropped, 100_000_001 - 65_536);
+    assert!(outcomes[5].note.stdout.len() < 70_000);
+    assert_eq!(outcomes[7].note.conditions[0].message, "seven");
+    let said: Vec<usize> = (0..40).filter(|at| !outcomes[*at].note.stdout.is_empty()).collect();
+    assert_eq!(said, [1, 5]);
+    assert_eq!(outcomes.iter().filter(|o| o.note.stderr == "three\n").count(), 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_element_that_closes_its_output_costs_the_next_one_nothing() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import os
+def f(x):
+    if x == 0:
+        os.closerange(0, 3)
+        os.closerange(5, 256)
+    if x == 1: print('heard')
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 2);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(values(&outcomes), [0, 1]);
+    assert_eq!(outcomes[1].note.stdout, "heard\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn r_runs_as_well() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start_with(&server, 1, |config| {
+        config.settings.runtimes = vec![Runtime::R];
+    });
+    let source = "function(x) { if (x == 2) quit(); if (x == 3) message('three'); x + 0.5 }";
+    let mut job = python(source, agent.folder.path());
+    job.runtime = Runtime::R;
+    let lease = integers(&job, 0, 5);
+    server.grant(lease.clone(), b"", &job);
+    let mut outcomes = server.outcomes(lease.id).await;
+    let error = outcomes.remove(2).result.unwrap_err();
+    assert!(error.message.contains("exit status 0: it called quit()"), "{error:?}");
+    assert_eq!(values(&outcomes), [0.5, 1.5, 3.5, 4.5]);
+    assert_eq!(outcomes[2].note.conditions[0].message, "three");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn slots_that_become_free_are_asked_for_while_a_request_waits() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let source = "
+import os, time
+def f(x):
+    while not os.path.exists('@/go'): time.sleep(0.005)
+    open('@/done', 'w').write('\\n')
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    server
+        .until("one slot is asked for", |r| (r.lease_requests.last()?.free == 1).then_some(()))
+        .await;
+    std::fs::write(agent.path("go"), "").unwrap();
+    file(&agent.path("done")).await;
+    server.until("both are", |r| (r.lease_requests.last()?.free == 2).then_some(())).await;
+    agent.stop().await;
+}

@@ -1,0 +1,431 @@
+//! A fake server: real HTTP on a port of its own, grants that the test chooses, and a record of
+//! all that an agent says. Why not a fake client inside the agent? Because much of what can go
+//! wrong goes wrong on the wire.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use protocol::agent::{
+    Heartbeat, JobSpec, Lease, LeaseRequest, Leases, Note, Orders, Register, Registered, Release,
+    Released, Report, Reported, Verdict,
+};
+use protocol::job::ElementError;
+use protocol::{LeaseId, Problem, RangeSet, envelope};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// No wait of a test is longer: what has not happened by then never will.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// A server, and all that it knows.
+pub struct FakeServer {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+#[derive(Default)]
+struct Shared {
+    record: Mutex<Record>,
+    changed: Notify,
+}
+
+/// What the server has been told, and what it is to say.
+#[derive(Default)]
+pub struct Record {
+    pub registers: Vec<Register>,
+    pub lease_requests: Vec<LeaseRequest>,
+    pub heartbeats: Vec<Heartbeat>,
+    pub reports: Vec<(Report, Vec<u8>)>,
+    pub released: Vec<Released>,
+    pub left: bool,
+    pub blob_fetches: usize,
+    pub outcomes: BTreeMap<(LeaseId, u64), Outcome>,
+    remaining: BTreeMap<LeaseId, RangeSet>,
+    /// To be leased.
+    grants: VecDeque<Grant>,
+    /// Leased.
+    granted: Vec<Grant>,
+    blobs: BTreeMap<String, Vec<u8>>,
+    knows_the_agent: bool,
+    pub orders: Orders,
+    pub refuses_registration: Option<u16>,
+    pub loses_next_report_answer: bool,
+    pub loses_next_lease: bool,
+    pub largest_report: Option<usize>,
+}
+
+#[derive(Clone)]
+struct Grant {
+    lease: Lease,
+    payload: Vec<u8>,
+    job: JobSpec,
+}
+
+/// An accepted outcome.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub result: Result<serde_json::Value, ElementError>,
+    pub note: Note,
+    pub slot: u32,
+}
+
+impl FakeServer {
+    pub fn start() -> Self {
+        let shared = Arc::new(Shared::default());
+        let (runtime, address) = serve(&shared, ([127, 0, 0, 1], 0).into());
+        Self { address, shared, runtime: Some(runtime) }
+    }
+
+    /// Ends as by a kill: the port is closed, and every connection. What it knows, it keeps.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // On a thread of its own, because it waits until all is closed.
+            let closing = std::thread::spawn(move || runtime.shutdown_timeout(HANG));
+            closing.join().unwrap();
+        }
+    }
+
+    /// Starts again at the same address.
+    pub fn start_again(&mut self) {
+        self.runtime = Some(serve(&self.shared, self.address).0);
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.shared.record.lock().unwrap()
+    }
+
+    /// Changes what the server knows or says, and wakes whoever waits.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        let changed = change(&mut self.record());
+        self.shared.changed.notify_waiters();
+        changed
+    }
+
+    pub fn grant(&self, lease: Lease, payload: &[u8], job: &JobSpec) {
+        self.change(|record| record.grant(lease, payload, job));
+    }
+
+    /// Grants leases in one answer.
+    pub fn grant_together<const N: usize>(&self, leases: [(Lease, &JobSpec); N]) {
+        self.change(|record| leases.map(|(lease, job)| record.grant(lease, b"", job)));
+    }
+
+    pub fn put_blob(&self, digest: &str, bytes: &[u8]) {
+        self.change(|record| record.blobs.insert(digest.to_owned(), bytes.to_vec()));
+    }
+
+    pub fn forget_the_agent(&self) {
+        self.change(|record| record.knows_the_agent = false);
+    }
+
+    /// Waits until the record has what is looked for.
+    pub async fn until<T>(&self, what: &str, look: impl Fn(&Record) -> Option<T>) -> T {
+        let found = timeout(HANG, self.shared.until(look)).await;
+        found.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+    }
+
+    /// Waits until a lease has all its outcomes, in the order of their indexes.
+    pub async fn outcomes(&self, lease: LeaseId) -> Vec<Outcome> {
+        self.until("all outcomes are there", |record| {
+            record.remaining[&lease].is_empty().then(|| record.outcomes_of(lease))
+        })
+        .await
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Record {
+    pub fn grant(&mut self, lease: Lease, payload: &[u8], job: &JobSpec) {
+        self.remaining.insert(lease.id, lease.ranges.clone());
+        self.grants.push_back(Grant { lease, payload: payload.to_vec(), job: job.clone() });
+    }
+
+    /// Orders the agent to stop a lease.
+    pub fn revoke(&mut self, lease: LeaseId) {
+        self.granted.retain(|grant| grant.lease.id != lease);
+        self.orders.revoked.push(lease);
+    }
+
+    /// From now on a lease is good only for the elements that are given here.
+    pub fn expect_only(&mut self, lease: &Lease) {
+        self.remaining.insert(lease.id, lease.ranges.clone());
+    }
+
+    pub fn outcomes_of(&self, lease: LeaseId) -> Vec<Outcome> {
+        let own = self.outcomes.iter().filter(|((of, _), _)| *of == lease);
+        own.map(|(_, outcome)| outcome.clone()).collect()
+    }
+
+    /// The order in which the outcomes of a lease were reported.
+    pub fn reported_order(&self, lease: LeaseId) -> Vec<u64> {
+        let pieces = self.reports.iter().flat_map(|(report, _)| &report.pieces);
+        let own = pieces.filter(|piece| piece.lease == lease);
+        own.flat_map(|piece| piece.first..piece.first + piece.lengths.len() as u64).collect()
+    }
+
+    fn accept(&mut self, report: &Report, body: &[u8]) -> Vec<Verdict> {
+        let mut start = 0;
+        let mut verdicts = Vec::new();
+        for piece in &report.pieces {
+            let range = protocol::Range(piece.first, piece.first + piece.lengths.len() as u64);
+            let remaining = self.remaining.get_mut(&piece.lease);
+            let fresh = remaining.is_some_and(|remaining| {
+                let fresh = remaining.contains(range);
+                remaining.remove(range);
+                fresh
+            });
+            let known = self.outcomes.contains_key(&(piece.lease, piece.first));
+            if fresh || known {
+                verdicts.push(Verdict::Accepted);
+            } else {
+                verdicts.push(Verdict::Stale);
+                self.granted.retain(|grant| grant.lease.id != piece.lease);
+            }
+            for (position, length) in (0..).zip(&piece.lengths) {
+                let bytes = &body[start..start + *length as usize];
+                start += *length as usize;
+                if fresh {
+                    let result = if piece.errors.contains(&position) {
+                        Err(serde_json::from_slice(bytes).unwrap())
+                    } else {
+                        Ok(serde_json::from_slice(bytes).unwrap())
+                    };
+                    let note = piece.notes.iter().find(|note| note.position == position);
+                    let note = note.cloned().unwrap_or_default();
+                    let outcome = Outcome { result, note, slot: piece.slot };
+                    let index = piece.first + u64::from(position);
+                    self.outcomes.insert((piece.lease, index), outcome);
+                }
+            }
+        }
+        verdicts
+    }
+
+    /// Puts back what was granted and has got lost on its way to the agent.
+    fn notice_lost_grants(&mut self, held: &[LeaseId]) {
+        for grant in std::mem::take(&mut self.granted) {
+            let id = grant.lease.id;
+            let is_over = self.remaining[&id].is_empty()
+                || self.released.iter().any(|released| released.id == id);
+            if !held.contains(&id) && !is_over {
+                self.grants.push_back(grant);
+            } else {
+                self.granted.push(grant);
+            }
+        }
+    }
+
+    /// Everything that is to be leased, however many slots are free.
+    fn next_leases(&mut self, request: &LeaseRequest) -> Option<Vec<u8>> {
+        let (mut leases, mut payload) = (Leases::default(), Vec::new());
+        for grant in self.grants.drain(..) {
+            if !request.known_jobs.contains(&grant.job.id)
+                && !leases.jobs.iter().any(|sent| sent.id == grant.job.id)
+            {
+                leases.jobs.push(grant.job.clone());
+            }
+            leases.leases.push(grant.lease.clone());
+            payload.extend(&grant.payload);
+            self.granted.push(grant);
+        }
+        (!leases.leases.is_empty()).then(|| envelope::seal(&leases, &payload).unwrap())
+    }
+}
+
+impl Shared {
+    async fn until<T>(&self, look: impl Fn(&Record) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = look(&self.record.lock().unwrap()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        let changed = change(&mut self.record.lock().unwrap());
+        self.changed.notify_waiters();
+        changed
+    }
+
+    /// Waits for at most `seconds` until the change has a result.
+    async fn hold<T>(&self, seconds: f64, change: impl Fn(&mut Record) -> Option<T>) -> Option<T> {
+        let held = async {
+            loop {
+                let changed = self.changed.notified();
+                if let Some(answer) = change(&mut self.record.lock().unwrap()) {
+                    return answer;
+                }
+                changed.await;
+            }
+        };
+        timeout(Duration::from_secs_f64(seconds), held).await.ok()
+    }
+}
+
+type App = State<Arc<Shared>>;
+
+/// Serves in a runtime of its own, so that stopping it ends every connection.
+fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = Router::new()
+        .route("/v1/agents", post(register))
+        .route("/v1/agents/{id}/lease", post(lease))
+        .route("/v1/agents/{id}/report", post(report))
+        .route("/v1/agents/{id}/heartbeat", post(heartbeat))
+        .route("/v1/agents/{id}/release", post(release))
+        .route("/v1/agents/{id}", delete(leave))
+        .route("/v1/blobs/{digest}", get(blob))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(Arc::clone(shared));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.unwrap();
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        axum::serve(listener, routes).await.unwrap();
+    });
+    (runtime, address)
+}
+
+async fn register(State(app): App, Json(register): Json<Register>) -> Response {
+    app.change(|record| {
+        if let Some(status) = record.refuses_registration {
+            return problem(status, "unauthorized");
+        }
+        record.registers.push(register);
+        record.knows_the_agent = true;
+        Json(Registered { lease_seconds: 1.5, revoked: Vec::new() }).into_response()
+    })
+}
+
+/// Does what is asked if the agent is known.
+async fn if_known(app: &Shared, answer: impl Future<Output = Response>) -> Response {
+    if app.record.lock().unwrap().knows_the_agent {
+        answer.await
+    } else {
+        problem(404, "unknown-agent")
+    }
+}
+
+async fn lease(State(app): App, Json(request): Json<LeaseRequest>) -> Response {
+    if_known(&app, async {
+        let number = app.change(|record| {
+            record.notice_lost_grants(&request.held);
+            record.lease_requests.push(request.clone());
+            record.lease_requests.len()
+        });
+        let nothing = || envelope::seal(&Leases::default(), b"").unwrap();
+        let answer = app.hold(request.wait, |record| {
+            // A newer request takes the place of this one.
+            let replaced = record.lease_requests.len() > number;
+            if replaced { Some(nothing()) } else { record.next_leases(&request) }
+        });
+        let answer = answer.await.unwrap_or_else(nothing);
+        if app.change(|record| std::mem::take(&mut record.loses_next_lease)) {
+            return broken_off();
+        }
+        enveloped(answer)
+    })
+    .await
+}
+
+async fn report(State(app): App, body: Bytes) -> Response {
+    if_known(&app, async {
+        let (report, start) = envelope::open::<Report>(&body).unwrap();
+        let payload = body[start..].to_vec();
+        app.change(|record| {
+            if record.largest_report.is_some_and(|largest| payload.len() > largest) {
+                return problem(413, "too-large");
+            }
+            let verdicts = record.accept(&report, &payload);
+            record.reports.push((report, payload));
+            if std::mem::take(&mut record.loses_next_report_answer) {
+                return broken_off();
+            }
+            Json(Reported { verdicts }).into_response()
+        })
+    })
+    .await
+}
+
+async fn heartbeat(State(app): App, Json(heartbeat): Json<Heartbeat>) -> Response {
+    if_known(&app, async {
+        let wait = heartbeat.wait;
+        app.change(|record| record.heartbeats.push(heartbeat));
+        let orders = app.hold(wait, |record| {
+            let orders = std::mem::take(&mut record.orders);
+            (orders != Orders::default()).then_some(orders)
+        });
+        Json(orders.await.unwrap_or_default()).into_response()
+    })
+    .await
+}
+
+async fn release(State(app): App, Json(release): Json<Release>) -> Response {
+    app.change(|record| record.released.extend(release.leases));
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn leave(State(app): App) -> StatusCode {
+    app.change(|record| record.left = true);
+    StatusCode::NO_CONTENT
+}
+
+async fn blob(State(app): App, Path(digest): Path<String>) -> Response {
+    app.change(|record| {
+        record.blob_fetches += 1;
+        match record.blobs.get(&digest) {
+            Some(bytes) => bytes.clone().into_response(),
+            None => problem(404, "not-found"),
+        }
+    })
+}
+
+fn enveloped(sealed: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, envelope::MEDIA_TYPE)], sealed).into_response()
+}
+
+/// An answer whose connection breaks before its end.
+fn broken_off() -> Response {
+    let lost = Err::<Bytes, _>(std::io::Error::other("lost"));
+    Body::from_stream(futures::stream::iter([lost])).into_response()
+}
+
+fn problem(status: u16, slug: &str) -> Response {
+    let problem = Problem {
+        kind: format!("urn:farrow:{slug}"),
+        title: "No".to_owned(),
+        status,
+        detail: "as the test wants".to_owned(),
+        instance: None,
+        errors: Vec::new(),
+        element: None,
+    };
+    let kind = [(header::CONTENT_TYPE, protocol::problem::MEDIA_TYPE)];
+    (StatusCode::from_u16(status).unwrap(), kind, serde_json::to_vec(&problem).unwrap())
+        .into_response()
+}

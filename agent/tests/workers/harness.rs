@@ -1,0 +1,259 @@
+//! One worker: its process, its frames, and what it prints.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+
+use agent::frame::{self, kind};
+use agent::runtimes::{self, Answer, WorkerJob};
+use bytes::BytesMut;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use protocol::agent::Condition;
+use protocol::job::{ElementError, Runtime};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+
+/// A worker that says nothing for so many milliseconds hangs.
+const HANG_LIMIT: u16 = 60_000;
+
+/// A job of which only the function matters.
+pub fn job(function: &str) -> WorkerJob {
+    WorkerJob {
+        function: function.into(),
+        args: BTreeMap::new(),
+        globals: BTreeMap::new(),
+        packages: Vec::new(),
+        setup: String::new(),
+        cores: 1,
+        conditions: true,
+    }
+}
+
+/// Constants from JSON texts.
+pub fn constants(pairs: &[(&str, &str)]) -> BTreeMap<String, Box<RawValue>> {
+    let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
+    pairs.iter().map(|(name, json)| ((*name).to_owned(), raw(json))).collect()
+}
+
+/// A running worker. It is killed when dropped.
+pub struct Worker {
+    runtime: Runtime,
+    process: Child,
+    frames_in: Option<File>,
+    frames_out: File,
+    stdout: File,
+    buffer: BytesMut,
+    /// What it printed and nobody has taken yet.
+    printed: Vec<u8>,
+    /// The folder of the scripts and pipes.
+    _folder: TempDir,
+}
+
+/// What became of the elements of one frame.
+#[derive(Debug, Default)]
+pub struct Run {
+    pub outcomes: Vec<Result<String, ElementError>>,
+    pub conditions: Vec<(u32, Condition)>,
+    /// What was in the pipe when a frame of outcomes arrived, by the frame's last element.
+    pub printed: Vec<(usize, String)>,
+}
+
+impl Run {
+    /// The values; every outcome must be one.
+    pub fn values(self) -> Vec<Value> {
+        let parse = |outcome: Result<String, ElementError>| {
+            serde_json::from_str(&outcome.expect("a value")).expect("JSON")
+        };
+        self.outcomes.into_iter().map(parse).collect()
+    }
+
+    /// The error at `position`.
+    pub fn error(&self, position: usize) -> &ElementError {
+        self.outcomes[position].as_ref().expect_err("an error")
+    }
+}
+
+impl Worker {
+    /// Starts one, and waits for its hello.
+    pub fn start(runtime: Runtime) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in runtimes::SCRIPTS {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let (to, from) = (folder.path().join("in"), folder.path().join("out"));
+        mkfifo(&to, Mode::S_IRWXU).unwrap();
+        mkfifo(&from, Mode::S_IRWXU).unwrap();
+        let (program, args) = runtimes::command(runtime, folder.path());
+        let mut process = Command::new("sh")
+            .args(["-c", r#"exec "$@" 3<"$FRAMES_IN" 4>"$FRAMES_OUT""#, "sh"])
+            .arg(program)
+            .args(args)
+            .env("FRAMES_IN", &to)
+            .env("FRAMES_OUT", &from)
+            .envs(runtimes::environment(1))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = process.stdout.take().unwrap();
+        fcntl(&stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut worker = Self {
+            runtime,
+            process,
+            frames_in: Some(OpenOptions::new().write(true).open(&to).unwrap()),
+            frames_out: File::open(&from).unwrap(),
+            stdout: std::os::fd::OwnedFd::from(stdout).into(),
+            buffer: BytesMut::new(),
+            printed: Vec::new(),
+            _folder: folder,
+        };
+        let Some(Answer::Hello { version }) = worker.answer() else { panic!("no hello") };
+        assert!(version.split('.').count() >= 3, "{version}");
+        worker
+    }
+
+    pub fn send(&mut self, kind: u8, body: &[u8]) {
+        let frame = frame::encode(kind, body).unwrap();
+        self.frames_in.as_ref().unwrap().write_all(&frame).unwrap();
+    }
+
+    /// The next answer, or `None` when the worker has ended.
+    pub fn answer(&mut self) -> Option<Answer> {
+        loop {
+            if let Some(frame) = frame::take(&mut self.buffer).expect("a kind of frame") {
+                return Some(runtimes::decode(self.runtime, frame.kind, &frame.body).unwrap());
+            }
+            self.wait();
+            let mut chunk = vec![0; 1 << 16];
+            let count = self.frames_out.read(&mut chunk).unwrap();
+            if count == 0 {
+                return None;
+            }
+            self.drain();
+            self.buffer.extend_from_slice(&chunk[..count]);
+        }
+    }
+
+    /// Waits for frames, and reads what is printed meanwhile.
+    fn wait(&mut self) {
+        loop {
+            let (frames, stdout) = (self.frames_out.as_fd(), self.stdout.as_fd());
+            let mut fds =
+                [PollFd::new(frames, PollFlags::POLLIN), PollFd::new(stdout, PollFlags::POLLIN)];
+            let ready = poll(&mut fds, PollTimeout::from(HANG_LIMIT)).unwrap();
+            assert!(ready > 0, "the worker hangs");
+            if fds[0].any().unwrap() {
+                return;
+            }
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            match self.stdout.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => self.printed.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Gives it a job, which it must take.
+    pub fn prepare(&mut self, job: &WorkerJob) {
+        match self.try_prepare(job) {
+            Some(Answer::Ready) => {}
+            other => panic!("not ready: {other:?}"),
+        }
+    }
+
+    pub fn try_prepare(&mut self, job: &WorkerJob) -> Option<Answer> {
+        let body = runtimes::encode_job(self.runtime, job).unwrap();
+        self.send(kind::JOB, &body);
+        self.answer()
+    }
+
+    /// The error for which it does not take a job.
+    pub fn refusal(&mut self, job: &WorkerJob) -> ElementError {
+        match self.try_prepare(job) {
+            Some(Answer::Refused(error)) => error,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// Runs elements. The outcomes are fewer when the worker ends.
+    pub fn run(&mut self, elements: &[&str]) -> Run {
+        let elements: Vec<_> = elements.iter().map(|element| element.as_bytes()).collect();
+        let body = runtimes::encode_elements(self.runtime, &elements).unwrap();
+        self.send(kind::ELEMENTS, &body);
+        let mut run = Run::default();
+        while run.outcomes.len() < elements.len() {
+            match self.answer() {
+                Some(Answer::Outcomes(outcomes)) => self.take_outcomes(&mut run, outcomes),
+                Some(Answer::Condition { position, condition }) => {
+                    run.conditions.push((position, condition));
+                }
+                Some(other) => panic!("not an outcome: {other:?}"),
+                None => break,
+            }
+        }
+        run
+    }
+
+    fn take_outcomes(&mut self, run: &mut Run, outcomes: Vec<Result<Vec<u8>, ElementError>>) {
+        let text = |value: Vec<u8>| String::from_utf8(value).unwrap();
+        run.outcomes.extend(outcomes.into_iter().map(|outcome| outcome.map(text)));
+        let printed = std::mem::take(&mut self.printed);
+        if !printed.is_empty() {
+            let printed = String::from_utf8(printed).unwrap();
+            run.printed.push((run.outcomes.len() - 1, printed));
+        }
+    }
+
+    /// The value of a single element.
+    pub fn value(&mut self, element: &str) -> Value {
+        self.run(&[element]).values().remove(0)
+    }
+
+    /// Makes it forget its job; `false` when it ends instead.
+    pub fn reset(&mut self) -> bool {
+        self.send(kind::RESET, &[]);
+        match self.answer() {
+            Some(Answer::ResetDone) => true,
+            None => false,
+            other => panic!("not reset: {other:?}"),
+        }
+    }
+
+    /// Waits until its process has ended.
+    pub fn join(&mut self) {
+        self.process.wait().unwrap();
+    }
+
+    /// Closes the pipe of frames, as an agent that dies does.
+    pub fn hang_up(&mut self) {
+        self.frames_in = None;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A worker with a job.
+pub fn worker(runtime: Runtime, function: &str) -> Worker {
+    let mut worker = Worker::start(runtime);
+    worker.prepare(&job(function));
+    worker
+}

@@ -1,0 +1,180 @@
+//! What is Python's own.
+
+use agent::runtimes::WorkerJob;
+use protocol::job::Runtime::Python;
+use serde_json::json;
+
+use crate::harness::{Worker, job, worker};
+
+#[test]
+fn the_function_is_the_last_expression_or_else_the_last_def() {
+    let sources = [
+        "lambda x: x + 1",
+        "def add(x):\n    return x + 1\n",
+        "def add(x):\n    return x + 1\n\ndef other(x):\n    pass\n\nadd",
+        "def helper(x):\n    return 1\n\ndef add(x):\n    return x + helper(x)\n\nunused = 3",
+        "import operator, functools\nfunctools.partial(operator.add, 1)",
+        "class Adder:\n    def __call__(self, x):\n        return x + 1\n\nAdder()",
+    ];
+    let mut worker = Worker::start(Python);
+    for source in sources {
+        worker.prepare(&job(source));
+        assert_eq!(worker.value("2"), json!(3), "{source}");
+    }
+}
+
+#[test]
+fn attempts_to_exit_are_errors() {
+    let code = "import sys\ndef f(x):\n    if x == 1:\n        sys.exit('enough')\n    if x == 2:\n        raise KeyboardInterrupt\n    return x";
+    let run = worker(Python, code).run(&["1", "2", "3"]);
+    assert_eq!(
+        (run.error(0).kind.as_str(), run.error(0).message.as_str()),
+        ("SystemExit", "enough")
+    );
+    assert_eq!(run.error(1).kind, "KeyboardInterrupt");
+    assert_eq!(run.outcomes[2].as_deref(), Ok("3"));
+    let error = Worker::start(Python).refusal(&job("import sys\nsys.exit(3)\nlambda x: x"));
+    assert_eq!((error.kind.as_str(), error.fatal), ("SystemExit", true));
+}
+
+#[test]
+fn closed_streams_are_opened_again() {
+    let ways = [
+        "sys.stdout.close()",
+        "os.close(1)",
+        "sys.stdout = io.StringIO()",
+        "sys.stdout = None",
+        "os.dup2(os.open('/dev/null', os.O_WRONLY), 1)",
+    ];
+    for way in ways {
+        let code = format!(
+            "import io, os, sys\ndef f(x):\n    if x == 1:\n        {way}\n    else:\n        print('out', x)\n    return x"
+        );
+        let mut worker = worker(Python, &code);
+        assert_eq!(worker.run(&["1"]).values(), [json!(1)], "{way}");
+        worker.prepare(&job(&code));
+        let run = worker.run(&["2"]);
+        assert_eq!(run.printed, [(0, "out 2\n".to_owned())], "{way}");
+        assert_eq!(run.values(), [json!(2)], "{way}");
+    }
+}
+
+#[test]
+fn every_way_to_print_is_noticed() {
+    let ways = [
+        "print('a', end='')",
+        "sys.stdout.buffer.write(b'a')",
+        "sys.stdout.write('a')",
+        "sys.__stdout__.write('a')",
+        "print('a', end='', file=sys.stdout)",
+    ];
+    for way in ways {
+        let code = format!("import sys\ndef f(x):\n    if x:\n        {way}\n    return x");
+        let run = worker(Python, &code).run(&["false", "true", "false"]);
+        assert_eq!(run.printed, [(1, "a".to_owned())], "{way}");
+    }
+}
+
+#[test]
+fn spawned_processes_find_the_functions() {
+    let code = "import multiprocessing\n\nclass Pair:\n    def __init__(self, a):\n        self.a = a\n\n\
+                def twice(pair):\n    return Pair(pair.a * 2)\n\n\
+                def f(x):\n    context = multiprocessing.get_context('spawn')\n    \
+                with context.Pool(1) as pool:\n        return [pair.a for pair in pool.map(twice, [Pair(1), Pair(x)])]\n";
+    assert_eq!(worker(Python, code).value("5"), json!([2, 10]));
+}
+
+#[test]
+fn warnings_of_every_element_are_told() {
+    let code = "import warnings\ndef f(x):\n    warnings.warn('old', DeprecationWarning)\n    with warnings.catch_warnings():\n        warnings.simplefilter('ignore')\n        warnings.warn('hidden')\n    return x";
+    let run = worker(Python, code).run(&["1", "2"]);
+    let got: Vec<_> = run.conditions.iter().map(|(at, found)| (*at, found.kind.as_str())).collect();
+    assert_eq!(got, [(0, "DeprecationWarning"), (1, "DeprecationWarning")]);
+}
+
+#[test]
+fn values_are_what_json_makes_of_them() {
+    let rows = [
+        ("(1, 2)", json!([1, 2])),
+        ("{1: 'a', None: 2.5, True: 3}", json!({"1": "a", "null": 2.5, "true": 3})),
+        ("'\\u00e9\\U0001f600'", json!("é😀")),
+        ("2 ** 60", json!(1_152_921_504_606_846_976_u64)),
+        ("type('F', (float,), {})(1.5)", json!(1.5)),
+    ];
+    for (expression, expected) in rows {
+        // A dictionary whose keys 1 and True are equal has two entries.
+        let expected =
+            if expression.starts_with('{') { json!({"1": 3, "null": 2.5}) } else { expected };
+        assert_eq!(
+            worker(Python, &format!("lambda x: {expression}")).value("0"),
+            expected,
+            "{expression}"
+        );
+    }
+}
+
+#[test]
+fn what_json_cannot_say_is_named() {
+    let rows = [
+        ("{'a': {1, 2}}", "`['a']`", "`set`"),
+        ("[1, object()]", "`[1]`", "`object`"),
+        ("{(1, 2): 3}", "", "its key (1, 2) is of class `tuple`"),
+        ("[0.5, float('-inf')]", "`[1]`", "-inf"),
+        ("['\\ud800']", "`[0]`", "Unicode"),
+        ("__import__('decimal').Decimal(1)", "", "`decimal.Decimal`"),
+    ];
+    for (expression, place, what) in rows {
+        let run = worker(Python, &format!("lambda x: {expression}")).run(&["0"]);
+        let error = run.error(0);
+        assert_eq!(error.kind, "Untranslatable", "{expression}");
+        assert!(error.message.contains(place) && error.message.contains(what), "{}", error.message);
+    }
+    let run = worker(Python, "def f(x):\n    a = []\n    a.append(a)\n    return a").run(&["0"]);
+    assert!(run.error(0).message.contains("contains itself"), "{}", run.error(0).message);
+}
+
+#[test]
+fn arrays_of_numpy_are_lists() {
+    // A stand-in, so that the test needs no package: what counts is the module's name.
+    let setup =
+        "class Array:\n    def tolist(self):\n        return [1, 2]\nArray.__module__ = 'numpy'";
+    let mut worker = Worker::start(Python);
+    worker.prepare(&WorkerJob { setup: setup.into(), ..job("lambda x: {'a': Array()}") });
+    assert_eq!(worker.value("0"), json!({"a": [1, 2]}));
+}
+
+#[test]
+fn a_reset_leaves_nothing() {
+    let state = "import logging, os, random, signal, sys, warnings\n\
+        def f(x):\n    return [sorted(n for n in globals() if not n.startswith('__')), os.getcwd(), dict(os.environ), sys.path, \
+        len(warnings.filters), len(logging.root.handlers), sys.getrecursionlimit(), signal.getsignal(signal.SIGALRM) == signal.SIG_DFL, sys.argv]";
+    let disturb = "import logging, os, random, signal, sys, warnings\n\
+        def f(x):\n    global mine\n    mine = 1\n    os.chdir('/')\n    os.environ['MINE'] = 'x'\n    del os.environ['HOME']\n    \
+        sys.path.append('/nowhere')\n    sys.argv.append('x')\n    warnings.simplefilter('error')\n    logging.basicConfig()\n    \
+        sys.setrecursionlimit(500)\n    signal.signal(signal.SIGALRM, print)\n    random.seed(1)\n    return random.random()";
+    let mut worker = worker(Python, state);
+    let before = worker.value("1");
+    worker.prepare(&job(disturb));
+    let seeded = worker.value("1");
+    worker.prepare(&job(state));
+    assert_eq!(worker.value("1"), before);
+    worker.prepare(&job("import random\nlambda x: random.random()"));
+    assert_ne!(worker.value("1"), seeded);
+    assert!(worker.reset());
+}
+
+#[test]
+fn a_worker_that_cannot_be_clean_ends() {
+    let code = "import threading, time\ndef f(x):\n    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n    return x";
+    let mut worker = worker(Python, code);
+    worker.value("1");
+    assert!(!worker.reset());
+    worker.join();
+}
+
+#[test]
+fn scripts_beside_the_worker_are_not_imported() {
+    let error =
+        Worker::start(Python).refusal(&WorkerJob { packages: vec!["worker".into()], ..job("abs") });
+    assert_eq!(error.kind, "ModuleNotFoundError");
+}

@@ -1,0 +1,49 @@
+//! `farrow cancel`: end jobs before they end by themselves.
+
+use clap::Args;
+use protocol::JobId;
+use protocol::job::{JobState, JobStatus};
+
+use crate::client::{CallError, Client};
+use crate::connection::Connection;
+use crate::failure::Failure;
+use crate::output::OutputArgs;
+
+/// Cancel jobs: what runs is stopped within a second
+#[derive(Args, Debug)]
+pub struct Cancel {
+    /// The jobs
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Cancel {
+    /// Cancels each job and prints what became of it.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = Client::new(&self.connection)?;
+        let mut cancelled = Vec::new();
+        for &id in &self.ids {
+            cancelled.push(cancel(&client, id).await?);
+        }
+        self.output.print(&cancelled, |cancelled| cancelled.iter().map(line).collect())
+    }
+}
+
+/// Cancels a job. One that has ended cannot be cancelled, which is no failure: its status tells.
+async fn cancel(client: &Client, id: JobId) -> Result<JobStatus, CallError> {
+    match client.cancel(id).await {
+        Err(CallError::Refused(problem)) if problem.status == 409 => client.status(id).await,
+        answer => answer,
+    }
+}
+
+fn line(status: &JobStatus) -> String {
+    match status.state {
+        JobState::Cancelled => format!("{}  cancelled\n", status.id),
+        state => format!("{}  {}: had ended before\n", status.id, state.as_str()),
+    }
+}

@@ -1,0 +1,80 @@
+//! `farrow jobs`: what was submitted, and what became of it.
+
+use clap::Args;
+use protocol::job::{JobState, JobStatus};
+
+use crate::client::Client;
+use crate::clock;
+use crate::connection::Connection;
+use crate::failure::Failure;
+use crate::human;
+use crate::output::OutputArgs;
+use crate::table;
+
+/// Jobs asked of the server at a time.
+const PAGE: usize = 100;
+
+/// List jobs, the newest first
+#[derive(Args, Debug)]
+pub struct Jobs {
+    /// Only jobs in this state
+    #[arg(long, env = "FARROW_STATE", value_parser = state, value_name = "queued|running|resolved|failed|cancelled")]
+    state: Option<JobState>,
+    /// At most so many
+    #[arg(long, env = "FARROW_LIMIT", default_value_t = 50, value_name = "N")]
+    limit: usize,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Jobs {
+    /// Prints the list.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = Client::new(&self.connection)?;
+        let jobs = self.fetch(&client).await?;
+        let nothing = match self.state {
+            Some(state) => format!("no job is {}\n", state.as_str()),
+            None => "no jobs yet; `farrow map --help` shows how to submit one\n".to_owned(),
+        };
+        self.output.print(&jobs, |jobs| if jobs.is_empty() { nothing } else { list(jobs) })
+    }
+
+    async fn fetch(&self, client: &Client) -> Result<Vec<JobStatus>, Failure> {
+        let mut jobs = Vec::new();
+        let mut after = None;
+        while jobs.len() < self.limit {
+            let size = PAGE.min(self.limit - jobs.len());
+            let page = client.jobs(self.state, size, after.as_deref()).await?;
+            jobs.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        jobs.truncate(self.limit);
+        Ok(jobs)
+    }
+}
+
+fn list(jobs: &[JobStatus]) -> String {
+    let now = clock::now();
+    let row = |job: &JobStatus| {
+        vec![
+            job.id.to_string(),
+            job.state.as_str().to_owned(),
+            format!("{}/{}", job.elements.done, job.elements.total),
+            job.elements.failed.to_string(),
+            job.runtime.as_str().to_owned(),
+            human::ago(&job.submitted_at, now),
+            job.name.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = jobs.iter().map(row).collect();
+    table::with_heading(&["JOB", "STATE", "DONE", "FAILED", "RUNTIME", "SUBMITTED", "NAME"], &rows)
+}
+
+fn state(text: &str) -> Result<JobState, String> {
+    JobState::parse(text).ok_or_else(|| "not the name of a state".to_owned())
+}

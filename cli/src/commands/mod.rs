@@ -1,0 +1,13 @@
+//! The commands, one file each, all of one shape: what the command line says, and `run`.
+
+pub mod agent;
+pub mod agents;
+pub mod cancel;
+pub mod jobs;
+pub mod map;
+pub mod openapi;
+pub mod server;
+pub mod status;
+pub mod supervise;
+pub mod up;
+pub mod value;

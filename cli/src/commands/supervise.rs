@@ -1,0 +1,21 @@
+//! `farrow supervise`: the process that an agent puts between itself and a worker. Not for people.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args;
+
+/// Watch over a worker (an agent starts this by itself)
+#[derive(Args, Debug)]
+pub struct Supervise {
+    /// The worker's program and its arguments
+    #[arg(last = true, required = true)]
+    worker: Vec<OsString>,
+}
+
+impl Supervise {
+    /// Runs the worker; ends as it ends. To be called before the process has a second thread.
+    pub fn run(self) -> ExitCode {
+        agent::supervisor::main(self.worker)
+    }
+}

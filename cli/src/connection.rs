@@ -1,0 +1,111 @@
+//! Which server a client command talks to, and by what right.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::data_folder;
+use crate::failure::Failure;
+
+/// Where the server is and where the token is. A token is never an argument: every user of a
+/// machine can read every process's arguments.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// The server's address
+    #[arg(long, env = "FARROW_URL", value_name = "URL", value_parser = parse_url, default_value_t = default_url())]
+    pub url: String,
+    #[command(flatten)]
+    pub token: TokenSource,
+}
+
+/// Where the token is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TokenSource {
+    /// A file that holds the token. Without it: the variable FARROW_TOKEN, else the file
+    /// admin.token in the data folder of this user's own server
+    #[arg(long, env = "FARROW_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl TokenSource {
+    /// The token in that file.
+    pub fn in_file(file: PathBuf) -> Self {
+        Self { token_file: Some(file) }
+    }
+
+    /// The token that the user gave: in the file named, else in `FARROW_TOKEN`.
+    pub fn given(&self) -> Result<Option<String>, Failure> {
+        match &self.token_file {
+            Some(file) => read_token(file).map(Some),
+            None => Ok(token_variable()),
+        }
+    }
+
+    /// The token that the user gave, else the one in the data folder.
+    pub fn token(&self) -> Result<String, Failure> {
+        if let Some(token) = self.given()? {
+            return Ok(token);
+        }
+        let file = data_folder::of_this_user().map(|folder| data_folder::token_file(&folder));
+        match file {
+            Some(file) if file.exists() => read_token(&file),
+            Some(file) => Err(no_token(&format!(", and there is no {}", file.display()))),
+            None => Err(no_token("")),
+        }
+    }
+}
+
+/// `FARROW_TOKEN`, unless it is empty.
+fn token_variable() -> Option<String> {
+    env::var("FARROW_TOKEN")
+        .ok()
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty())
+}
+
+/// Checks the address of a server and takes a slash from its end.
+pub fn parse_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    match url {
+        Some(url) if url.has_host() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(format!("not an address such as {}", default_url())),
+    }
+}
+
+fn default_url() -> String {
+    format!("http://127.0.0.1:{}", protocol::DEFAULT_PORT)
+}
+
+fn read_token(file: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("cannot read the token file {}: {error}", file.display()))
+            .remedy("name a file that you may read with --token-file, or set FARROW_TOKEN")
+    })?;
+    match text.trim() {
+        "" => Err(Failure::usage(format!("the token file {} is empty", file.display()))
+            .remedy("put the server's token into it")),
+        token => Ok(token.to_owned()),
+    }
+}
+
+fn no_token(where_else: &str) -> Failure {
+    Failure::usage(format!("no token: FARROW_TOKEN is not set{where_else}")).remedy(
+        "set FARROW_TOKEN, or give --token-file; the server says at its start where its token is",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_a_scheme_and_a_host() {
+        assert_eq!(parse_url("http://box:3277/"), Ok("http://box:3277".to_owned()));
+        assert_eq!(parse_url("https://box/farrow"), Ok("https://box/farrow".to_owned()));
+        assert!(parse_url("127.0.0.1:3277").is_err());
+        assert!(parse_url("ftp://box").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! Why the program ends without having done what was asked: an exit code, what happened, and what
+//! to do about it.
+
+use std::process::ExitCode;
+
+use protocol::Problem;
+use serde_json::Value;
+
+/// The table of exit codes, as `farrow --help` and the waiting commands show it.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; of `map` and `value`: the job is resolved and its value was printed
+  1    the job failed, or a server or agent could not go on
+  2    the command line is wrong
+  3    the server cannot be reached, or it refuses
+  4    the job was cancelled
+  5    `value --no-wait`: the value is not there yet
+  130  interrupted; a job that was submitted goes on";
+
+/// What the exit code tells a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The job failed, or a server or agent could not go on.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The server cannot be reached, or it refuses.
+    Server = 3,
+    /// The job was cancelled.
+    Cancelled = 4,
+    /// The value is not there yet.
+    NotYet = 5,
+    /// Ctrl-C.
+    Interrupted = 130,
+    /// Whoever read our output has gone; as if SIGPIPE had ended us.
+    OutputClosed = 141,
+}
+
+/// Why the program ends without having done what was asked.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    what: String,
+    details: Vec<String>,
+    remedy: Option<String>,
+}
+
+impl Failure {
+    /// A failure that says what happened, to what.
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), details: Vec::new(), remedy: None }
+    }
+
+    /// A command line that cannot be obeyed.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, what)
+    }
+
+    /// Says also what to do.
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Says more, in lines of their own.
+    pub fn details(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.details.extend(lines);
+        self
+    }
+
+    /// The job failed: which element, its message, its traceback.
+    pub fn of_job(problem: &Problem) -> Self {
+        let failure = Self::new(Exit::Failed, &problem.detail);
+        match &problem.element {
+            Some(element) => failure.details(element_story(element)),
+            None => failure,
+        }
+    }
+
+    /// A problem that the server answered with, and the fields it names.
+    pub fn of_problem(problem: &Problem) -> Self {
+        let fields =
+            problem.errors.iter().map(|error| format!("{}: {}", error.field, error.message));
+        Self::new(Exit::Server, &problem.detail)
+            .details(fields.filter(|line| !problem.detail.contains(line.as_str())))
+    }
+
+    /// Standard output cannot be written.
+    pub fn output(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new(Exit::OutputClosed, ""),
+            _ => Self::new(Exit::Failed, format!("cannot write the output: {error}")),
+        }
+    }
+
+    /// Tells standard error what happened, and the shell the code.
+    pub fn report(&self) -> ExitCode {
+        if !self.what.is_empty() {
+            eprint!("{}", self.text());
+        }
+        ExitCode::from(self.exit as u8)
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.what);
+        for line in self.details.iter().flat_map(|detail| detail.lines()) {
+            text.push_str(&format!("  {line}\n"));
+        }
+        if let Some(remedy) = &self.remedy {
+            text.push_str(&format!("hint: {remedy}\n"));
+        }
+        text
+    }
+}
+
+/// What a failed element has to tell beyond the problem's detail, which names its index and its
+/// message: the error's type, the call, the traceback.
+fn element_story(element: &Value) -> Vec<String> {
+    let text = |name: &str| element.get(name).and_then(Value::as_str).map(str::to_owned);
+    let mut lines: Vec<_> = text("type").map(|kind| format!("type: {kind}")).into_iter().collect();
+    lines.extend(text("call").map(|call| format!("call: {call}")));
+    let frames = element.get("traceback").and_then(Value::as_array).into_iter().flatten();
+    let mut frames = frames.filter_map(Value::as_str).peekable();
+    if frames.peek().is_some() {
+        lines.push("traceback (innermost call last):".to_owned());
+    }
+    lines.extend(frames.flat_map(str::lines).map(|line| format!("  {line}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_job_names_its_element_and_its_traceback() {
+        let problem: Problem = serde_json::from_value(serde_json::json!({
+            "type": "urn:farrow:job-failed", "title": "The job failed", "status": 409,
+            "detail": "element 3 failed: boom",
+            "element": {"index": 3, "type": "ValueError", "message": "boom",
+                        "traceback": ["File \"<function>\", line 2, in f"]}
+        }))
+        .unwrap();
+        let text = Failure::of_job(&problem).text();
+        assert!(text.starts_with("error: element 3 failed: boom\n"), "{text}");
+        assert!(text.contains("  type: ValueError\n"), "{text}");
+        assert!(text.contains("line 2, in f"), "{text}");
+    }
+
+    #[test]
+    fn an_error_ends_with_what_to_do() {
+        let text = Failure::usage("no elements").remedy("give --file").text();
+        assert_eq!(text, "error: no elements\nhint: give --file\n");
+    }
+}

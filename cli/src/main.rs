@@ -1,0 +1,120 @@
+//! `farrow`: a map of your function over your elements on rented machines, whose value is there
+//! when you ask. One program: the server, its agents, and the commands that talk to it.
+
+mod arguments;
+mod client;
+mod clock;
+mod commands;
+mod connection;
+mod data_folder;
+mod elements;
+mod failure;
+mod human;
+mod logging;
+mod output;
+mod persistence;
+mod printer;
+mod screen;
+mod serving;
+mod signals;
+mod table;
+mod value_lines;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::{EXIT_CODES, Exit, Failure};
+
+/// Map a function over elements on any number of machines, and fetch the value when it is there.
+#[derive(Parser, Debug)]
+#[command(name = "farrow", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Server(commands::server::Server),
+    Agent(commands::agent::Agent),
+    Up(commands::up::Up),
+    Map(commands::map::Map),
+    Status(commands::status::Status),
+    Value(commands::value::Value),
+    Cancel(commands::cancel::Cancel),
+    Jobs(commands::jobs::Jobs),
+    Agents(commands::agents::Agents),
+    #[command(hide = true)]
+    Supervise(commands::supervise::Supervise),
+    /// Print the description of the API
+    #[command(hide = true)]
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Supervise(command) => return command.run(),
+        Command::Openapi => commands::openapi::run(),
+        command => run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    install_tls_provider()?;
+    runtime()?.block_on(async {
+        match command {
+            Command::Server(command) => command.run().await,
+            Command::Agent(command) => command.run().await,
+            Command::Up(command) => command.run().await,
+            Command::Map(command) => command.run().await,
+            Command::Status(command) => command.run().await,
+            Command::Value(command) => command.run().await,
+            Command::Cancel(command) => command.run().await,
+            Command::Jobs(command) => command.run().await,
+            Command::Agents(command) => command.run().await,
+            Command::Supervise(_) | Command::Openapi => Ok(()),
+        }
+    })
+}
+
+/// One provider for the whole process: with two in the build rustls would not choose by itself.
+fn install_tls_provider() -> Result<(), Failure> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| Failure::new(Exit::Failed, "a TLS provider is installed already"))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_are_checked_before_anything_is_asked_of_a_server() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(parse("farrow jobs --json --state failed"));
+        assert!(!parse("farrow jobs --json=1"));
+        assert!(parse("farrow map --runtime r --priority -5 f x"));
+        assert!(!parse("farrow map --runtime perl f x"));
+        assert!(!parse("farrow cancel not-an-id"));
+    }
+}

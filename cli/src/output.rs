@@ -1,0 +1,43 @@
+//! Standard output of commands that print something small at once.
+
+use std::io::Write;
+
+use clap::builder::FalseyValueParser;
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+
+/// What a command prints: for people, or one JSON document.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Print JSON instead of text for people
+    #[arg(long, env = "FARROW_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+}
+
+impl OutputArgs {
+    /// Prints `document` as JSON, or the text that `text` makes of it.
+    pub fn print<T: Serialize>(
+        self,
+        document: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        match self.json {
+            true => print_text(&(to_json(document)? + "\n")),
+            false => print_text(&text(document)),
+        }
+    }
+}
+
+/// Prints a text as it stands.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    let result = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    result.map_err(|error| Failure::output(&error))
+}
+
+fn to_json<T: Serialize>(document: &T) -> Result<String, Failure> {
+    serde_json::to_string(document).map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot write the answer as JSON: {error}"))
+    })
+}

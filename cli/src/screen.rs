@@ -1,0 +1,129 @@
+//! What a waiting command shows on standard error: a progress bar on a terminal, and notes.
+
+use std::cell::OnceCell;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use protocol::job::{JobState, JobStatus};
+
+use crate::human;
+
+/// Whether to show progress.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ProgressArgs {
+    /// Show no progress bar, also on a terminal
+    #[arg(long, env = "FARROW_NO_PROGRESS", value_parser = FalseyValueParser::new())]
+    pub no_progress: bool,
+}
+
+/// Standard error while a command waits.
+#[derive(Debug)]
+pub struct Screen {
+    live: bool,
+    /// Drawn from the first status on.
+    bar: OnceCell<ProgressBar>,
+}
+
+impl Screen {
+    /// With a bar if standard error is a terminal and the command line does not forbid it.
+    pub fn new(args: ProgressArgs) -> Self {
+        let wanted = std::io::stderr().is_terminal() && !args.no_progress;
+        Self { live: wanted, bar: OnceCell::new() }
+    }
+
+    /// Whether somebody looks at it.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Says one line that stays.
+    pub fn note(&self, line: &str) {
+        match self.bar.get() {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Shows how far a job is.
+    pub fn show(&self, status: &JobStatus) {
+        if self.live {
+            let bar = self.bar.get_or_init(new_bar);
+            bar.set_prefix(status.name.clone().unwrap_or_else(|| status.state.as_str().to_owned()));
+            bar.set_length(status.elements.total);
+            bar.set_position(status.elements.done + status.elements.failed);
+            bar.set_message(message(status));
+        }
+    }
+
+    /// Takes the bar away for good.
+    pub fn clear(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style =
+        ProgressStyle::with_template("{spinner} {prefix} [{bar:30}] {pos}/{len} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// What stands behind the bar: failures, rate, time left, slots at work, or what the job waits for.
+fn message(status: &JobStatus) -> String {
+    let mut parts = Vec::new();
+    if status.elements.failed > 0 {
+        parts.push(format!("{} failed", status.elements.failed));
+    }
+    if !status.state.is_final() {
+        parts.extend(status.rate.map(human::rate));
+        parts.extend(status.remaining.map(|seconds| format!("{} left", human::duration(seconds))));
+        match &status.waiting_for {
+            Some(reason) => parts.push(format!("waiting: {reason}")),
+            None if status.state == JobState::Queued => {
+                parts.push("waiting for its turn".to_owned());
+            }
+            None => parts.push(format!("{} at work", human::count(status.slots, "slot"))),
+        }
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(changes: &serde_json::Value) -> JobStatus {
+        let mut status = serde_json::json!({
+            "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "runtime": "r", "state": "running",
+            "elements": {"total": 10, "done": 3, "failed": 1, "running": 4, "waiting": 2},
+            "slots": 4, "rate": 2.0, "remaining": 3.0, "submitted_at": "2026-11-23T04:00:00Z",
+            "started_at": null, "finished_at": null, "priority": 0, "labels": {}, "plan": []
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            status[name] = value.clone();
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn a_running_job_tells_failures_rate_time_left_and_slots() {
+        let message = message(&status(&serde_json::json!({})));
+        assert_eq!(message, "1 failed, 2.0/s, 3.0 s left, 4 slots at work");
+    }
+
+    #[test]
+    fn a_job_that_cannot_run_tells_what_it_waits_for() {
+        let changes = serde_json::json!({
+            "state": "queued", "rate": null, "remaining": null, "waiting_for": "no agent has runtime r",
+            "elements": {"total": 10, "done": 0, "failed": 0, "running": 0, "waiting": 10}
+        });
+        assert_eq!(message(&status(&changes)), "waiting: no agent has runtime r");
+    }
+}

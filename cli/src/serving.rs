@@ -1,0 +1,137 @@
+//! A server inside this process, as `farrow server` and `farrow up` run it.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use server::ServeError;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::TokenSource;
+use crate::data_folder;
+use crate::failure::{Exit, Failure};
+use crate::output::print_text;
+
+/// A server that answers.
+pub struct Serving {
+    address: SocketAddr,
+    data: PathBuf,
+    /// The token that the server was given, unless it has its own in the data folder.
+    given_token: Option<String>,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Serving {
+    /// Starts a server and returns once it answers.
+    pub async fn start(
+        settings: server::Settings,
+        token: &TokenSource,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let data =
+            settings.data.clone().or_else(data_folder::of_this_user).ok_or_else(no_data_folder)?;
+        let data = std::path::absolute(&data).unwrap_or(data);
+        let given_token = token.given()?;
+        let listener = listen(settings.listen).await?;
+        let address =
+            listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))?;
+        let config =
+            server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
+        let task = tokio::spawn(server::serve(listener, config, shutdown));
+        let mut serving = Self { address, data, given_token, task };
+        serving.answers().await?;
+        Ok(serving)
+    }
+
+    /// Where clients on this machine reach it.
+    pub fn url(&self) -> String {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    }
+
+    /// The administrator's token.
+    pub fn token(&self) -> Result<String, Failure> {
+        match &self.given_token {
+            Some(token) => Ok(token.clone()),
+            None => TokenSource::in_file(data_folder::token_file(&self.data)).token(),
+        }
+    }
+
+    /// Says where it listens, and where its data and its token are.
+    pub fn announce(&self, json: bool) -> Result<(), Failure> {
+        let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
+        if json {
+            let place = serde_json::json!({ "url": self.url(), "data": self.data, "token_file": token_file });
+            return print_text(&format!("{place}\n"));
+        }
+        let token =
+            token_file.map_or("as given".to_owned(), |file| format!("in {}", file.display()));
+        eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url());
+        eprintln!("  data   {}", self.data.display());
+        eprintln!("  token  {token}");
+        Ok(())
+    }
+
+    /// Waits until the server has ended, by itself or because it was asked to.
+    pub async fn ended(&mut self) -> Result<(), Failure> {
+        ending((&mut self.task).await)
+    }
+
+    /// Waits until the server answers: the listener queues the request until then.
+    async fn answers(&mut self) -> Result<(), Failure> {
+        let health = format!("{}/healthz", self.url());
+        let http = reqwest::Client::builder().no_proxy().build();
+        let http = http
+            .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up HTTP: {error}")))?;
+        tokio::select! {
+            ended = &mut self.task => stopped_early(ended),
+            answer = http.get(health).send() => match answer {
+                Ok(_) => Ok(()),
+                // The connection broke because the server ended: it says why.
+                Err(_) => stopped_early((&mut self.task).await),
+            }
+        }
+    }
+}
+
+/// The server ended before it had answered once.
+fn stopped_early(ended: Result<Result<(), ServeError>, JoinError>) -> Result<(), Failure> {
+    ending(ended).and(Err(Failure::new(Exit::Interrupted, "stopped before the server had started")))
+}
+
+fn ending(ended: Result<Result<(), ServeError>, JoinError>) -> Result<(), Failure> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::new(Exit::Failed, error.to_string())),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("the server broke off: {error}"))),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let failure =
+        |why: &str| Failure::new(Exit::Failed, format!("cannot listen on {address}: {why}"));
+    match error.kind() {
+        ErrorKind::AddrInUse => failure("another program listens there")
+            .remedy("stop that one, or give another address, such as --listen 127.0.0.1:3278"),
+        ErrorKind::PermissionDenied => failure("this user may not")
+            .remedy("ports below 1024 are root's; give another address with --listen"),
+        ErrorKind::AddrNotAvailable => failure("this machine does not have that address")
+            .remedy("127.0.0.1 is this machine alone, 0.0.0.0 every address it has"),
+        _ => failure(&error.to_string()),
+    }
+}
+
+fn no_data_folder() -> Failure {
+    Failure::usage("no folder to keep data in: neither XDG_DATA_HOME nor HOME is set")
+        .remedy("give one with --data or FARROW_DATA")
+}

@@ -1,0 +1,171 @@
+//! Processes that are killed, stopped or asked to end in mid-map.
+//!
+//! Elements stand at a gate when the blow falls, so that it is known what ran, what had been
+//! accepted, and what had not begun.
+
+use std::collections::BTreeSet;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tests::procfs::{descendants, is_alive, parent};
+use tests::wait::until;
+use tests::{Audit, Gate, World};
+
+fn tens(n: i64) -> Value {
+    (0..n).map(|x| x * 10).collect()
+}
+
+/// The elements that are running in workers of the agent with this process id.
+fn running_on(audit: &Audit, agent: Pid) -> BTreeSet<String> {
+    let events = audit.events();
+    let is_open = |element: &str| !events.iter().any(|e| e.is_end && e.element == element);
+    let on_agent = |pid: Pid| parent(pid).and_then(parent) == Some(agent);
+    let here = events.iter().filter(|event| on_agent(event.pid) && is_open(&event.element));
+    here.map(|event| event.element.clone()).collect()
+}
+
+async fn are_dead(what: &str, pids: Vec<Pid>) {
+    until(what, async || (!pids.iter().any(|pid| is_alive(*pid))).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_agent_is_killed_and_only_what_it_was_running_runs_again() {
+    for runtime in ["python", "r"] {
+        let world = World::start().await;
+        let (mut one, _two) = tokio::join!(world.agent("one", 3), world.agent("two", 3));
+        let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+        let elements = json!({"range": [0, 30]});
+        let job = match runtime {
+            "r" => audit.r(elements, "x * 10L", Some(&gate), 10, 0.02),
+            _ => audit.python(elements, "x * 10", Some(&gate), 10, 0.02),
+        };
+        let id = world.client.submit(&job).await;
+        world.client.done(&id, 10).await;
+        audit.started(16).await;
+        let lost = running_on(&audit, one.process.pid());
+        assert_eq!(lost.len(), 3, "{lost:?}");
+        let processes = descendants(one.process.pid());
+        one.process.kill();
+        are_dead("the workers of a killed agent die", processes).await;
+        gate.open();
+        assert_eq!(world.client.value(&id).await, tens(30), "{runtime}");
+        let starts = audit.starts();
+        assert_eq!((starts.len(), audit.repeated()), (30, lost), "{starts:?}");
+        assert!(starts.values().all(|n| *n <= 2), "{starts:?}");
+        world.agent_is(&one, "gone").await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_end_finishes_what_it_runs() {
+    let world = World::start().await;
+    let (mut one, _two) = tokio::join!(world.python_agent("one", 2), world.python_agent("two", 1));
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = audit.python(json!({"range": [0, 20]}), "x * 10", Some(&gate), 6, 0.02);
+    let id = world.client.submit(&job).await;
+    audit.started(9).await;
+    one.process.signal(Signal::SIGTERM);
+    world.agent_is(&one, "draining").await;
+    gate.open();
+    let ended = one.process.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", one.process.stderr());
+    assert_eq!(world.client.value(&id).await, tens(20));
+    let starts = audit.starts();
+    assert_eq!((starts.len(), audit.repeated()), (20, [].into()), "{starts:?}");
+    world.agent_is(&one, "gone").await;
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_before_anybody_took_its_work_goes_on_with_it() {
+    let world = World::start().await;
+    let one = world.python_agent("one", 2).await;
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = audit.python(json!({"range": [0, 6]}), "x * 10", Some(&gate), 0, 0.0);
+    let id = world.client.submit(&job).await;
+    audit.started(2).await;
+    one.process.signal(Signal::SIGSTOP);
+    world.agent_is(&one, "gone").await;
+    one.process.signal(Signal::SIGCONT);
+    world.agent_is(&one, "live").await;
+    gate.open();
+    assert_eq!(world.client.value(&id).await, tens(6));
+    let starts = audit.starts();
+    assert_eq!((starts.len(), audit.repeated()), (6, [].into()), "{starts:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_too_late_stops_what_others_took_over() {
+    let world = World::start().await;
+    let one = world.python_agent("one", 2).await;
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = audit.python(json!([0, 1]), "agent()", Some(&gate), 0, 0.0);
+    let id = world.client.submit(&job).await;
+    audit.started(2).await;
+    let late: Vec<Pid> = audit.pids().into_iter().collect();
+    one.process.signal(Signal::SIGSTOP);
+    world.agent_is(&one, "gone").await;
+    let two = world.python_agent("two", 2).await;
+    audit.started(4).await;
+    one.process.signal(Signal::SIGCONT);
+    world.agent_is(&one, "live").await;
+    are_dead("what others took over is stopped", late).await;
+    gate.open();
+    assert_eq!(world.client.value(&id).await, json!([two.pid(), two.pid()]));
+    assert_eq!(audit.events().iter().filter(|event| event.is_end).count(), 2);
+}
+
+#[tokio::test]
+async fn a_late_report_changes_nothing() {
+    let world = World::start().await;
+    let one = world.python_agent("one", 2).await;
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = audit.python(json!([0, 1]), "agent()", Some(&gate), 0, 0.0);
+    let id = world.client.submit(&job).await;
+    audit.started(2).await;
+    one.process.signal(Signal::SIGSTOP);
+    world.agent_is(&one, "gone").await;
+    let two = world.python_agent("two", 2).await;
+    audit.started(4).await;
+    gate.open();
+    // The workers of the stopped agent finish as well; it has yet to read what they say.
+    audit.ended(4).await;
+    let value = json!([two.pid(), two.pid()]);
+    assert_eq!(world.client.value(&id).await, value);
+    let status = world.client.status(&id).await;
+    one.process.signal(Signal::SIGCONT);
+    world.agent_is(&one, "live").await;
+    // It takes new work only when it has got rid of the old.
+    let elements = json!({"range": [0, 4]});
+    let next = audit.python(elements, "x * 10", Some(&gate), 0, 0.0);
+    drop(two);
+    assert_eq!(world.client.run(&next).await, tens(4));
+    assert_eq!(world.client.value(&id).await, value);
+    assert_eq!(world.client.status(&id).await, status);
+}
+
+#[tokio::test]
+async fn a_worker_or_its_supervisor_is_killed_from_outside_and_its_element_runs_again() {
+    let world = World::start().await;
+    let _agent = world.agent("one", 2).await;
+    for (runtime, supervisor) in [("python", false), ("python", true), ("r", false)] {
+        let name = format!("{runtime}-{supervisor}");
+        let (audit, gate) = (Audit::new(&world, &name), Gate::new(&world, &name));
+        let elements = json!({"range": [0, 6]});
+        let job = match runtime {
+            "r" => audit.r(elements, "x * 10L", Some(&gate), 2, 0.0),
+            _ => audit.python(elements, "x * 10", Some(&gate), 2, 0.0),
+        };
+        let id = world.client.submit(&job).await;
+        world.client.done(&id, 2).await;
+        audit.started(4).await;
+        let victim = audit.events().pop().expect("something runs");
+        let pid = if supervisor { parent(victim.pid).unwrap() } else { victim.pid };
+        kill(pid, Signal::SIGKILL).unwrap();
+        are_dead("the worker is dead", vec![victim.pid]).await;
+        audit.started(5).await;
+        gate.open();
+        assert_eq!(world.client.value(&id).await, tens(6), "{name}");
+        assert_eq!(audit.repeated(), [victim.element].into(), "{name}");
+    }
+}

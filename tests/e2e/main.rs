@@ -1,0 +1,13 @@
+//! The whole thing as its users meet it: a server, agents and workers as processes.
+
+mod bad_input;
+mod bad_start;
+mod cli;
+mod future;
+mod kills;
+mod large;
+mod models;
+mod nasty;
+mod openapi;
+mod options;
+mod topology;

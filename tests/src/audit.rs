@@ -1,0 +1,231 @@
+//! An auditor that believes no table: each element writes a line when it starts and one when it
+//! ends, and says which process it ran in.
+//!
+//! Elements are held at a [`Gate`] where a test has to know what runs when it strikes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::wait::until;
+use crate::world::World;
+
+/// Python functions for the start of a job's source. `work` is one element's whole life.
+const PYTHON: &str = r#"
+import os, time
+
+def note(audit, x, what):
+    file = os.open(audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"{x} {what} {os.getpid()}\n".encode())
+    os.close(file)
+
+def parent(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("PPid:"))
+
+def agent():
+    return parent(parent(os.getpid()))
+
+def work(x, audit, gate, seconds, result):
+    note(audit, x, "start")
+    time.sleep(seconds)
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
+    value = result()
+    note(audit, x, "end")
+    return value
+"#;
+
+/// The same for R.
+const R: &str = r#"
+note <- function(audit, x, what) {
+  name <- if (is.list(x)) paste(unlist(x), collapse = "/") else format(x)
+  cat(sprintf("%s %s %d\n", name, what, Sys.getpid()), file = audit, append = TRUE)
+}
+parent <- function(pid) {
+  status <- readLines(sprintf("/proc/%d/status", pid))
+  as.integer(sub("^PPid:", "", grep("^PPid:", status, value = TRUE)))
+}
+agent <- function() parent(parent(Sys.getpid()))
+work <- function(x, audit, gate, seconds, result) {
+  note(audit, x, "start")
+  Sys.sleep(seconds)
+  while (!is.null(gate) && !file.exists(gate)) Sys.sleep(0.02)
+  value <- result
+  note(audit, x, "end")
+  value
+}
+"#;
+
+/// A file that elements write to.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    file: PathBuf,
+}
+
+/// One line of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The element, as it calls itself.
+    pub element: String,
+    /// Whether it ended; else it started.
+    pub is_end: bool,
+    /// The worker's process.
+    pub pid: Pid,
+}
+
+impl Audit {
+    /// A new file in the folder of `world`.
+    pub fn new(world: &World, name: &str) -> Self {
+        Self { file: world.path(&format!("{name}.audit")) }
+    }
+
+    /// A Python job whose elements are audited, take `seconds` and give the value of the
+    /// expression `result`, in which `x` is the element and `agent()` the agent's process. Those
+    /// below `free` pass the gate unhindered.
+    pub fn python(
+        &self,
+        elements: Value,
+        result: &str,
+        gate: Option<&Gate>,
+        free: i64,
+        seconds: f64,
+    ) -> Value {
+        let function = format!(
+            "{PYTHON}\ndef element(x, audit, gate, free, seconds):\n    \
+             held = gate if type(x) is not int or x >= free else None\n    \
+             return work(x, audit, held, seconds, lambda: {result})\n"
+        );
+        self.job("python", &function, elements, gate, free, seconds)
+    }
+
+    /// The same in R.
+    pub fn r(
+        &self,
+        elements: Value,
+        result: &str,
+        gate: Option<&Gate>,
+        free: i64,
+        seconds: f64,
+    ) -> Value {
+        let function = format!(
+            "{{\n{R}\nfunction(x, audit, gate, free, seconds) {{\n  \
+             held <- if (!is.numeric(x) || x >= free) gate\n  \
+             work(x, audit, held, seconds, {result})\n}}\n}}"
+        );
+        self.job("r", &function, elements, gate, free, seconds)
+    }
+
+    fn job(
+        &self,
+        runtime: &str,
+        function: &str,
+        elements: Value,
+        gate: Option<&Gate>,
+        free: i64,
+        seconds: f64,
+    ) -> Value {
+        let gate = gate.map(|gate| &gate.file);
+        let args = json!({"audit": self.file, "gate": gate, "free": free, "seconds": seconds});
+        json!({"runtime": runtime, "function": function, "elements": elements, "args": args})
+    }
+
+    /// What was written, in order.
+    ///
+    /// # Panics
+    /// When a line is none of ours.
+    pub fn events(&self) -> Vec<Event> {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        let whole_lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole_lines.map(event).collect()
+    }
+
+    /// How often each element was started.
+    pub fn starts(&self) -> BTreeMap<String, u32> {
+        let mut starts = BTreeMap::new();
+        for event in self.events().into_iter().filter(|event| !event.is_end) {
+            *starts.entry(event.element).or_default() += 1;
+        }
+        starts
+    }
+
+    /// The elements that were started more than once.
+    pub fn repeated(&self) -> BTreeSet<String> {
+        let starts = self.starts().into_iter();
+        starts.filter(|(_, n)| *n > 1).map(|(element, _)| element).collect()
+    }
+
+    /// The processes that ran elements.
+    pub fn pids(&self) -> BTreeSet<Pid> {
+        self.events().into_iter().map(|event| event.pid).collect()
+    }
+
+    /// How many elements ran at once at the most.
+    pub fn most_at_once(&self) -> usize {
+        let (mut now, mut most) = (0_usize, 0);
+        for event in self.events() {
+            now = if event.is_end { now.saturating_sub(1) } else { now + 1 };
+            most = most.max(now);
+        }
+        most
+    }
+
+    /// Waits until elements have been started so often, in all.
+    pub async fn started(&self, n_starts: usize) {
+        self.when(&format!("{n_starts} starts"), |events| {
+            events.iter().filter(|event| !event.is_end).count() >= n_starts
+        })
+        .await;
+    }
+
+    /// Waits until elements have ended so often, in all.
+    pub async fn ended(&self, n_ends: usize) {
+        self.when(&format!("{n_ends} ends"), |events| {
+            events.iter().filter(|event| event.is_end).count() >= n_ends
+        })
+        .await;
+    }
+
+    async fn when(&self, what: &str, wanted: impl Fn(&[Event]) -> bool) {
+        until(&format!("{what} in {}", self.file.display()), async || {
+            wanted(&self.events()).then_some(())
+        })
+        .await;
+    }
+}
+
+fn event(line: &str) -> Event {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        [element, what @ ("start" | "end"), pid] => Event {
+            element: element.to_owned(),
+            is_end: what == "end",
+            pid: Pid::from_raw(pid.parse().expect("a process id")),
+        },
+        _ => panic!("not a line of the audit: {line:?}"),
+    }
+}
+
+/// A file for which elements wait.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    file: PathBuf,
+}
+
+impl Gate {
+    /// A closed gate in the folder of `world`.
+    pub fn new(world: &World, name: &str) -> Self {
+        Self { file: world.path(&format!("{name}.gate")) }
+    }
+
+    /// Lets everybody through, from now on.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn open(&self) {
+        fs::write(&self.file, "").expect("a gate can be opened");
+    }
+}

@@ -1,0 +1,244 @@
+//! Requests and their answers. Nothing here knows farrow's types: a test sees what a user sees.
+
+use std::sync::Once;
+
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::TOKEN;
+use crate::wait::HANG;
+
+/// Seconds that one request waits for a job.
+const WAIT: u32 = 20;
+
+/// A client of one server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+/// An answer, read whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// A client with connections of its own.
+    ///
+    /// # Panics
+    /// When it cannot be set up.
+    pub fn new(url: &str) -> Self {
+        static TLS: Once = Once::new();
+        // Without effect when the test has a provider already.
+        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let http = reqwest::Client::builder().no_proxy().build().expect("HTTP can be set up");
+        Self { http, url: url.to_owned() }
+    }
+
+    /// A request to a path; with the token, unless `headers` say otherwise.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body);
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
+            request = request.bearer_auth(TOKEN);
+        }
+        // An empty value stands for no header at all.
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(*name, *value);
+        }
+        let answer = async {
+            let response = request.send().await?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            Ok::<_, reqwest::Error>(Answer {
+                status,
+                headers,
+                body: response.bytes().await?.to_vec(),
+            })
+        };
+        let answer = timeout(HANG, answer).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{path} is not answered"));
+        answer.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    /// `GET`s a path.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], Vec::new()).await
+    }
+
+    /// `POST`s JSON to a path.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        let json = [("content-type", "application/json")];
+        self.send("POST", path, &json, body.to_string().into_bytes()).await
+    }
+
+    /// Submits a job and gives its id.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn submit(&self, job: &Value) -> String {
+        self.submit_text(job.to_string()).await
+    }
+
+    /// Submits a job that is written as JSON already, names in the order that they have there.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn submit_text(&self, job: String) -> String {
+        let answer = self.send("POST", "/v1/jobs", &[], job.into_bytes()).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()["id"].as_str().expect("a job has an id").to_owned()
+    }
+
+    /// Waits for a job's end and gives the answer that stands for its value.
+    ///
+    /// # Panics
+    /// When it does not end for [`HANG`].
+    pub async fn outcome(&self, job: &str) -> Answer {
+        let path = format!("/v1/jobs/{job}/value?wait={WAIT}");
+        let asking = async {
+            loop {
+                let answer = self.get(&path).await;
+                if answer.status != 202 {
+                    return answer;
+                }
+            }
+        };
+        match timeout(HANG, asking).await {
+            Ok(answer) => answer,
+            Err(_) => panic!("the job hangs: {:#}", self.status(job).await),
+        }
+    }
+
+    /// Waits for a job's value.
+    ///
+    /// # Panics
+    /// When it has none in the end.
+    pub async fn value(&self, job: &str) -> Value {
+        let answer = self.outcome(job).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Submits a job and waits for its value.
+    ///
+    /// # Panics
+    /// When it is refused or has none.
+    pub async fn run(&self, job: &Value) -> Value {
+        let id = self.submit(job).await;
+        self.value(&id).await
+    }
+
+    /// Submits a job and waits for the problem that it ends with.
+    ///
+    /// # Panics
+    /// When it does not fail.
+    pub async fn failure(&self, job: &Value) -> Value {
+        let id = self.submit(job).await;
+        self.outcome(&id).await.problem(409, "job-failed")
+    }
+
+    /// How a job is.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub async fn status(&self, job: &str) -> Value {
+        let answer = self.get(&format!("/v1/jobs/{job}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Waits, by the server's own means, until a job's status is as `wanted`, and gives it.
+    ///
+    /// # Panics
+    /// When it is not for [`HANG`], or the job ends before.
+    pub async fn status_when(&self, job: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let asking = async {
+            let mut tag = "\"none\"".to_owned();
+            let path = format!("/v1/jobs/{job}?wait={WAIT}");
+            loop {
+                let known = [("if-none-match", tag.as_str())];
+                let answer = self.send("GET", &path, &known, Vec::new()).await;
+                if answer.status == 304 {
+                    continue;
+                }
+                tag = answer.header("etag");
+                let status = answer.json();
+                if wanted(&status) {
+                    return status;
+                }
+                let is_final = ["resolved", "failed", "cancelled"].map(Value::from);
+                assert!(!is_final.contains(&status["state"]), "the job has ended: {status:#}");
+            }
+        };
+        match timeout(HANG, asking).await {
+            Ok(status) => status,
+            Err(_) => panic!("waited in vain for the job: {:#}", self.status(job).await),
+        }
+    }
+
+    /// Waits until so many elements of a job have a value.
+    pub async fn done(&self, job: &str, n_done: u64) -> Value {
+        self.status_when(job, |status| status["elements"]["done"].as_u64() == Some(n_done)).await
+    }
+
+    /// Asks to cancel a job.
+    pub async fn cancel(&self, job: &str) -> Answer {
+        self.send("POST", &format!("/v1/jobs/{job}/cancel"), &[], Vec::new()).await
+    }
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
+    }
+
+    /// A header's value, empty if it is missing.
+    pub fn header(&self, name: &str) -> String {
+        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    }
+
+    /// The body as a problem, which must be of this status and kind and say so everywhere.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn problem(&self, status: u16, slug: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.text());
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:farrow:{slug}"), "{problem:#}");
+        assert_eq!(problem["status"], status, "{problem:#}");
+        for member in ["title", "detail", "instance"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{problem:#}");
+        }
+        problem
+    }
+}

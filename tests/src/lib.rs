@@ -1,0 +1,24 @@
+//! What the end-to-end tests are written with: real servers, agents and commands as processes, a
+//! client that speaks plain HTTP, and an auditor that counts what ran by itself.
+//!
+//! * [`world`]: a folder with a server, its agents, and commands run beside them.
+//! * [`process`]: one process of the program, whose log is printed when its test fails.
+//! * [`client`]: requests and their answers.
+//! * [`audit`]: functions whose elements write down when they start and end.
+//! * [`procfs`]: which processes there are.
+//! * [`wait`]: waiting for events, with a limit that only ends what hangs.
+
+pub mod audit;
+pub mod client;
+pub mod process;
+pub mod procfs;
+pub mod wait;
+pub mod world;
+
+pub use audit::{Audit, Gate};
+pub use client::{Answer, Client};
+pub use process::{Finished, Process};
+pub use world::World;
+
+/// The token of every server that a test starts.
+pub const TOKEN: &str = "the-token-of-the-end-to-end-tests";
