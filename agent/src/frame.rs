@@ -16,7 +16,7 @@
 //! | `E` elements | agent | n elements, only after a `j` without an error | `o` until n outcomes |
 //! | `c` condition | worker | an element's position in its `E`, and a message or warning; sent at once | |
 //! | `o` outcomes | worker | the next outcomes in order, one or more, never past the end of the `E` | |
-//! | `R` reset | agent | empty: forget the job, as a new process would | `r` |
+//! | `R` reset | agent | forget the job, as a new process would; not empty: and give memory back, for no job waits | `r` |
 //! | `r` | worker | empty | |
 //!
 //! Bodies of `J`, `j`, `E`, `c`, `o` are the runtime's: JSON for Python, R's serialization for R

@@ -58,7 +58,7 @@ impl WorkerPool {
     pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, (Death, Printed)> {
         let seat = Seat::take(&self.busy);
         while let Some(mut worker) = self.idle_for(key, job) {
-            if worker.is_sound() && (worker.job == Some(job) || worker.reset().await.is_ok()) {
+            if worker.is_sound() && (worker.job == Some(job) || worker.reset(false).await.is_ok()) {
                 worker.seat = Some(seat);
                 return Ok(worker);
             }
@@ -109,7 +109,7 @@ impl WorkerPool {
         sleep(LINGER).await;
         let Some(pool) = pool.upgrade() else { return };
         let Some(mut worker) = pool.take_resting(rest) else { return };
-        if let Err(death) = worker.reset().await {
+        if let Err(death) = worker.reset(true).await {
             tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job");
             worker.kill().await;
             return;

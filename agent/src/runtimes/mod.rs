@@ -17,7 +17,12 @@
 //!   descriptor 3 is closed.
 //! * What an element printed through its language's own output is in the pipe before its outcome
 //!   is, and its outcome is the last of its frame: what the agent finds in the pipe when an `o`
-//!   arrives belongs to the last element of that `o`.
+//!   arrives belongs to the last element of that `o`. The worker goes on at once, though; so only
+//!   an element that is alone in its `E`, or whose neighbours print nothing, is told apart for
+//!   certain.
+//!
+//! What it may not: that the pipe of frames ends with the worker. Base R cannot keep descriptors
+//! from the programs that user code starts, which then hold it open; death is learned from `wait`.
 
 pub mod python;
 pub mod r;

@@ -421,6 +421,7 @@ serve <- function() {
       },
       R = {
         if (!is.null(job)) reset()
+        if (length(frame$body) > 0L) gc(FALSE)
         send("r")
       },
       leave())

@@ -28,7 +28,6 @@ reset <- function() {
   })
   if (!clean) leave()
   job <<- NULL
-  gc(FALSE)
 }
 
 restore_streams <- function() {

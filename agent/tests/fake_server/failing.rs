@@ -135,23 +135,33 @@ async fn what_an_element_leaves_running_is_swept_when_its_job_is_over() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);
     let source = "
-import subprocess
+import os, subprocess, time
 def f(x):
-    stray = subprocess.Popen(['setsid', 'sleep', '1000'], start_new_session=True)
-    with open('@/pids', 'w') as pids: pids.write(f'{stray.pid}\\n')
+    child = subprocess.Popen(['sleep', '1000'], start_new_session=True)
+    forked = os.fork()
+    if forked == 0:
+        os.setsid()
+        daemon = os.fork()
+        if daemon:
+            with open('@/pids', 'w') as pids: pids.write(f'{child.pid} {daemon}\\n')
+            os._exit(0)
+        time.sleep(1000)
+    os.waitpid(forked, 0)
     open('here', 'w').close()
-    return x
+    return os.getpid()
 ";
     let job = python(source, agent.folder.path());
     let lease = integers(&job, 0, 1);
     server.grant(lease.clone(), b"", &job);
-    server.outcomes(lease.id).await;
+    let worker = server.outcomes(lease.id).await[0].result.clone().unwrap();
     gone(&file(&agent.path("pids")).await).await;
     // The same worker serves the next job, in an empty folder.
-    let next = python("import os\nlambda x: os.listdir('.')", agent.folder.path());
+    let source = "import os\nlambda x: [os.getpid(), os.listdir('.')]";
+    let next = python(source, agent.folder.path());
     let lease = integers(&next, 0, 1);
     server.grant(lease.clone(), b"", &next);
-    assert_eq!(server.outcomes(lease.id).await[0].result, Ok(serde_json::json!([])));
+    let found = server.outcomes(lease.id).await[0].result.clone().unwrap();
+    assert_eq!(found, serde_json::json!([worker, []]));
     agent.stop().await;
 }
 

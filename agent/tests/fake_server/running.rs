@@ -153,6 +153,27 @@ def f(x):
 }
 
 #[tokio::test]
+async fn of_many_elements_that_print_each_has_its_own_line() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = python("import os\ndef f(x): os.write(1, b'%d\\n' % x)", agent.folder.path());
+    let first = integers(&job, 0, 1);
+    server.grant(first.clone(), b"", &job);
+    server.outcomes(first.id).await;
+    let lease = integers(&job, 0, 500);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    let lines = |from: usize| outcomes.iter().skip(from).map(|outcome| &outcome.note.stdout[..]);
+    assert_eq!(
+        lines(0).collect::<String>(),
+        (0..500).map(|x| format!("{x}\n")).collect::<String>()
+    );
+    // The frame that taught the agent that they print is over by then: they come one by one.
+    assert!(lines(9).zip(9..).all(|(line, x)| line == format!("{x}\n")));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_element_that_closes_its_output_costs_the_next_one_nothing() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);
