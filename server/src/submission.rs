@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::agent::{Constant, JobSpec};
 use protocol::job::{Options, Slots, SubmitJob};
 use protocol::{FieldError, JobId};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::blobs::Blobs;
@@ -30,22 +31,26 @@ const MAX_RETRIES: u32 = 1000;
 /// What is wrong, naming the field at fault.
 pub fn parse(body: &[u8]) -> Result<SubmitJob, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let submission: SubmitJob = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
+    let submission: SubmitJob = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| refused(error, body))?;
     json.end()
         .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
     Ok(submission)
 }
 
-fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) -> ApiError {
     let path = error.path().to_string();
+    let field = if path == "." { "body".to_owned() } else { path };
     let inner = error.into_inner();
-    match inner.classify() {
-        serde_json::error::Category::Data => {
-            let field = if path == "." { "body".to_owned() } else { path };
-            ApiError::field(field, inner.to_string())
-        }
-        _ => ApiError::BadRequest(format!("the body is not JSON: {inner}")),
+    if inner.is_data() {
+        return ApiError::field(field, inner.to_string());
     }
+    // What is no word where a word must be, serde_json calls a fault in the JSON itself.
+    if serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+        let message = format!("is of the wrong type, must be a word ({inner})");
+        return ApiError::field(field, message);
+    }
+    ApiError::BadRequest(format!("the body is not JSON: {inner}"))
 }
 
 /// Checks a submission and stores its large parts.

@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use axum::RequestExt as _;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use bytes::Bytes;
@@ -50,7 +49,8 @@ impl FromRequest<AppState> for Body {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let limit = state.config.settings.max_body;
-        let body = Limited::new(request.with_limited_body().into_body(), limit);
+        // The limit is ours alone: the one that axum's extractors default to is far below it.
+        let body = Limited::new(request.into_body(), limit);
         match body.collect().await {
             Ok(collected) => Ok(Self(collected.to_bytes())),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
