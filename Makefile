@@ -19,6 +19,7 @@ demo: build ## Models by gear and the two-by-four topology, by curl, on two agen
 test: setup ## Everything that must hold before a change lands
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build -p cli --bin farrow
 	cargo test --workspace
 
 check: ## The quick part of `test`: format, lints, and licences where cargo-deny is installed
