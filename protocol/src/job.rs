@@ -170,7 +170,7 @@ pub enum OnError {
 
 /// What one element occupies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be a number from 1, or \"all\"")]
 pub enum Slots {
     /// So many slots of one agent.
     Count(u32),

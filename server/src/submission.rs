@@ -31,8 +31,8 @@ const MAX_RETRIES: u32 = 1000;
 /// What is wrong, naming the field at fault.
 pub fn parse(body: &[u8]) -> Result<SubmitJob, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let submission: SubmitJob = serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| refused(error, body))?;
+    let submission: SubmitJob =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| refused(error, body))?;
     json.end()
         .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
     Ok(submission)

@@ -1,1 +1,165 @@
-//! x
+//! Servers and agents that cannot start say why and what to do, and exit accordingly.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+
+use tests::{Finished, World};
+
+/// The command line is wrong.
+const USAGE: i32 = 2;
+/// Something could not go on.
+const FAILED: i32 = 1;
+
+fn assert_says(finished: &Finished, code: i32, says: &[&str]) {
+    assert_eq!(finished.code, Some(code), "{finished:?}");
+    assert!(finished.stdout.is_empty(), "{finished:?}");
+    for part in says {
+        assert!(finished.stderr.contains(part), "no {part:?} in {}", finished.stderr);
+    }
+    assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken() {
+    let world = World::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let data = world.path("other");
+    let data = data.to_str().unwrap();
+    let refused = world.farrow(&["server", "--listen", &address, "--data", data]).await;
+    assert_says(&refused, FAILED, &[&address, "another program listens there", "--listen"]);
+    let refused = world.farrow(&["up", "--listen", &address, "--data", data]).await;
+    assert_says(&refused, FAILED, &[&address, "--listen"]);
+}
+
+#[tokio::test]
+async fn a_data_folder_that_cannot_be_written() {
+    let world = World::start().await;
+    fs::write(world.path("file"), "").unwrap();
+    let below_a_file = world.path("file").join("data");
+    let below_a_file = below_a_file.to_str().unwrap();
+    let refused =
+        world.farrow(&["server", "--listen", "127.0.0.1:0", "--data", below_a_file]).await;
+    assert_says(&refused, FAILED, &[below_a_file, "cannot be written", "--data"]);
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data() {
+    let mut world = World::start().await;
+    let data = world.data();
+    let data = data.to_str().unwrap();
+    let refused = world.farrow(&["server", "--listen", "127.0.0.1:0", "--data", data]).await;
+    assert_says(&refused, FAILED, &[data, "another farrow server", "--data"]);
+    // The lock goes with the process, however that ends.
+    world.server().kill();
+    world.restart().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_none() {
+    let world = World::start().await;
+    let data = world.path("other");
+    fs::create_dir(&data).unwrap();
+    fs::write(
+        data.join("farrow.db"),
+        "this is not a database, and it is longer than a header".repeat(100),
+    )
+    .unwrap();
+    let data = data.to_str().unwrap();
+    let refused = world.farrow(&["server", "--listen", "127.0.0.1:0", "--data", data]).await;
+    assert_says(&refused, FAILED, &["not a database"]);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be() {
+    let world = World::start().await;
+    for (arguments, says) in [
+        (&["server", "--listen", "here"][..], &["--listen", "here"][..]),
+        (&["server", "--lease", "0"], &["--lease", "0.5"]),
+        (&["server", "--max-body", "1 GB"], &["--max-body"]),
+        (&["server", "--dta", "x"], &["--dta"]),
+        (&["agent", "--server", "localhost"], &["--server", "http://"]),
+        (&["agent", "--server", "http://localhost", "--slots", "0"], &["--slots", "number from 1"]),
+        (
+            &["agent", "--server", "http://localhost", "--runtime", "perl"],
+            &["--runtime", "`python`"],
+        ),
+        (&["agent", "--server", "http://localhost", "--label", "zone"], &["--label", "key=value"]),
+        (&["agent"], &["--server"]),
+        (&["nothing"], &["nothing"]),
+        (&[], &["Usage"]),
+    ] {
+        let refused = world.spawn("wrong", &mut world.command(arguments)).finished().await;
+        assert_says(&refused, USAGE, says);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_weak_or_wrong() {
+    let world = World::start().await;
+    let data = world.path("other");
+    let arguments = ["server", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
+    let mut command = world.command(&arguments);
+    let refused = world.spawn("weak", command.env("FARROW_TOKEN", "short")).finished().await;
+    assert_says(&refused, FAILED, &["FARROW_TOKEN", "16"]);
+    assert!(!refused.stderr.contains("short"), "{}", refused.stderr);
+
+    let arguments = ["agent", "--server", world.url(), "--runtime", "python"];
+    let wrong = "this-is-not-the-token-of-this-server";
+    let mut command = world.command(&arguments);
+    let refused = world.spawn("wrong", command.env("FARROW_TOKEN", wrong)).finished().await;
+    assert_says(&refused, FAILED, &[world.url(), "does not let this agent in", "FARROW_TOKEN"]);
+    assert!(!refused.stderr.contains(wrong), "{}", refused.stderr);
+    let mut command = world.command(&arguments);
+    let refused = world.spawn("none", command.env_remove("FARROW_TOKEN")).finished().await;
+    assert_says(&refused, USAGE, &["no token", "FARROW_TOKEN"]);
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_missing() {
+    let world = World::start().await;
+    let programs = world.path("programs");
+    fs::create_dir(&programs).unwrap();
+    for (runtime, program, package) in
+        [("r", "Rscript", "r-base-core"), ("python", "python3", "python3")]
+    {
+        let arguments = ["agent", "--server", world.url(), "--runtime", runtime];
+        let mut command = world.command(&arguments);
+        let refused = world.spawn("agent", command.env("PATH", &programs)).finished().await;
+        assert_says(&refused, FAILED, &[runtime, program, package]);
+    }
+    let mut command = world.command(&["agent", "--server", world.url()]);
+    let refused = world.spawn("agent", command.env("PATH", &programs)).finished().await;
+    assert_says(&refused, FAILED, &["none of the runtimes", "Rscript", "python3"]);
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_broken() {
+    let world = World::start().await;
+    let programs = world.path("programs");
+    fs::create_dir(&programs).unwrap();
+    symlink("/bin/false", programs.join("Rscript")).unwrap();
+    let arguments = ["agent", "--server", world.url(), "--runtime", "r"];
+    let mut command = world.command(&arguments);
+    let refused = world.spawn("agent", command.env("PATH", &programs)).finished().await;
+    assert_says(&refused, FAILED, &["Rscript"]);
+}
+
+#[tokio::test]
+async fn an_agent_without_a_server_waits_for_it() {
+    let mut world = World::start().await;
+    let url = world.url().to_owned();
+    world.server().kill();
+    let arguments =
+        ["agent", "--server", &url, "--runtime", "python", "--slots", "1", "--name", "early"];
+    let mut agent = world.spawn("early", &mut world.command(&arguments));
+    tests::wait::until("the agent says that nobody answers", async || {
+        agent.stderr().contains("no answer").then_some(())
+    })
+    .await;
+    world.restart().await;
+    let job = serde_json::json!({"runtime": "python", "function": "abs", "elements": [-7]});
+    assert_eq!(world.client.run(&job).await, serde_json::json!([7]));
+    agent.kill();
+}

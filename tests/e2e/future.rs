@@ -1,9 +1,8 @@
 //! A submitted job is a future: it returns at once, and its value is there when somebody asks.
 
-use std::fs;
-
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tests::audit::{as_command, taking};
 use tests::procfs::is_alive;
 use tests::wait::until;
 use tests::{Audit, Client, Gate, World};
@@ -20,7 +19,7 @@ async fn a_submission_is_answered_at_once_and_its_value_comes_when_it_is_there()
     let client = &world.client;
     let (audit, gate) = (Audit::new(&world, "first"), Gate::new(&world, "first"));
     let first =
-        client.submit(&audit.python(json!({"range": [0, 5]}), "x * 10", Some(&gate), 2, 0.0)).await;
+        client.submit(&gate.hold_from(2, audit.python(&json!({"range": [0, 5]}), "x * 10"))).await;
     client.done(&first, 2).await;
 
     let quick = json!({"runtime": "python", "function": "lambda x: x", "elements": [7, 8]});
@@ -60,7 +59,7 @@ async fn a_status_is_waited_for_until_it_differs_or_until_the_end() {
     let _agent = world.python_agent("one", 1).await;
     let client = &world.client;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = client.submit(&audit.python(json!([1]), "x", Some(&gate), 0, 0.0)).await;
+    let job = client.submit(&gate.hold(audit.python(&json!([1]), "x"))).await;
     audit.started(1).await;
     let path = format!("/v1/jobs/{job}");
     let ask = async |wait: u32, tag: &str| {
@@ -86,7 +85,7 @@ async fn a_status_is_waited_for_until_it_differs_or_until_the_end() {
     let (at_the_end, as_value) = (format!("{path}?wait=60"), format!("{path}/value?wait=60"));
     let (differs, ends, value, ()) =
         tokio::join!(ask(60, &tag), client.get(&at_the_end), client.get(&as_value), async {
-            gate.open()
+            gate.open();
         },);
     assert_eq!(differs.status, 200);
     assert_ne!(differs.header("etag"), tag);
@@ -101,8 +100,8 @@ async fn a_cancelled_job_stops_at_once_and_for_good() {
     let client = &world.client;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "never"));
     let jobs = [
-        client.submit(&audit.python(json!({"range": [0, 9]}), "x", Some(&gate), 0, 0.0)).await,
-        client.submit(&audit.r(json!({"range": [100, 109]}), "x", Some(&gate), 0, 0.0)).await,
+        client.submit(&gate.hold(audit.python(&json!({"range": [0, 9]}), "x"))).await,
+        client.submit(&gate.hold(audit.r(&json!({"range": [100, 109]}), "x"))).await,
     ];
     for (job, n_started) in jobs.iter().zip([2, 4]) {
         audit.started(n_started).await;
@@ -150,15 +149,8 @@ async fn client_and_server_are_killed_and_another_client_gets_the_whole_value() 
     let mut world = World::start().await;
     let (_one, _two) = tokio::join!(world.python_agent("one", 2), world.python_agent("two", 2));
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = audit.python(json!([]), "x * 10", Some(&gate), 8, 0.05);
-    let source = world.path("function.py");
-    fs::write(&source, job["function"].as_str().unwrap()).unwrap();
-    let mut arguments = vec!["map".to_owned(), "--runtime=python".into(), "--json-lines".into()];
-    for (name, value) in job["args"].as_object().unwrap() {
-        arguments.push(format!("--arg={name}={value}"));
-    }
-    arguments.push(format!("@{}", source.display()));
-    arguments.extend((0..24).map(|x| x.to_string()));
+    let job = gate.hold_from(8, taking(0.05, audit.python(&json!([]), "x * 10")));
+    let arguments = as_command(&job, 24);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut submitter = world.spawn("submitter", &mut world.command(&arguments));
 

@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tests::audit::taking;
 use tests::procfs::{descendants, is_alive, parent};
 use tests::wait::until;
 use tests::{Audit, Gate, World};
 
-fn tens(n: i64) -> Value {
-    (0..n).map(|x| x * 10).collect()
+/// The value of a job of the elements `0..n` whose result is `x + x`.
+fn doubles(n: i64) -> Value {
+    (0..n).map(|x| x + x).collect()
 }
 
 /// The elements that are running in workers of the agent with this process id.
@@ -36,10 +38,7 @@ async fn an_agent_is_killed_and_only_what_it_was_running_runs_again() {
         let (mut one, _two) = tokio::join!(world.agent("one", 3), world.agent("two", 3));
         let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
         let elements = json!({"range": [0, 30]});
-        let job = match runtime {
-            "r" => audit.r(elements, "x * 10L", Some(&gate), 10, 0.02),
-            _ => audit.python(elements, "x * 10", Some(&gate), 10, 0.02),
-        };
+        let job = gate.hold_from(10, taking(0.02, audit.of(runtime, &elements, "x + x")));
         let id = world.client.submit(&job).await;
         world.client.done(&id, 10).await;
         audit.started(16).await;
@@ -49,7 +48,7 @@ async fn an_agent_is_killed_and_only_what_it_was_running_runs_again() {
         one.process.kill();
         are_dead("the workers of a killed agent die", processes).await;
         gate.open();
-        assert_eq!(world.client.value(&id).await, tens(30), "{runtime}");
+        assert_eq!(world.client.value(&id).await, doubles(30), "{runtime}");
         let starts = audit.starts();
         assert_eq!((starts.len(), audit.repeated()), (30, lost), "{starts:?}");
         assert!(starts.values().all(|n| *n <= 2), "{starts:?}");
@@ -62,7 +61,7 @@ async fn an_agent_that_is_asked_to_end_finishes_what_it_runs() {
     let world = World::start().await;
     let (mut one, _two) = tokio::join!(world.python_agent("one", 2), world.python_agent("two", 1));
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = audit.python(json!({"range": [0, 20]}), "x * 10", Some(&gate), 6, 0.02);
+    let job = gate.hold_from(6, taking(0.02, audit.python(&json!({"range": [0, 20]}), "x + x")));
     let id = world.client.submit(&job).await;
     audit.started(9).await;
     one.process.signal(Signal::SIGTERM);
@@ -70,7 +69,7 @@ async fn an_agent_that_is_asked_to_end_finishes_what_it_runs() {
     gate.open();
     let ended = one.process.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", one.process.stderr());
-    assert_eq!(world.client.value(&id).await, tens(20));
+    assert_eq!(world.client.value(&id).await, doubles(20));
     let starts = audit.starts();
     assert_eq!((starts.len(), audit.repeated()), (20, [].into()), "{starts:?}");
     world.agent_is(&one, "gone").await;
@@ -81,7 +80,7 @@ async fn an_agent_that_comes_back_before_anybody_took_its_work_goes_on_with_it()
     let world = World::start().await;
     let one = world.python_agent("one", 2).await;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = audit.python(json!({"range": [0, 6]}), "x * 10", Some(&gate), 0, 0.0);
+    let job = gate.hold(audit.python(&json!({"range": [0, 6]}), "x + x"));
     let id = world.client.submit(&job).await;
     audit.started(2).await;
     one.process.signal(Signal::SIGSTOP);
@@ -89,7 +88,7 @@ async fn an_agent_that_comes_back_before_anybody_took_its_work_goes_on_with_it()
     one.process.signal(Signal::SIGCONT);
     world.agent_is(&one, "live").await;
     gate.open();
-    assert_eq!(world.client.value(&id).await, tens(6));
+    assert_eq!(world.client.value(&id).await, doubles(6));
     let starts = audit.starts();
     assert_eq!((starts.len(), audit.repeated()), (6, [].into()), "{starts:?}");
 }
@@ -99,7 +98,7 @@ async fn an_agent_that_comes_back_too_late_stops_what_others_took_over() {
     let world = World::start().await;
     let one = world.python_agent("one", 2).await;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = audit.python(json!([0, 1]), "agent()", Some(&gate), 0, 0.0);
+    let job = gate.hold(audit.python(&json!([0, 1]), "agent()"));
     let id = world.client.submit(&job).await;
     audit.started(2).await;
     let late: Vec<Pid> = audit.pids().into_iter().collect();
@@ -120,7 +119,7 @@ async fn a_late_report_changes_nothing() {
     let world = World::start().await;
     let one = world.python_agent("one", 2).await;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = audit.python(json!([0, 1]), "agent()", Some(&gate), 0, 0.0);
+    let job = gate.hold(audit.python(&json!([0, 1]), "agent()"));
     let id = world.client.submit(&job).await;
     audit.started(2).await;
     one.process.signal(Signal::SIGSTOP);
@@ -137,9 +136,9 @@ async fn a_late_report_changes_nothing() {
     world.agent_is(&one, "live").await;
     // It takes new work only when it has got rid of the old.
     let elements = json!({"range": [0, 4]});
-    let next = audit.python(elements, "x * 10", Some(&gate), 0, 0.0);
+    let next = gate.hold(audit.python(&elements, "x + x"));
     drop(two);
-    assert_eq!(world.client.run(&next).await, tens(4));
+    assert_eq!(world.client.run(&next).await, doubles(4));
     assert_eq!(world.client.value(&id).await, value);
     assert_eq!(world.client.status(&id).await, status);
 }
@@ -152,10 +151,7 @@ async fn a_worker_or_its_supervisor_is_killed_from_outside_and_its_element_runs_
         let name = format!("{runtime}-{supervisor}");
         let (audit, gate) = (Audit::new(&world, &name), Gate::new(&world, &name));
         let elements = json!({"range": [0, 6]});
-        let job = match runtime {
-            "r" => audit.r(elements, "x * 10L", Some(&gate), 2, 0.0),
-            _ => audit.python(elements, "x * 10", Some(&gate), 2, 0.0),
-        };
+        let job = gate.hold_from(2, audit.of(runtime, &elements, "x + x"));
         let id = world.client.submit(&job).await;
         world.client.done(&id, 2).await;
         audit.started(4).await;
@@ -165,7 +161,7 @@ async fn a_worker_or_its_supervisor_is_killed_from_outside_and_its_element_runs_
         are_dead("the worker is dead", vec![victim.pid]).await;
         audit.started(5).await;
         gate.open();
-        assert_eq!(world.client.value(&id).await, tens(6), "{name}");
+        assert_eq!(world.client.value(&id).await, doubles(6), "{name}");
         assert_eq!(audit.repeated(), [victim.element].into(), "{name}");
     }
 }

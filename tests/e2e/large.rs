@@ -1,1 +1,79 @@
-//! x
+//! Many elements, and large ones.
+
+use serde_json::{Value, json};
+use tests::World;
+
+const MANY: u64 = 20_000;
+
+fn sum_of(value: &Value) -> u64 {
+    value.as_array().expect("an array").iter().map(|x| x.as_u64().expect("a number")).sum()
+}
+
+#[tokio::test]
+async fn twenty_thousand_elements_come_back_right_and_in_order() {
+    let world = World::start().await;
+    let (_one, _two) = tokio::join!(world.agent("one", 2), world.agent("two", 1));
+    let explicit: Vec<u64> = (0..MANY).rev().collect();
+    for (runtime, function) in [("python", "lambda x: 2 * x + 1"), ("r", "function(x) 2L * x + 1L")]
+    {
+        for elements in [json!({"range": [0, MANY]}), json!(explicit)] {
+            let job = json!({"runtime": runtime, "function": function, "elements": elements});
+            let inputs =
+                elements.as_array().cloned().unwrap_or((0..MANY).map(Value::from).collect());
+            let value = world.client.run(&job).await;
+            assert_eq!(sum_of(&value), MANY * MANY, "{runtime}");
+            for (input, output) in inputs.iter().zip(value.as_array().unwrap()) {
+                assert_eq!(output.as_u64(), input.as_u64().map(|x| 2 * x + 1), "{runtime}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_names_are_kept() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 2).await;
+    let elements: serde_json::Map<String, Value> =
+        (0..5000).map(|i| (format!("name {i}"), json!(i))).collect();
+    let job = json!({"runtime": "python", "function": "lambda x: x", "elements": elements});
+    assert_eq!(world.client.run(&job).await, json!(elements));
+}
+
+#[tokio::test]
+async fn many_outer_elements_of_many_sizes_are_kept_apart() {
+    let world = World::start().await;
+    let (_one, _two) = tokio::join!(world.python_agent("one", 2), world.python_agent("two", 2));
+    let elements: Vec<Vec<u64>> =
+        (0..300).map(|i| (0..i % 7).map(|j| 1000 * i + j).collect()).collect();
+    let job = json!({
+        "runtime": "python", "function": "lambda x: x", "elements": elements,
+        "plan": [{"strategy": "cluster"}, {"strategy": "multisession"}]
+    });
+    assert_eq!(world.client.run(&job).await, json!(elements));
+}
+
+#[tokio::test]
+async fn elements_of_a_megabyte_and_values_of_a_hundred_kilobytes() {
+    let world = World::start().await;
+    let _agent = world.agent("one", 2).await;
+    let texts: Vec<String> = (0..8_u32)
+        .map(|i| char::from_digit(i, 10).unwrap().to_string().repeat(1_000_000))
+        .collect();
+    let heads: Vec<Value> = (0..8).map(|i| json!([i.to_string(), 1_000_000])).collect();
+    for (runtime, first_and_length, repeat) in [
+        ("python", "lambda x: [x[0], len(x)]", "lambda i: chr(65 + i) * 100_000"),
+        (
+            "r",
+            "function(x) list(substr(x, 1, 1), nchar(x))",
+            "function(i) strrep(LETTERS[i + 1], 100000)",
+        ),
+    ] {
+        let job = json!({"runtime": runtime, "function": first_and_length, "elements": texts});
+        assert_eq!(world.client.run(&job).await, json!(heads), "{runtime}");
+        let job = json!({"runtime": runtime, "function": repeat, "elements": {"range": [0, 20]}});
+        let value = world.client.run(&job).await;
+        let letters: Vec<String> =
+            ('A'..='T').map(|letter| letter.to_string().repeat(100_000)).collect();
+        assert!(value == json!(letters), "{runtime}: the values differ");
+    }
+}

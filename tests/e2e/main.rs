@@ -1,6 +1,7 @@
 //! The whole thing as its users meet it: a server, agents and workers as processes.
 
 mod bad_input;
+mod bad_jobs;
 mod bad_start;
 mod cli;
 mod future;
@@ -10,4 +11,5 @@ mod models;
 mod nasty;
 mod openapi;
 mod options;
+mod running;
 mod topology;

@@ -42,6 +42,7 @@ const MTCARS: [(u32, f64, f64, f64, f64); 32] = [
 const TERMS: [&str; 4] = ["(Intercept)", "cyl", "hp", "wt"];
 
 /// What R computes by itself, in the order of [`TERMS`].
+#[expect(clippy::excessive_precision, reason = "the digits are R's")]
 const COEFFICIENTS: [(u32, [f64; 4]); 3] = [
     (3, [30.4895586500882807, -0.3188257816087205, -0.0232614319951162, -2.0308309592568894]),
     (4, [43.6935269919930604, 0.0564687204061053, -0.1233110247381720, -3.2053672508873188]),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use tests::audit::taking;
 use tests::{Audit, Gate, World};
 
 /// The distinct numbers in a value, whatever its nesting.
@@ -31,7 +32,7 @@ async fn the_vignettes_topology_runs_all_eight_at_once_and_keeps_the_nesting() {
     let elements: Vec<Vec<Value>> =
         (1..=2).map(|i| (1..=4).map(|j| json!({"i": i, "j": j})).collect()).collect();
     let instance = r#"sprintf("Instance: %d and core: %d", x$i, x$j)"#;
-    let job = with_plan(audit.r(json!(elements), instance, Some(&gate), 0, 0.0), vignettes_plan());
+    let job = with_plan(gate.hold(audit.r(&json!(elements), instance)), vignettes_plan());
     let id = world.client.submit(&job).await;
     // All eight stand at the gate together: nothing less than eight slots could hold them.
     audit.started(8).await;
@@ -51,7 +52,7 @@ async fn an_outer_element_is_wholly_on_one_agent() {
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
     // More inner elements than slots, more outer ones than agents.
     let elements = json!([[0, 1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11], [12]]);
-    let job = audit.python(elements, "agent()", Some(&gate), 0, 0.05);
+    let job = gate.hold(taking(0.05, audit.python(&elements, "agent()")));
     let id = world.client.submit(&with_plan(job, vignettes_plan())).await;
     audit.started(4).await;
     gate.open();
@@ -104,7 +105,7 @@ async fn cluster_uses_every_agent_and_workers_bounds_how_many() {
     let world = World::start().await;
     let (one, two) = tokio::join!(world.python_agent("one", 2), world.python_agent("two", 2));
     let (audit, gate) = (Audit::new(&world, "all"), Gate::new(&world, "all"));
-    let everywhere = audit.python(json!({"range": [0, 8]}), "agent()", Some(&gate), 0, 0.0);
+    let everywhere = gate.hold(audit.python(&json!({"range": [0, 8]}), "agent()"));
     let id = world.client.submit(&everywhere).await;
     audit.started(4).await;
     gate.open();
@@ -112,7 +113,7 @@ async fn cluster_uses_every_agent_and_workers_bounds_how_many() {
     assert_eq!(agents, BTreeSet::from([one.pid(), two.pid()]));
 
     let audit = Audit::new(&world, "one");
-    let job = audit.python(json!({"range": [0, 12]}), "agent()", None, 0, 0.05);
+    let job = taking(0.05, audit.python(&json!({"range": [0, 12]}), "agent()"));
     let bounded = with_plan(job, json!([{"strategy": "cluster", "workers": 1}]));
     let agents = numbers(&world.client.run(&bounded).await);
     assert_eq!(agents.len(), 1, "{agents:?}");
@@ -142,7 +143,7 @@ async fn levels_bound_what_runs_at_once() {
         ),
     ] {
         let audit = Audit::new(&world, name);
-        let job = audit.python(elements.clone(), "x", None, 0, 0.05);
+        let job = taking(0.05, audit.python(elements, "x"));
         assert_eq!(world.client.run(&with_plan(job, plan)).await, expected(elements), "{name}");
         assert_eq!(audit.starts().len(), 12, "{name}");
         assert!(audit.most_at_once() <= most, "{name}: {} at once", audit.most_at_once());
@@ -170,7 +171,7 @@ async fn labels_choose_agents_and_what_is_missing_is_said() {
     );
     let audit = Audit::new(&world, "work");
     let job = |labels: Value| {
-        let mut job = audit.python(json!({"range": [0, 8]}), "agent()", None, 0, 0.05);
+        let mut job = taking(0.05, audit.python(&json!({"range": [0, 8]}), "agent()"));
         job["options"] = json!({"labels": labels});
         job
     };

@@ -83,53 +83,34 @@ impl Audit {
         Self { file: world.path(&format!("{name}.audit")) }
     }
 
-    /// A Python job whose elements are audited, take `seconds` and give the value of the
-    /// expression `result`, in which `x` is the element and `agent()` the agent's process. Those
-    /// below `free` pass the gate unhindered.
-    pub fn python(
-        &self,
-        elements: Value,
-        result: &str,
-        gate: Option<&Gate>,
-        free: i64,
-        seconds: f64,
-    ) -> Value {
+    /// A Python job whose elements are audited and give the value of the expression `result`, in
+    /// which `x` is the element and `agent()` the agent's process.
+    pub fn python(&self, elements: &Value, result: &str) -> Value {
         let function = format!(
             "{PYTHON}\ndef element(x, audit, gate, free, seconds):\n    \
              held = gate if type(x) is not int or x >= free else None\n    \
              return work(x, audit, held, seconds, lambda: {result})\n"
         );
-        self.job("python", &function, elements, gate, free, seconds)
+        self.job("python", &function, elements)
     }
 
     /// The same in R.
-    pub fn r(
-        &self,
-        elements: Value,
-        result: &str,
-        gate: Option<&Gate>,
-        free: i64,
-        seconds: f64,
-    ) -> Value {
+    pub fn r(&self, elements: &Value, result: &str) -> Value {
         let function = format!(
             "{{\n{R}\nfunction(x, audit, gate, free, seconds) {{\n  \
              held <- if (!is.numeric(x) || x >= free) gate\n  \
              work(x, audit, held, seconds, {result})\n}}\n}}"
         );
-        self.job("r", &function, elements, gate, free, seconds)
+        self.job("r", &function, elements)
     }
 
-    fn job(
-        &self,
-        runtime: &str,
-        function: &str,
-        elements: Value,
-        gate: Option<&Gate>,
-        free: i64,
-        seconds: f64,
-    ) -> Value {
-        let gate = gate.map(|gate| &gate.file);
-        let args = json!({"audit": self.file, "gate": gate, "free": free, "seconds": seconds});
+    /// The same in the runtime of this name.
+    pub fn of(&self, runtime: &str, elements: &Value, result: &str) -> Value {
+        if runtime == "r" { self.r(elements, result) } else { self.python(elements, result) }
+    }
+
+    fn job(&self, runtime: &str, function: &str, elements: &Value) -> Value {
+        let args = json!({"audit": self.file, "gate": null, "free": 0, "seconds": 0});
         json!({"runtime": runtime, "function": function, "elements": elements, "args": args})
     }
 
@@ -209,6 +190,25 @@ fn event(line: &str) -> Event {
     }
 }
 
+/// An audited job whose elements take so long, beside what they wait for.
+pub fn taking(seconds: f64, mut job: Value) -> Value {
+    job["args"]["seconds"] = json!(seconds);
+    job
+}
+
+/// The words by which `farrow map` submits an audited Python job over the elements `0..n`.
+///
+/// # Panics
+/// When the job is not an audited one.
+pub fn as_command(job: &Value, n: u32) -> Vec<String> {
+    let mut words = vec!["map".to_owned(), "--runtime=python".into(), "--json-lines".into()];
+    let args = job["args"].as_object().expect("an audited job has arguments");
+    words.extend(args.iter().map(|(name, value)| format!("--arg={name}={value}")));
+    words.push(job["function"].as_str().expect("a job has a function").to_owned());
+    words.extend((0..n).map(|element| element.to_string()));
+    words
+}
+
 /// A file for which elements wait.
 #[derive(Clone, Debug)]
 pub struct Gate {
@@ -219,6 +219,18 @@ impl Gate {
     /// A closed gate in the folder of `world`.
     pub fn new(world: &World, name: &str) -> Self {
         Self { file: world.path(&format!("{name}.gate")) }
+    }
+
+    /// An audited job whose elements all wait here.
+    pub fn hold(&self, job: Value) -> Value {
+        self.hold_from(0, job)
+    }
+
+    /// An audited job of numbers: those from `first` on wait here.
+    pub fn hold_from(&self, first: i64, mut job: Value) -> Value {
+        job["args"]["gate"] = json!(self.file);
+        job["args"]["free"] = json!(first);
+        job
     }
 
     /// Lets everybody through, from now on.

@@ -51,13 +51,19 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Self {
-        let log = |stream: &str| {
-            let path = logs.join(format!("{name}.{stream}"));
-            let file = File::create(&path).expect("a log can be written");
-            (path, file)
-        };
-        let ((stdout, stdout_file), (stderr, stderr_file)) = (log("out"), log("log"));
-        let child = command.stdout(stdout_file).stderr(stderr_file).spawn();
+        let stderr = logs.join(format!("{name}.log"));
+        let log = File::create(&stderr).expect("a log can be written");
+        Self::start_on(name, logs, command, log.into())
+    }
+
+    /// Starts `command` with another standard error than a log: a terminal.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_on(name: &str, logs: &Path, command: &mut Command, terminal: Stdio) -> Self {
+        let [stdout, stderr] = ["out", "log"].map(|stream| logs.join(format!("{name}.{stream}")));
+        let output = File::create(&stdout).expect("a log can be written");
+        let child = command.stdout(output).stderr(terminal).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
         Self { name: name.to_owned(), child, stdout, stderr }
     }
