@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test check openapi bench
 
-FARROW := target/debug/farrow
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+FARROW := $(TARGET)/debug/farrow
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -35,4 +36,4 @@ openapi: build ## Write openapi/openapi.json anew from the code
 
 bench: setup ## Measure, with a release build; BENCH_ARGS='--help' tells what can be chosen
 	cargo build --release -p cli --bin farrow
-	python3 bench/run.py --farrow target/release/farrow $(BENCH_ARGS)
+	python3 bench/run.py --farrow $(TARGET)/release/farrow $(BENCH_ARGS)

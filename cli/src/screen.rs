@@ -83,7 +83,8 @@ fn message(status: &JobStatus) -> String {
     }
     if !status.state.is_final() {
         parts.extend(status.rate.map(human::rate));
-        parts.extend(status.remaining.map(|seconds| format!("{} left", human::duration(seconds))));
+        let remaining = status.remaining.filter(|_| status.waiting_for.is_none());
+        parts.extend(remaining.map(|seconds| format!("{} left", human::duration(seconds))));
         match &status.waiting_for {
             Some(reason) => parts.push(format!("waiting: {reason}")),
             None if status.state == JobState::Queued => {

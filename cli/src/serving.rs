@@ -70,8 +70,13 @@ impl Serving {
             let place = serde_json::json!({ "url": self.url(), "data": self.data, "token_file": token_file });
             return print_text(&format!("{place}\n"));
         }
-        let token =
-            token_file.map_or("as given".to_owned(), |file| format!("in {}", file.display()));
+        let token = token_file.map_or("as given".to_owned(), |file| {
+            let file = file.display();
+            // Elsewhere no other command looks by itself.
+            let is_found = data_folder::of_this_user().as_ref() == Some(&self.data);
+            let hint = format!("; for other commands: export FARROW_TOKEN_FILE={file}");
+            format!("in {file}{}", if is_found { "" } else { &hint })
+        });
         eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url());
         eprintln!("  data   {}", self.data.display());
         eprintln!("  token  {token}");

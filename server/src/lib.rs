@@ -24,6 +24,7 @@ mod value;
 mod watchers;
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +83,8 @@ async fn drained(shutdown: &CancellationToken) {
 async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, ServeError> {
     let data = config.data.clone();
     let cannot_write = |source| ServeError::DataFolder { folder: data.clone(), source };
-    std::fs::create_dir_all(&data).map_err(cannot_write)?;
+    // Functions, elements and values are nobody else's business.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(cannot_write)?;
     let blobs = Blobs::open(&data.join("blobs")).map_err(cannot_write)?;
     let store = Store::open(&data).await?;
     let clock = Arc::new(Clock::start());

@@ -43,7 +43,7 @@ fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) ->
     let field = if path == "." { "body".to_owned() } else { path };
     let inner = error.into_inner();
     if inner.is_data() {
-        return ApiError::field(field, inner.to_string());
+        return ApiError::field(field, in_json_words(&inner.to_string()));
     }
     // What is no word where a word must be, serde_json calls a fault in the JSON itself.
     if serde_json::from_slice::<IgnoredAny>(body).is_ok() {
@@ -51,6 +51,31 @@ fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) ->
         return ApiError::field(field, message);
     }
     ApiError::BadRequest(format!("the body is not JSON: {inner}"))
+}
+
+/// What serde says in Rust's words, in JSON's.
+const WORDS: [(&str, &str); 10] = [
+    ("f64", "a number"),
+    ("u32", "a whole number from 0"),
+    ("u64", "a whole number from 0"),
+    ("i32", "a whole number"),
+    ("a map", "an object"),
+    ("a sequence", "an array"),
+    ("struct SubmitJob", "an object"),
+    ("struct Options", "an object"),
+    ("struct Level", "an object such as {\"strategy\": \"cluster\"}"),
+    ("any valid JSON value", "a value"),
+];
+
+fn in_json_words(message: &str) -> String {
+    let message = message.split(" at line ").next().unwrap_or(message);
+    match message.rsplit_once("expected ") {
+        Some((found, expected)) => {
+            let word = WORDS.iter().find(|(rust, _)| *rust == expected);
+            format!("{found}expected {}", word.map_or(expected, |(_, json)| json))
+        }
+        None => message.to_owned(),
+    }
 }
 
 /// Checks a submission and stores its large parts.

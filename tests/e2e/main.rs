@@ -1,5 +1,6 @@
 //! The whole thing as its users meet it: a server, agents and workers as processes.
 
+mod agent_protocol;
 mod bad_input;
 mod bad_jobs;
 mod bad_start;

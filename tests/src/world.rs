@@ -186,8 +186,10 @@ impl Agent {
 
 async fn serve(folder: &Folder, name: &str, listen: &str, flags: &[String]) -> (Process, String) {
     let data = folder.path().join("data");
-    let mut command =
-        process::command(["server", "--json", "--listen", listen, "--lease", LEASE], folder.path());
+    let mut command = process::command(["server", "--json", "--listen", listen], folder.path());
+    if !flags.iter().any(|flag| flag == "--lease") {
+        command.args(["--lease", LEASE]);
+    }
     command.arg("--data").arg(data).args(flags);
     let mut server = Process::start(name, folder.path(), &mut command);
     let place: Value = serde_json::from_str(&server.first_line().await)

@@ -1,5 +1,7 @@
 //! `farrow jobs`: what was submitted, and what became of it.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 use protocol::job::{JobState, JobStatus};
 
@@ -21,8 +23,8 @@ pub struct Jobs {
     #[arg(long, env = "FARROW_STATE", value_parser = state, value_name = "queued|running|resolved|failed|cancelled")]
     state: Option<JobState>,
     /// At most so many
-    #[arg(long, env = "FARROW_LIMIT", default_value_t = 50, value_name = "N")]
-    limit: usize,
+    #[arg(long, env = "FARROW_LIMIT", default_value = "50", value_name = "N")]
+    limit: NonZeroUsize,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -44,8 +46,8 @@ impl Jobs {
     async fn fetch(&self, client: &Client) -> Result<Vec<JobStatus>, Failure> {
         let mut jobs = Vec::new();
         let mut after = None;
-        while jobs.len() < self.limit {
-            let size = PAGE.min(self.limit - jobs.len());
+        while jobs.len() < self.limit.get() {
+            let size = PAGE.min(self.limit.get() - jobs.len());
             let page = client.jobs(self.state, size, after.as_deref()).await?;
             jobs.extend(page.items);
             after = page.next;
@@ -53,7 +55,7 @@ impl Jobs {
                 break;
             }
         }
-        jobs.truncate(self.limit);
+        jobs.truncate(self.limit.get());
         Ok(jobs)
     }
 }

@@ -134,9 +134,8 @@ impl Map {
         if detach {
             return print_text(&format!("{}\n", submitted.id));
         }
-        if screen.is_live() {
-            screen.note(&format!("job {}", submitted.id));
-        }
+        // Whatever becomes of this process, the job can be come back to.
+        screen.note(&format!("job {}", submitted.id));
         let format = if json { Format::Json } else { Format::Lines };
         wait::for_value(&client, submitted.id, &screen, Patience::Endless, format).await
     }

@@ -85,8 +85,10 @@ fn describe(status: &JobStatus) -> String {
 fn elements(status: &JobStatus) -> String {
     let counts = status.elements;
     let mut text = format!("{} of {} done", counts.done, counts.total);
+    // Nothing of a job that has ended waits.
+    let waiting = if status.state.is_final() { "never run" } else { "waiting" };
     for (n, what) in
-        [(counts.failed, "failed"), (counts.running, "running"), (counts.waiting, "waiting")]
+        [(counts.failed, "failed"), (counts.running, "running"), (counts.waiting, waiting)]
     {
         if n > 0 {
             text.push_str(&format!(", {n} {what}"));

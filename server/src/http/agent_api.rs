@@ -12,7 +12,6 @@ use protocol::agent::{
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
-use tokio::pin;
 
 use super::extract::{Body, Id, Json};
 use crate::error::ApiError;
@@ -330,24 +329,23 @@ pub async fn heartbeat(
     if !is_known {
         return Err(ApiError::UnknownAgent);
     }
-    let deadline = tokio::time::sleep(wait);
-    pin!(deadline);
-    loop {
-        let told = state.agent_watchers.register(&agent);
-        let told = told.notified();
-        let orders = orders(&state, agent, &heartbeat).await?;
-        if orders != Orders::default() {
-            return Ok(axum::Json(orders));
-        }
+    let told = state.agent_watchers.register(&agent);
+    let told = told.notified();
+    let orders = orders_for(&state, agent, &heartbeat).await?;
+    if orders == Orders::default() {
+        // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that
+        // was granted since is not on its list. The next heartbeat comes at once and has it.
         tokio::select! {
             () = told => {}
-            () = &mut deadline => return Ok(axum::Json(orders)),
-            () = state.shutdown.cancelled() => return Ok(axum::Json(orders)),
+            () = tokio::time::sleep(wait) => {}
+            () = state.shutdown.cancelled() => {}
         }
+        return Ok(axum::Json(orders_for(&state, agent, &heartbeat).await?));
     }
+    Ok(axum::Json(orders))
 }
 
-async fn orders(
+async fn orders_for(
     state: &AppState,
     agent: AgentId,
     heartbeat: &Heartbeat,

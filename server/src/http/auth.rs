@@ -65,8 +65,8 @@ async fn find(state: &AppState, hash: String) -> Result<Identity, ApiError> {
     let found =
         state.store.read(|tx| Box::pin(async move { tokens::find(tx, &wanted).await })).await?;
     let identity = found.ok_or(ApiError::Unauthorized(
-        "this token is not known: give the one in DIR/admin.token, or the FARROW_TOKEN with which \
-         the server was started",
+        "this token is not known: give the one in the file admin.token of the server's data folder, \
+         or the FARROW_TOKEN with which the server was started",
     ))?;
     state.tokens.insert(hash, identity.clone());
     Ok(identity)

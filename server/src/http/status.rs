@@ -1,6 +1,6 @@
 //! The status of a job in words: what its row, its progress and the agents say together.
 
-use protocol::job::{AgentState, AgentStatus, JobState, JobStatus, Slots};
+use protocol::job::{AgentState, AgentStatus, JobStatus, Slots};
 
 use crate::clock::{Millis, rfc3339};
 use crate::error::ApiError;
@@ -101,6 +101,8 @@ fn explain(job: &JobRow, agents: &[AgentStatus]) -> Option<String> {
     {
         return Some(format!("no agent has {n} slots, which one element occupies"));
     }
-    (job.state == JobState::Queued || labelled.iter().all(|agent| agent.busy >= agent.slots))
+    labelled
+        .iter()
+        .all(|agent| agent.busy >= agent.slots)
         .then(|| "a free slot: all are busy with other work".to_owned())
 }

@@ -89,12 +89,12 @@ async fn take_back(
     ranges: &RangeSet,
 ) -> Result<BTreeMap<u64, u32>, StoreError> {
     let row = tx
-        .first("select ranges, deaths from leases where id = $1", args![from])
+        .first("select ranges, deaths, version from leases where id = $1", args![from])
         .await?
         .ok_or_else(|| StoreError::corrupt("leases.id", &format!("no {from}, just read")))?;
     let mut left: RangeSet = row.json("ranges")?;
     ranges.ranges().iter().for_each(|&range| left.remove(range));
-    set_ranges(tx, from, &left).await?;
+    set_ranges(tx, from, &left, row.int("version")?).await?;
     let mut deaths: BTreeMap<u64, u32> = row.json("deaths")?;
     deaths.retain(|&element, _| ranges.ranges().iter().any(|range| range.contains(element)));
     Ok(deaths)
@@ -102,23 +102,32 @@ async fn take_back(
 
 /// Writes what remains of a lease; nothing: it is gone.
 ///
+/// The statement is the guard: it changes the lease only if it still is as it was read, at
+/// `version`. With one writer it cannot be otherwise.
+///
 /// # Errors
-/// The database's.
+/// The database's, and that the lease was changed since.
 pub(super) async fn set_ranges(
     tx: &mut Tx<'_>,
     lease: LeaseId,
     left: &RangeSet,
+    version: i64,
 ) -> Result<(), StoreError> {
-    if left.is_empty() {
-        tx.execute("delete from leases where id = $1", args![lease]).await?;
+    let changed = if left.is_empty() {
+        tx.execute("delete from leases where id = $1 and version = $2", args![lease, version])
+            .await?
     } else {
         tx.execute(
-            "update leases set ranges = $2, remaining = $3, version = version + 1 where id = $1",
-            args![lease, json_text(left)?, left.len()],
+            "update leases set ranges = $3, remaining = $4, version = version + 1
+             where id = $1 and version = $2",
+            args![lease, version, json_text(left)?, left.len()],
         )
-        .await?;
+        .await?
+    };
+    if changed == 1 {
+        return Ok(());
     }
-    Ok(())
+    Err(StoreError::corrupt("leases.version", "another value than was just read"))
 }
 
 async fn insert(tx: &mut Tx<'_>, grant: &Grant, now: Millis) -> Result<(), StoreError> {

@@ -181,7 +181,7 @@ impl Acceptance {
                 self.outcome.lease_finished = true;
                 self.jobs.entry(held.job).or_default().freed_slots += held.slots;
             }
-            write_held(tx, lease, &held).await?;
+            leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
         }
         for (job, moved) in std::mem::take(&mut self.jobs) {
             self.move_job(tx, job, moved).await?;
@@ -248,18 +248,6 @@ async fn read_held(
     }))
 }
 
-/// The guard: the lease must still be as it was read. In SQLite it cannot be otherwise, for there
-/// is one writer; where there are several, the transaction of the slower one fails and is repeated.
-async fn write_held(tx: &mut Tx<'_>, lease: LeaseId, held: &Held) -> Result<(), StoreError> {
-    let row = tx
-        .first("select 1 from leases where id = $1 and version = $2", args![lease, held.version])
-        .await?;
-    if row.is_none() {
-        return Err(StoreError::corrupt("leases.version", "another value than was just read"));
-    }
-    leases::set_ranges(tx, lease, &held.ranges).await
-}
-
 /// A piece of which nothing, or not all, remains: was it accepted under this very lease before?
 async fn replayed(tx: &mut Tx<'_>, piece: &NewPiece) -> Result<Verdict, StoreError> {
     let (first, n) = (piece.block.first, piece.block.lengths.len());
@@ -306,7 +294,7 @@ fn failure(job: JobId, index: u64, error: &ElementError) -> Problem {
     let detail = if error.fatal {
         format!("the job cannot be run: {}", error.message)
     } else {
-        format!("element {index} failed: {}", error.message)
+        format!("element {index} (counted from 0) failed: {}", error.message)
     };
     Problem {
         kind: "urn:farrow:job-failed".to_owned(),
