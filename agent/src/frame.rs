@@ -13,14 +13,16 @@
 //! | `h` hello | worker | JSON: `{"version": "4.2.2"}`; once, when it is ready for frames | |
 //! | `J` job | agent | function, args, globals, packages, setup, cores | `j` |
 //! | `j` | worker | empty, or the error because of which the job cannot be run | |
-//! | `E` elements | agent | n elements, only after a `j` without an error | `o` until n outcomes |
+//! | `E` elements | agent | n elements, only after a `j` without an error | `o`, `p` until n outcomes |
 //! | `c` condition | worker | an element's position in its `E`, and a message or warning; sent at once | |
 //! | `o` outcomes | worker | the next outcomes in order, one or more, never past the end of the `E` | |
+//! | `p` printed | worker | as `o`; the last one's element has printed, and the next is not begun before `G` | `G`, if fewer than n outcomes are there |
+//! | `G` go on | agent | empty; what was printed has been read | |
 //! | `R` reset | agent | forget the job, as a new process would; not empty: and give memory back, for no job waits | `r` |
 //! | `r` | worker | empty | |
 //!
-//! Bodies of `J`, `j`, `E`, `c`, `o` are the runtime's: JSON for Python, R's serialization for R
-//! ([`crate::runtimes`]).
+//! Bodies of `J`, `j`, `E`, `c`, `o`, `p` are the runtime's: JSON for Python, R's serialization for
+//! R ([`crate::runtimes`]).
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -38,6 +40,11 @@ pub mod kind {
     pub const CONDITION: u8 = b'c';
     /// Outcomes of elements.
     pub const OUTCOMES: u8 = b'o';
+    /// Outcomes of elements, the last of which has printed: the worker waits for [`GO_ON`] if
+    /// elements are left.
+    pub const PRINTED: u8 = b'p';
+    /// What was printed has been read: begin the next element.
+    pub const GO_ON: u8 = b'G';
     /// Forget the job.
     pub const RESET: u8 = b'R';
     /// The answer to [`RESET`].

@@ -18,7 +18,7 @@ use crate::jobs;
 use crate::lease::Stop;
 use crate::output::Printed;
 use crate::pace::{self, Pace};
-use crate::runtimes::{self, Answer};
+use crate::runtimes::{self, Answer, Outcomes};
 use crate::work::{Batch, Work};
 use crate::worker::{Event, Worker, WorkerKey};
 
@@ -101,7 +101,6 @@ impl Lane {
         let spec = &job.spec;
         let mut attempts = 0;
         loop {
-            attempts += 1;
             let (death, printed) = match self.work.pool.acquire(&self.key, spec.id).await {
                 Ok(worker) if worker.job == Some(spec.id) => {
                     self.worker = Some(worker);
@@ -113,10 +112,17 @@ impl Lane {
                         return Ok(());
                     }
                     Ok(Some(error)) => return Err(error),
+                    // What it ran before may have damaged it: that is not this job's fault.
+                    Err(death) if self.worker.as_ref().is_some_and(|worker| !worker.is_new) => {
+                        tracing::warn!(job = %spec.id, %death, "a used worker is replaced");
+                        self.lose_worker().await;
+                        continue;
+                    }
                     Err(death) => (death, self.lose_worker().await),
                 },
                 Err(lost) => lost,
             };
+            attempts += 1;
             tracing::warn!(job = %spec.id, %death, attempts, "a worker died while a job was set up");
             if attempts > spec.retries {
                 return Err(death::set_up_error(&death, attempts, &printed));
@@ -127,6 +133,7 @@ impl Lane {
     fn mark_set_up(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.job = Some(self.work.job.spec.id);
+            worker.is_new = false;
             // What the set-up printed belongs to no element.
             worker.output.take();
         }
@@ -218,10 +225,13 @@ impl Lane {
             let broken = |death| Broken { death, done: progress.done };
             match self.next_answer(&progress).await.map_err(broken)? {
                 Answer::Condition { position, condition } => progress.keep(position, condition),
-                Answer::Outcomes(outcomes)
+                Answer::Outcomes { outcomes, printed }
                     if (1..=batch.len() - progress.done).contains(&outcomes.len()) =>
                 {
-                    self.take_in(batch, outcomes, &mut progress);
+                    self.take_in(batch, outcomes, printed, &mut progress);
+                    if printed && progress.done < batch.len() {
+                        self.let_go_on();
+                    }
                 }
                 _ => return Err(broken(Death::Untrusted("it answered out of turn".to_owned()))),
             }
@@ -248,26 +258,46 @@ impl Lane {
         }
     }
 
+    /// Tells a worker that waits that what its element printed has been taken.
+    fn let_go_on(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.send(&frame::encode(kind::GO_ON, b"").unwrap_or_default());
+        }
+    }
+
     fn take_in(
         &mut self,
         batch: &[Element],
-        outcomes: Vec<Result<Vec<u8>, ElementError>>,
+        outcomes: Outcomes,
+        printed: bool,
         progress: &mut Progress,
     ) {
-        let elements = &batch[progress.done..progress.done + outcomes.len()];
+        let end = progress.done + outcomes.len();
+        let elements = &batch[progress.done..end];
         let indexes: Vec<u64> = elements.iter().map(|element| element.index).collect();
-        let (printed, pid) = self
-            .worker
-            .as_mut()
-            .map_or_else(Default::default, |worker| (worker.output.take(), worker.pid()));
-        if !printed.is_empty() && elements.len() > 1 {
-            self.pace.go_alone();
-        }
+        let output = self.take_output(printed, end == batch.len());
+        let pid = self.worker.as_ref().map_or(0, Worker::pid);
         let (conditions, started_at, time) = progress.advance(outcomes.len());
-        let notes = self.work.notes(&indexes, conditions, &printed);
+        let notes = self.work.notes(&indexes, conditions, &output);
         let seconds = time.as_secs_f64();
         let batch = Batch { started_at, seconds, slot: self.slot, pid, notes };
         self.work.deliver(&indexes, outcomes, batch);
+    }
+
+    /// What was printed by the last of the elements whose outcomes have come. The worker says
+    /// whether it noticed that this one `printed`; it `ends` its frame if none is left.
+    fn take_output(&mut self, printed: bool, ends: bool) -> Printed {
+        // What is there may be the next element's already, since the worker did not wait.
+        if !printed && !ends {
+            return Printed::default();
+        }
+        let output = self.worker.as_mut().map(|worker| worker.output.take()).unwrap_or_default();
+        // These elements print in a way that the worker does not notice: the next ones get a frame
+        // each, so that their output can be told apart.
+        if !printed && !output.is_empty() {
+            self.pace.go_alone();
+        }
+        output
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use protocol::JobId;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::death::Death;
@@ -26,12 +27,16 @@ pub struct WorkerPool {
     workers: Mutex<Workers>,
     /// Workers that are out or about to be.
     busy: Arc<AtomicUsize>,
+    /// Told when a worker that was being reset is idle again, or dead.
+    rested: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Workers {
     /// Longest idle first.
     idle: Vec<Idle>,
+    /// The keys of those that are being reset, because they rested long.
+    resetting: Vec<WorkerKey>,
     /// Counts how often a worker came back, to tell one rest from the next.
     rests: u64,
     closed: bool,
@@ -47,7 +52,8 @@ impl WorkerPool {
     /// A pool of at most `slots` workers, none of which runs yet.
     pub fn new(launcher: Launcher, slots: u32) -> Arc<Self> {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        Arc::new(Self { launcher, slots, workers: Mutex::default(), busy: Arc::default() })
+        let (workers, busy, rested) = (Mutex::default(), Arc::default(), Notify::new());
+        Arc::new(Self { launcher, slots, workers, busy, rested })
     }
 
     /// A worker for elements of `job`, with the job set up if there is one, else one that has
@@ -57,7 +63,7 @@ impl WorkerPool {
     /// When none can be started: why, and what it printed.
     pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, (Death, Printed)> {
         let seat = Seat::take(&self.busy);
-        while let Some(mut worker) = self.idle_for(key, job) {
+        while let Some(mut worker) = self.idle_or_rested(key, job).await {
             if worker.is_sound() && (worker.job == Some(job) || worker.reset(false).await.is_ok()) {
                 worker.seat = Some(seat);
                 return Ok(worker);
@@ -109,12 +115,23 @@ impl WorkerPool {
         sleep(LINGER).await;
         let Some(pool) = pool.upgrade() else { return };
         let Some(mut worker) = pool.take_resting(rest) else { return };
+        let key = worker.key().clone();
         if let Err(death) = worker.reset(true).await {
             tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job");
             worker.kill().await;
-            return;
+        } else {
+            pool.put_to_rest(worker);
         }
-        pool.put_to_rest(worker);
+        pool.end_resetting(&key);
+    }
+
+    fn end_resetting(&self, key: &WorkerKey) {
+        let mut workers = self.lock();
+        if let Some(at) = workers.resetting.iter().position(|resetting| resetting == key) {
+            workers.resetting.remove(at);
+        }
+        drop(workers);
+        self.rested.notify_waiters();
     }
 
     fn take_resting(&self, rest: u64) -> Option<Worker> {
@@ -122,7 +139,24 @@ impl WorkerPool {
         let at = workers.idle.iter().position(|idle| idle.rest == rest)?;
         let mut worker = workers.idle.remove(at).worker;
         worker.seat = Some(Seat::take(&self.busy));
+        workers.resetting.push(worker.key().clone());
         Some(worker)
+    }
+
+    /// An idle worker with this key. One that is just being reset is waited for: that takes less
+    /// than to start another, which would be one more than there are slots.
+    async fn idle_or_rested(&self, key: &WorkerKey, job: JobId) -> Option<Worker> {
+        loop {
+            // Registered before the look, so that no rest between look and wait is missed.
+            let rested = self.rested.notified();
+            if let Some(worker) = self.idle_for(key, job) {
+                return Some(worker);
+            }
+            if !self.lock().resetting.contains(key) {
+                return None;
+            }
+            rested.await;
+        }
     }
 
     /// Of the idle workers with this key the one that has the job, else one that has none, else

@@ -72,6 +72,8 @@ pub struct Worker {
     key: WorkerKey,
     /// The job that is set up in it.
     pub job: Option<JobId>,
+    /// Whether no job has been set up in it yet.
+    pub is_new: bool,
     pid: u32,
     /// What is left to be written of the frame that is being sent.
     outbox: Bytes,
@@ -158,6 +160,7 @@ impl Worker {
         Ok(Self {
             key,
             job: None,
+            is_new: true,
             pid: 0,
             outbox: Bytes::new(),
             inbox: BytesMut::new(),

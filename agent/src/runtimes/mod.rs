@@ -7,19 +7,21 @@
 //!
 //! What a worker may rely on:
 //!
-//! * The agent sends the next frame only when the one before is answered in full. (A user's
-//!   `closeAllConnections()` takes what R had read ahead of the frame with it.)
+//! * The agent sends the next frame only when the one before is answered in full, or `G` when it
+//!   has answered with `p`. (A user's `closeAllConnections()` takes what R had read ahead of the
+//!   frame with it.)
 //! * [`environment`] is set when it is started.
 //!
 //! What the agent may rely on:
 //!
 //! * A worker that cannot be reset, or no longer understands its frames, ends. So does one whose
 //!   descriptor 3 is closed.
-//! * What an element printed through its language's own output is in the pipe before its outcome
-//!   is, and its outcome is the last of its frame: what the agent finds in the pipe when an `o`
-//!   arrives belongs to the last element of that `o`. The worker goes on at once, though; so only
-//!   an element that is alone in its `E`, or whose neighbours print nothing, is told apart for
-//!   certain.
+//! * What an element printed through its language's own output (R's standard error is none) is in
+//!   the pipe before its outcome is, which comes as the last of a `p`; and nothing else is printed
+//!   before the `G`. So what the agent finds in the pipe when a `p` arrives belongs to the last
+//!   element of that `p`. What it finds when an `o` arrives may be the next element's already,
+//!   unless that `o` ends its `E`: then nobody noticed how it was printed (by a child, or past the
+//!   language), and which element it belongs to is known only if the `E` held one.
 //!
 //! What it may not: that the pipe of frames ends with the worker. Base R cannot keep descriptors
 //! from the programs that user code starts, which then hold it open; death is learned from `wait`.
@@ -80,6 +82,9 @@ pub struct WorkerJob {
     pub conditions: bool,
 }
 
+/// What became of elements: values as JSON text, or errors.
+pub type Outcomes = Vec<Result<Vec<u8>, ElementError>>;
+
 /// What a worker said in one frame.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -92,8 +97,14 @@ pub enum Answer {
     Ready,
     /// It cannot run the job; the error is fatal.
     Refused(ElementError),
-    /// The next outcomes in order: values as JSON text, or errors.
-    Outcomes(Vec<Result<Vec<u8>, ElementError>>),
+    /// The next outcomes in order.
+    Outcomes {
+        /// Values as JSON text, or errors.
+        outcomes: Outcomes,
+        /// Whether the last one's element has printed, so that the worker waits to go on if
+        /// elements are left.
+        printed: bool,
+    },
     /// An element signalled a condition.
     Condition {
         /// The element's position in its frame of elements, from 0.
@@ -170,9 +181,11 @@ pub fn decode(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, Protoc
         (kind::HELLO, _) => hello(body),
         (kind::RESET_DONE, _) => Ok(Answer::ResetDone),
         (kind::READY, _) if body.is_empty() => Ok(Answer::Ready),
-        (kind::READY | kind::OUTCOMES | kind::CONDITION, Runtime::R) => r::decode(frame, body),
-        (kind::READY | kind::OUTCOMES | kind::CONDITION, Runtime::Python) => {
-            python::decode(frame, body)
+        (kind::READY | kind::OUTCOMES | kind::PRINTED | kind::CONDITION, runtime) => {
+            match runtime {
+                Runtime::R => r::decode(frame, body),
+                Runtime::Python => python::decode(frame, body),
+            }
         }
         (other, _) => Err(ProtocolError(format!("no worker sends frames of kind {other:#04x}"))),
     }

@@ -7,7 +7,7 @@ use protocol::agent::Condition;
 use protocol::job::ElementError;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Interpreter, ProtocolError, WorkerJob, untranslatable};
+use super::{Answer, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
 use crate::frame::kind;
 
 /// The script that an interpreter is given; it reads the others by itself.
@@ -88,7 +88,8 @@ pub fn decode(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
     match frame {
         kind::READY => json(frame, body).map(Answer::Refused),
         kind::CONDITION => condition(frame, body),
-        _ => outcomes(body).map(Answer::Outcomes),
+        _ => outcomes(body)
+            .map(|outcomes| Answer::Outcomes { outcomes, printed: frame == kind::PRINTED }),
     }
 }
 
@@ -110,7 +111,7 @@ fn condition(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
 }
 
 /// Their number, the length of each with a bit that says error, and the texts back to back.
-fn outcomes(body: &[u8]) -> Result<Vec<Result<Vec<u8>, ElementError>>, ProtocolError> {
+fn outcomes(body: &[u8]) -> Result<Outcomes, ProtocolError> {
     let short = || ProtocolError("its frame of outcomes ends early".into());
     let (count, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
     let count = u32::from_le_bytes(*count) as usize;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use protocol::agent::Condition;
 use protocol::job::ElementError;
 
-use super::{Answer, Constants, Interpreter, ProtocolError, WorkerJob, untranslatable};
+use super::{Answer, Constants, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
 use crate::frame::kind;
 use crate::rserial::{self, Data, Text, Untranslatable, Value, Writer};
 
@@ -99,7 +99,8 @@ pub fn decode(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
             error(value).map(|error| Answer::Refused(ElementError { fatal: true, ..error }))
         }
         kind::CONDITION => condition(value),
-        _ => outcomes(value),
+        _ => outcomes(value)
+            .map(|outcomes| Answer::Outcomes { outcomes, printed: frame == kind::PRINTED }),
     };
     let kind = char::from(frame);
     answer.ok_or_else(|| ProtocolError(format!("its frame `{kind}` has another shape")))
@@ -131,7 +132,7 @@ fn error(value: Value<'_>) -> Option<ElementError> {
 
 /// `list(apart, values, failed)`: the positions of values that are serialized apart, the values,
 /// and the errors, each with its position in front.
-fn outcomes(value: Value<'_>) -> Option<Answer> {
+fn outcomes(value: Value<'_>) -> Option<Outcomes> {
     let [apart, values, failed] = value.into_list()?.try_into().ok()?;
     let Data::Integer(apart) = apart.data else { return None };
     let mut apart = apart.iter().flatten().map(usize::try_from).peekable();
@@ -152,7 +153,7 @@ fn outcomes(value: Value<'_>) -> Option<Answer> {
         let error = error(Value::list(fields.split_off(1)))?;
         *outcomes.get_mut(position)? = Err(error);
     }
-    Some(Answer::Outcomes(outcomes))
+    Some(outcomes)
 }
 
 fn json(value: &Value<'_>) -> Result<Vec<u8>, Untranslatable> {

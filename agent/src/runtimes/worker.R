@@ -64,6 +64,11 @@ send <- function(kind, body = raw()) {
   flush(output)
 }
 
+# After a `p`: the agent reads what was printed before anything else is.
+wait_to_go_on <- function() {
+  if (receive()$kind != "G") leave()
+}
+
 pack <- function(value) serialize(value, NULL, xdr = FALSE, version = 3L)
 
 # ---- What was printed -----------------------------------------------------------------------
@@ -278,14 +283,16 @@ run <- function(elements) {
   restore_sinks()
   output_before <- printed()
 
-  deliver <- function() {
+  # `loud`: the element at `position` has printed, or could have without being noticed.
+  deliver <- function(loud) {
     if (signalled > most_conditions) {
       text <- paste(signalled - most_conditions, "more messages and warnings were dropped")
       send("c", pack(list(position - 1L, "note", text, NULL)))
     }
     signalled <<- 0L
     range <- (sent + 1L):position
-    send_outcomes(values[range], which(apart[range]), failed)
+    send_outcomes(values[range], which(apart[range]), failed, if (loud) "p" else "o")
+    if (loud && position < n) wait_to_go_on()
     values[range] <<- list(NULL)
     failed <<- list()
     sent <<- position
@@ -334,10 +341,11 @@ run <- function(elements) {
         if (Sys.getpid() != self) end_if_forked()
         if (.Internal(sink.number(TRUE)) != 1L) {
           restore_sinks()
-          deliver()
-        } else if (.Internal(seek(counter, NA_real_, 1L, 2L)) != output_before ||
-                   abs(.Internal(Sys.time()) - flushed_at) > flush_after || signalled > 0L) {
-          deliver()
+          deliver(TRUE)
+        } else if (.Internal(seek(counter, NA_real_, 1L, 2L)) != output_before) {
+          deliver(TRUE)
+        } else if (abs(.Internal(Sys.time()) - flushed_at) > flush_after || signalled > 0L) {
+          deliver(FALSE)
         }
       }
     },
@@ -354,12 +362,15 @@ run <- function(elements) {
       running <- FALSE
       failed[[length(failed) + 1L]] <- c(list(position = position - sent - 1L), problem)
       problem <- NULL
-      if (sink.number() != 1L) restore_sinks()
-      if (printed() != output_before || signalled > 0L ||
-          abs(.Internal(Sys.time()) - flushed_at) > flush_after) deliver()
+      loud <- sink.number() != 1L
+      if (loud) restore_sinks()
+      loud <- loud || printed() != output_before
+      if (loud || signalled > 0L || abs(.Internal(Sys.time()) - flushed_at) > flush_after) {
+        deliver(loud)
+      }
     }
   }
-  if (sent < n) deliver()
+  if (sent < n) deliver(FALSE)
   frame$element <- NULL
   if (sink.number(type = "message") != 2L) sink(type = "message")
 }
@@ -374,18 +385,19 @@ send_condition <- function(position, kind, condition) {
 }
 
 # All in one, unless that fails: a value that cannot be serialized, or is too large, must be its own
-# element's error.
-send_outcomes <- function(values, apart, failed) {
+# element's error. `kind` is that of the last frame.
+send_outcomes <- function(values, apart, failed, kind) {
   body <- tryCatch(pack_outcomes(values, apart, failed), error = function(e) NULL)
-  if (!is.null(body) && length(body) <= largest_frame) return(send("o", body))
+  if (!is.null(body) && length(body) <= largest_frame) return(send(kind, body))
   positions <- vapply(failed, function(problem) problem$position, 0L)
   for (i in seq_along(values)) {
     known <- match(i - 1L, positions)
     problem <- if (!is.na(known)) failed[[known]]
+    kind_here <- if (i == length(values)) kind else "o"
     if (is.null(problem)) {
       body <- tryCatch(pack_outcomes(values[i], 1L, list()), error = function(e) e)
       if (!inherits(body, "error") && length(body) <= largest_frame) {
-        send("o", body)
+        send(kind_here, body)
         next
       }
       why <- if (inherits(body, "error")) conditionMessage(body) else "it is larger than 2 GiB"
@@ -393,7 +405,7 @@ send_outcomes <- function(values, apart, failed) {
         "the value cannot be serialized: ", one_string(why), "; return something smaller"))
     }
     problem$position <- 0L
-    send("o", pack_outcomes(list(NULL), integer(), list(problem)))
+    send(kind_here, pack_outcomes(list(NULL), integer(), list(problem)))
   }
 }
 

@@ -209,10 +209,10 @@ class Outcomes:
         self.lengths.append(len(text) | ERROR_BIT)
         self.texts.append(text)
 
-    def send(self):
+    def send(self, kind="o"):
         count = len(self.texts)
         head = struct.pack("<%dI" % (count + 1), count, *self.lengths)
-        self.channel.send("o", head, *self.texts)
+        self.channel.send(kind, head, *self.texts)
         self.lengths.clear()
         self.texts.clear()
         self.sent_at = time.monotonic()
@@ -225,6 +225,8 @@ def run(job, elements, worker):
     encode, clock = worker.encode, time.monotonic
     lengths, texts = outcomes.lengths, outcomes.texts
     fn, args = job.fn, job.args
+    last, replaced = len(elements) - 1, streams.replaced
+    streams.mend()
     streams.dirty = False
     for job.position, element in enumerate(elements):
         try:
@@ -246,8 +248,13 @@ def run(job, elements, worker):
                 texts.append(text)
         if channel.forked:
             channel.end_if_forked()
-        if streams.dirty or job.signalled or streams.replaced():
+        if streams.dirty or replaced():
             streams.settle()
+            job.settle_conditions()
+            outcomes.send("p")
+            if job.position < last:
+                channel.wait_to_go_on()
+        elif job.signalled:
             job.settle_conditions()
             outcomes.send()
         elif clock() - outcomes.sent_at > FLUSH_AFTER:

@@ -34,6 +34,12 @@ class Channel:
         size, kind = HEAD.unpack(self._read(HEAD.size))
         return chr(kind), self._read(size)
 
+    def wait_to_go_on(self):
+        """After a `p`: the agent reads what was printed before anything else is."""
+        kind, _ = self.receive()
+        if kind != "G":
+            leave()
+
     def _read(self, size):
         self.end_if_forked()
         data = bytearray(size)
@@ -64,38 +70,67 @@ def leave():
 
 
 class Bytes(io.BufferedWriter):
-    """The binary side of a stream that notices writes."""
+    """The binary side of a stream that notices writes, and that it is closed."""
 
     def write(self, data):
-        self.streams.dirty = True
+        if not self.streams.dirty:
+            self.streams.begin()
         return super().write(data)
+
+    def close(self):
+        self.streams.dirty = True
+        super().close()
 
 
 class Text(io.TextIOWrapper):
-    """A stream that notices writes."""
+    """A stream that notices writes, and the loss of its binary side."""
 
     def write(self, text):
-        self.streams.dirty = True
+        if not self.streams.dirty:
+            self.streams.begin()
         return super().write(text)
+
+    def detach(self):
+        self.streams.dirty = True
+        return super().detach()
 
 
 class Streams:
     """Standard output and error."""
 
     def __init__(self):
-        # Whether something was written since this was last set to False.
+        # Whether something was written or closed since this was last set to False.
         self.dirty = False
         # User code may close descriptor 1 or 2; from these they are opened again.
         self._spare = {1: os.dup(1), 2: os.dup(2)}
+        self._pipes = {1: file_behind(1), 2: file_behind(2)}
         self.restore()
 
     def restore(self):
         """Makes them what they were, whatever user code did to them."""
-        for descriptor, spare in self._spare.items():
-            if not is_same_file(descriptor, spare):
-                os.dup2(spare, descriptor)
+        self.mend()
         self.stdout = sys.stdout = sys.__stdout__ = self._open(1)
         self.stderr = sys.stderr = sys.__stderr__ = self._open(2)
+
+    def mend(self):
+        """Makes descriptors 1 and 2 what they were."""
+        for descriptor, pipe in self._pipes.items():
+            if file_behind(descriptor) != pipe:
+                self._reopen(descriptor)
+
+    def begin(self):
+        """Before an element's first write: an earlier one may have closed what it writes to. What
+        the element itself has put in its place stays there."""
+        self.dirty = True
+        for descriptor in self._pipes:
+            if file_behind(descriptor) is None:
+                self._reopen(descriptor)
+
+    def _reopen(self, descriptor):
+        # User code may have closed the spare one too. Then the agent sees that the pipe is closed.
+        spare = self._spare[descriptor]
+        if file_behind(spare) == self._pipes[descriptor]:
+            os.dup2(spare, descriptor)
 
     def _open(self, descriptor):
         # Descriptors stay open when the stream is closed.
@@ -105,23 +140,28 @@ class Streams:
         return text
 
     def replaced(self):
-        """Whether user code has put something else in their place, or closed them."""
-        return sys.stdout is not self.stdout or self.stdout.closed or self.stderr.closed
+        """Whether user code has put something else in their place."""
+        return sys.stdout is not self.stdout or sys.stderr is not self.stderr
 
     def settle(self):
         """After an element that wrote something: all of it is with the agent afterwards."""
-        self.dirty = False
         try:
+            self.mend()
             if self.replaced():
                 self.restore()
             self.stdout.flush()
             self.stderr.flush()
         except (OSError, ValueError):
+            # Closed, for one.
             self.restore()
+        # Flushing is writing.
+        self.dirty = False
 
 
-def is_same_file(descriptor, other):
+def file_behind(descriptor):
+    """Which file a descriptor stands for; None when it is closed."""
     try:
-        return os.path.sameopenfile(descriptor, other)
+        status = os.fstat(descriptor)
     except OSError:
-        return False
+        return None
+    return status.st_dev, status.st_ino

@@ -214,3 +214,20 @@ async fn an_outcome_that_is_too_large_becomes_an_error_and_the_others_stay() {
     assert!(error.message.contains("larger than the server accepts"), "{error:?}");
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_job_has_done_to_its_worker_is_not_the_next_ones_fault() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let damaging = "import sys\ndef f(x):\n  sys.modules.clear()\n  return x";
+    let mut last = String::new();
+    for source in [damaging, "lambda x: x"] {
+        let mut job = python(source, agent.folder.path());
+        job.retries = 0;
+        let lease = integers(&job, 0, 1);
+        server.grant(lease.clone(), b"", &job);
+        last = format!("{:?}", server.outcomes(lease.id).await[0].result);
+    }
+    assert_eq!(last, "Ok(Number(0))");
+    agent.stop().await;
+}

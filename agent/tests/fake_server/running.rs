@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::agent::{BlockSlice, Constant, Input};
+use protocol::agent::{BlockSlice, Constant, Input, JobSpec, Note};
 use protocol::job::Runtime;
 use serde_json::json;
 
@@ -163,14 +163,75 @@ async fn of_many_elements_that_print_each_has_its_own_line() {
     let lease = integers(&job, 0, 500);
     server.grant(lease.clone(), b"", &job);
     let outcomes = server.outcomes(lease.id).await;
-    let lines = |from: usize| outcomes.iter().skip(from).map(|outcome| &outcome.note.stdout[..]);
-    assert_eq!(
-        lines(0).collect::<String>(),
-        (0..500).map(|x| format!("{x}\n")).collect::<String>()
-    );
-    // The frame that taught the agent that they print is over by then: they come one by one.
-    assert!(lines(9).zip(9..).all(|(line, x)| line == format!("{x}\n")));
+    // The worker notices nothing of this; the first element's frame, which is its own, taught the
+    // agent to send one by one.
+    let lines = outcomes.iter().map(|outcome| &outcome.note.stdout[..]);
+    assert_eq!(lines.collect::<Vec<_>>(), (0..500).map(|x| format!("{x}\n")).collect::<Vec<_>>());
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn elements_whose_printing_only_the_agent_sees_go_alone_once_it_did() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "import os\ndef f(x):\n    if x > 4: os.write(1, b'%d\\n' % x)";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 500);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    let lines: Vec<_> = outcomes.iter().map(|outcome| &outcome.note.stdout[..]).collect();
+    // The first frame in which something was printed may have held several elements.
+    let end = 1 + lines.iter().position(|line| !line.is_empty()).unwrap();
+    assert_eq!(lines[end - 1], (5..end).map(|x| format!("{x}\n")).collect::<String>());
+    assert!(lines.iter().zip(0..).skip(end).all(|(line, x)| *line == format!("{x}\n")));
+    agent.stop().await;
+}
+
+/// Runs 300 elements, of which two in seven are to print, right after one that printed, one that was
+/// quick, or one so slow that its outcome was sent at once: what is to say of each.
+async fn print_now_and_then(runtime: Runtime, function: &str) -> Vec<Note> {
+    let server = FakeServer::start();
+    let agent = TestAgent::start_with(&server, 1, |config| {
+        config.settings.runtimes = vec![runtime];
+    });
+    let job = JobSpec { runtime, ..python(function, agent.folder.path()) };
+    let lease = integers(&job, 0, 300);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(outcomes.len(), 300);
+    agent.stop().await;
+    outcomes.into_iter().map(|outcome| outcome.note).collect()
+}
+
+#[tokio::test]
+async fn of_quick_elements_in_python_each_that_prints_has_its_own_text() {
+    let source = "
+import sys, time
+def f(x):
+    if x % 14 == 13: time.sleep(0.006)
+    if x % 7 < 2:
+        print('hi', x)
+        print('oh', x, file=sys.stderr)
+    return x
+";
+    for (x, note) in (0..).zip(print_now_and_then(Runtime::Python, source).await) {
+        let of_it = |word: &str| if x % 7 < 2 { format!("{word} {x}\n") } else { String::new() };
+        assert_eq!((note.stdout, note.stderr), (of_it("hi"), of_it("oh")), "element {x}");
+    }
+}
+
+#[tokio::test]
+async fn of_quick_elements_in_r_each_that_prints_has_its_own_text() {
+    let source = "
+function(x) {
+    if (x %% 14 == 13) Sys.sleep(0.006)
+    if (x %% 7 < 2) cat('hi ', x, '\n', sep = '')
+    x
+}";
+    for (x, note) in (0..).zip(print_now_and_then(Runtime::R, source).await) {
+        let own = if x % 7 < 2 { format!("hi {x}\n") } else { String::new() };
+        assert_eq!((note.stdout, note.stderr), (own, String::new()), "element {x}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What workers of every runtime do alike. Each test names the two sources.
 
-use agent::runtimes::{self, WorkerJob};
+use agent::frame::kind;
+use agent::runtimes::{self, Answer, WorkerJob};
 use protocol::job::Runtime;
 use serde_json::json;
 
@@ -194,6 +195,55 @@ fn what_is_printed_is_there_before_the_outcome() {
 }
 
 #[test]
+fn of_quick_elements_each_that_prints_has_its_own_text() {
+    both(
+        "function(x) { if (x %% 7 < 2) cat('hi ', x, '\\n', sep = ''); if (x %% 10 == 0) stop('no'); x }",
+        "def f(x):\n    if x % 7 < 2:\n        print('hi', x)\n    if x % 10 == 0:\n        raise ValueError('no')\n    return x",
+        |runtime, function| {
+            let elements: Vec<_> = (0..300).map(|x| x.to_string()).collect();
+            let elements: Vec<_> = elements.iter().map(String::as_str).collect();
+            let run = worker(runtime, function).run(&elements);
+            let own = (0..300).filter(|x| x % 7 < 2).map(|x| (x, format!("hi {x}\n")));
+            assert_eq!(run.printed, own.collect::<Vec<_>>());
+            assert_eq!(run.outcomes.len(), 300);
+        },
+    );
+}
+
+#[test]
+fn a_worker_waits_after_an_element_that_printed_unless_it_was_the_last() {
+    both(
+        "function(x) { if (x > 0) cat('out'); x }",
+        "def f(x):\n    if x > 0:\n        print('out', end='')\n    return x",
+        |runtime, function| {
+            let mut worker = worker(runtime, function);
+            let body = runtimes::encode_elements(runtime, &[b"1", b"0", b"2"]).unwrap();
+            worker.send(kind::ELEMENTS, &body);
+            let (mut done, mut waits) = (0, Vec::new());
+            while done < 3 {
+                let answer = worker.answer();
+                let Some(Answer::Outcomes { outcomes, printed }) = answer else {
+                    panic!("not an outcome: {answer:?}")
+                };
+                done += outcomes.len();
+                waits.extend(printed.then_some(done));
+                if printed && done < 3 {
+                    worker.send(kind::GO_ON, &[]);
+                }
+            }
+            assert_eq!(waits, [1, 3]);
+            assert!(worker.reset());
+            // One that was told something else ends: it has lost its agent's thread.
+            worker.prepare(&job(function));
+            worker.send(kind::ELEMENTS, &body);
+            worker.answer();
+            worker.send(kind::ELEMENTS, &body);
+            assert_eq!(worker.answer(), None);
+        },
+    );
+}
+
+#[test]
 fn ten_megabytes_printed_break_nothing() {
     both(
         "function(x) { line <- strrep('x', 999); for (i in 1:10000) cat(line, '\\n', sep = ''); x }",
@@ -247,13 +297,14 @@ fn a_batch_is_sent_before_its_frame_is_finished() {
         |runtime, function| {
             let mut worker = worker(runtime, function);
             let body = runtimes::encode_elements(runtime, &[b"1", b"2"]).unwrap();
-            worker.send(agent::frame::kind::ELEMENTS, &body);
+            worker.send(kind::ELEMENTS, &body);
             let first = worker.answer();
             std::fs::write(gate, "").unwrap();
             let second = worker.answer();
             for (answer, value) in [(first, "1"), (second, "2")] {
                 let value = value.as_bytes().to_vec();
-                assert_eq!(answer, Some(runtimes::Answer::Outcomes(vec![Ok(value)])));
+                let outcomes = vec![Ok(value)];
+                assert_eq!(answer, Some(Answer::Outcomes { outcomes, printed: false }));
             }
             std::fs::remove_file(gate).unwrap();
         },

@@ -60,7 +60,8 @@ pub struct Worker {
 pub struct Run {
     pub outcomes: Vec<Result<String, ElementError>>,
     pub conditions: Vec<(u32, Condition)>,
-    /// What was in the pipe when a frame of outcomes arrived, by the frame's last element.
+    /// What was in the pipe when the worker said that an element had printed, or when the last
+    /// outcomes arrived, by the last element of these.
     pub printed: Vec<(usize, String)>,
 }
 
@@ -197,7 +198,16 @@ impl Worker {
         let mut run = Run::default();
         while run.outcomes.len() < elements.len() {
             match self.answer() {
-                Some(Answer::Outcomes(outcomes)) => self.take_outcomes(&mut run, outcomes),
+                Some(Answer::Outcomes { outcomes, printed }) => {
+                    run.outcomes.extend(outcomes.into_iter().map(text));
+                    let ends = run.outcomes.len() == elements.len();
+                    if printed || ends {
+                        self.take_printed(&mut run);
+                    }
+                    if printed && !ends {
+                        self.send(kind::GO_ON, &[]);
+                    }
+                }
                 Some(Answer::Condition { position, condition }) => {
                     run.conditions.push((position, condition));
                 }
@@ -208,9 +218,7 @@ impl Worker {
         run
     }
 
-    fn take_outcomes(&mut self, run: &mut Run, outcomes: Vec<Result<Vec<u8>, ElementError>>) {
-        let text = |value: Vec<u8>| String::from_utf8(value).unwrap();
-        run.outcomes.extend(outcomes.into_iter().map(|outcome| outcome.map(text)));
+    fn take_printed(&mut self, run: &mut Run) {
         let printed = std::mem::take(&mut self.printed);
         if !printed.is_empty() {
             let printed = String::from_utf8(printed).unwrap();
@@ -249,6 +257,10 @@ impl Drop for Worker {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn text(outcome: Result<Vec<u8>, ElementError>) -> Result<String, ElementError> {
+    outcome.map(|value| String::from_utf8(value).unwrap())
 }
 
 /// A worker with a job.

@@ -60,6 +60,69 @@ fn closed_streams_are_opened_again() {
 }
 
 #[test]
+fn what_an_element_does_to_its_streams_ends_with_it() {
+    let ways = [
+        "os.close(1)",
+        "os.close(1); os.close(2)",
+        "print('first', end=''); os.close(1)",
+        "print(end=''); os.dup2(null, 1)",
+        "sys.stderr.write(''); sys.stdout = sys.stderr = None",
+        "sys.stderr = io.StringIO()",
+        "sys.stdout.close()",
+        "sys.stderr.buffer.close()",
+        "f.kept = sys.stdout.detach()",
+    ];
+    for way in ways {
+        let code = format!(
+            "import io, os, sys\nnull = os.open('/dev/null', os.O_WRONLY)\ndef f(x):\n    if x == 1:\n        {way}\n    else:\n        \
+             sys.stderr.write('')\n        os.fstat(sys.stderr.fileno())\n        print('out', x)\n    return x"
+        );
+        let mut worker = worker(Python, &code);
+        let run = worker.run(&["0", "1", "2", "3"]);
+        let (last, text) = &run.printed[run.printed.len() - 2];
+        assert_eq!((*last, text.as_str()), (2, "out 2\n"), "{way}");
+        assert_eq!(run.values(), [json!(0), json!(1), json!(2), json!(3)], "{way}");
+    }
+    // Another file in the place of a descriptor is noticed at the next frame.
+    let code = "import os\ndef f(x):\n    if x == 1:\n        os.dup2(os.open('/dev/null', os.O_WRONLY), 1)\n    else:\n        \
+                print('out', x)\n    return x";
+    let mut worker = worker(Python, code);
+    worker.run(&["1"]);
+    assert_eq!(worker.run(&["2"]).printed, [(0, "out 2\n".to_owned())]);
+}
+
+#[test]
+fn an_element_may_redirect_its_own_output() {
+    let code = "import os\ndef f(x):\n    kept = os.dup(1)\n    os.dup2(os.open('/dev/null', os.O_WRONLY), 1)\n    \
+                print('hidden')\n    os.dup2(kept, 1)\n    print('shown')\n    return x";
+    let run = worker(Python, code).run(&["1", "2"]);
+    assert_eq!(run.printed, [(0, "shown\n".to_owned()), (1, "shown\n".to_owned())]);
+}
+
+#[test]
+fn closing_what_is_spare_ends_nothing() {
+    let code = "import os\ndef f(x):\n    os.closerange(5, 256)\n    files = [os.open('/dev/null', os.O_WRONLY) for _ in range(9)]\n    \
+                print('out', x)\n    return x";
+    let mut worker = worker(Python, code);
+    for element in ["1", "2"] {
+        assert_eq!(worker.run(&[element]).printed, [(0, format!("out {element}\n"))]);
+    }
+}
+
+#[test]
+fn what_is_printed_never_lands_in_a_file_of_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let code = format!(
+        "import os\ndef f(x):\n    if x == 1:\n        os.closerange(5, 256)\n        f.files = [os.open('{}', os.O_CREAT | os.O_WRONLY) for _ in range(9)]\n        \
+         os.close(1)\n    else:\n        print('out', x)\n    return x",
+        path.display()
+    );
+    worker(Python, &code).run(&["1", "2"]);
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "");
+}
+
+#[test]
 fn every_way_to_print_is_noticed() {
     let ways = [
         "print('a', end='')",

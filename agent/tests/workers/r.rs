@@ -182,7 +182,7 @@ fn closing_all_connections_closes_none_of_ours() {
 
 #[test]
 fn sinks_end_with_their_element() {
-    let code = "function(x) { if (x == 1) sink(tempfile()); if (x == 2) while (sink.number() > 0) sink(); cat('out', x); utils::capture.output(print(x)) }";
+    let code = "function(x) { if (x == 1) sink(tempfile()); if (x %in% c(2, 4)) while (sink.number() > 0) sink(); cat('out', x); if (x == 4) stop('no'); utils::capture.output(print(x)) }";
     let mut worker = worker(R, code);
     for (element, printed) in [("1", ""), ("2", "out 2"), ("3", "out 3")] {
         let run = worker.run(&[element]);
@@ -190,6 +190,12 @@ fn sinks_end_with_their_element() {
         assert_eq!(text, printed);
         assert_eq!(run.values(), [json!(format!("[1] {element}"))]);
     }
+    let own = |(at, x): (usize, &str)| (at, format!("out {x}"));
+    let elements = ["2", "3", "4", "3"];
+    assert_eq!(
+        worker.run(&elements).printed,
+        elements.into_iter().enumerate().map(own).collect::<Vec<_>>()
+    );
 }
 
 #[test]
