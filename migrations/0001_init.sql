@@ -106,7 +106,8 @@ create table agents (
 create index agents_state on agents (state, alive_until);
 
 -- Grants of chunks. `live`: an agent runs it. `lapsed`: the agent has not been heard of; what
--- remains can be leased anew, and until then the agent may still report it. `released`: given back.
+-- remains can be leased anew, and until then the agent may still report it. `torn`: lapsed, and part
+-- of it was leased anew. `released`: given back.
 -- A row is gone when nothing of it remains.
 create table leases (
     id text primary key,

@@ -30,7 +30,7 @@ pub struct SubmitJob {
     /// The inputs: an array; an object, whose names are kept in the value; or
     /// `{"range": [from, to]}`, the integers from `from` up to, not including, `to`. Under a
     /// nested plan an array (or object) of arrays.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     pub elements: Option<Box<RawValue>>,
     /// Further arguments of the function, by name, the same for every element.
     #[serde(default)]

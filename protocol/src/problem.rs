@@ -12,7 +12,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 /// What went wrong, to what, and what to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
-    "type": "urn:farrow:invalid-submission", "title": "The submission cannot be run",
+    "type": "urn:farrow:invalid-field", "title": "The request has fields that cannot be",
     "status": 422, "detail": "function: is empty; give the source of a function",
     "errors": [{"field": "function", "message": "is empty; give the source of a function"}]
 }))]

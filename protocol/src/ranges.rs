@@ -68,11 +68,6 @@ impl RangeSet {
         self.0.iter().any(|own| own.0 <= range.0 && range.1 <= own.1)
     }
 
-    /// Whether any element of `range` lies in it.
-    pub fn overlaps(&self, range: Range) -> bool {
-        self.0.iter().any(|own| own.0.max(range.0) < own.1.min(range.1))
-    }
-
     /// Takes the elements of `range` out.
     pub fn remove(&mut self, range: Range) {
         if range.is_empty() {
@@ -150,8 +145,6 @@ mod tests {
         assert_eq!(cut, set(&[(0, 3), (5, 10)]));
         assert!(cut.contains(Range(5, 10)));
         assert!(!cut.contains(Range(2, 4)));
-        assert!(cut.overlaps(Range(2, 4)));
-        assert!(!cut.overlaps(Range(3, 5)));
     }
 
     #[test]

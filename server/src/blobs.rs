@@ -69,18 +69,28 @@ fn path_of(folder: &Path, digest: &str) -> PathBuf {
 
 /// Writes a file that is there whole or not at all, whatever is killed and whenever.
 fn write_once(path: &Path, data: &[u8]) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let folder = path.parent().ok_or_else(invalid)?;
+    if !path.exists() {
+        std::fs::create_dir_all(folder)?;
+        let temporary = folder.join(format!("{}.tmp", protocol::LeaseId::new()));
+        if let Err(error) =
+            write_synced(&temporary, data).and_then(|()| std::fs::rename(&temporary, path))
+        {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
     }
-    let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    std::fs::create_dir_all(folder)?;
-    let temporary = folder.join(format!("{}.tmp", protocol::LeaseId::new()));
-    let mut file = std::fs::File::create(&temporary)?;
+    // A name is on disk only when its folder is, and that one's name when its own is. Also where
+    // the file was there: whoever wrote it may not have come so far.
+    std::fs::File::open(folder)?.sync_all()?;
+    std::fs::File::open(folder.parent().ok_or_else(invalid)?)?.sync_all()
+}
+
+fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
     file.write_all(data)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    // The name is on disk only when its folder is.
-    std::fs::File::open(folder)?.sync_all()
+    file.sync_all()
 }
 
 async fn run<T: Send + 'static>(

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::{AgentId, LeaseId};
+use protocol::{AgentId, JobId, LeaseId};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +16,14 @@ use crate::clock::{Clock, Millis};
 use crate::scheduler::assign::{Agent, Assignment, assign};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
+use crate::store::runnable::Walk;
 use crate::store::{Store, StoreError, agents, runnable};
+use crate::watchers::Watchers;
 
-/// Runnable jobs that a round looks at, an owner, at the most: a round gives one lease a slot, and
-/// the rounds follow one another at once.
+/// Runnable jobs that are looked at together, an owner, at the most.
 const MAX_JOBS: u32 = 64;
 
-/// Agents that a round serves at the most.
+/// Agents that one transaction serves at the most.
 const MAX_AGENTS: usize = 256;
 
 /// How long a round waits before it is tried again after the database has failed.
@@ -35,6 +36,7 @@ pub struct Dispatcher {
     clock: Arc<Clock>,
     waiting: Arc<Mutex<Waiting>>,
     work: Arc<Notify>,
+    job_watchers: Arc<Watchers<JobId>>,
     /// Held for writing by a round, for reading by an agent that arrives.
     rounds: Arc<RwLock<()>>,
 }
@@ -53,8 +55,9 @@ struct Waiter {
 
 impl Dispatcher {
     /// A dispatcher on `store`; nothing is given before [`Dispatcher::run`].
-    pub fn new(store: Store, clock: Arc<Clock>) -> Self {
-        Self { store, clock, waiting: Arc::default(), work: Arc::default(), rounds: Arc::default() }
+    pub fn new(store: Store, clock: Arc<Clock>, job_watchers: Arc<Watchers<JobId>>) -> Self {
+        let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, clock, waiting, work, job_watchers, rounds }
     }
 
     /// Says that there may be something to give: a job was submitted, a range came back.
@@ -135,31 +138,38 @@ impl Dispatcher {
         self.waiting().agents.clear();
     }
 
+    /// Serves all who wait, in order of arrival, some hundred at a time.
     async fn round(&self) -> Result<(), StoreError> {
         let _round = self.rounds.write().await;
-        let agents: Vec<Agent> = self
-            .waiting()
-            .agents
-            .values()
-            .take(MAX_AGENTS)
-            .map(|waiter| waiter.agent.clone())
-            .collect();
-        if agents.is_empty() {
-            return Ok(());
+        let mut served = 0;
+        loop {
+            let (agents, last) = self.arrived_after(served);
+            if agents.is_empty() {
+                return Ok(());
+            }
+            served = last;
+            let now = self.clock.now();
+            let decided = self
+                .store
+                .write(move |tx| Box::pin(async move { decide(tx, agents, now).await }))
+                .await?;
+            let Some(grants) = decided else { return Ok(()) };
+            for grant in &grants {
+                self.job_watchers.wake(&grant.job);
+            }
+            self.answer(grants);
         }
-        let now = self.clock.now();
-        let free: u32 = agents.iter().map(|agent| agent.free).sum();
-        let grants = self
-            .store
-            .write(move |tx| Box::pin(async move { decide(tx, agents, now).await }))
-            .await?;
-        let given: u32 = grants.iter().map(|grant| grant.slots).sum();
-        self.answer(grants);
-        // What was looked at was all given away: there may be more jobs behind it.
-        if given > 0 && given < free {
-            self.wake();
-        }
-        Ok(())
+    }
+
+    /// Agents that wait and came after arrival number `after`, and the number of the last of them.
+    fn arrived_after(&self, after: u64) -> (Vec<Agent>, u64) {
+        let waiting = self.waiting();
+        let mut waiters: Vec<&Waiter> =
+            waiting.agents.values().filter(|waiter| waiter.arrival > after).collect();
+        waiters.sort_unstable_by_key(|waiter| waiter.arrival);
+        waiters.truncate(MAX_AGENTS);
+        let last = waiters.last().map_or(after, |waiter| waiter.arrival);
+        (waiters.into_iter().map(|waiter| waiter.agent.clone()).collect(), last)
     }
 
     /// Grants whose agent has gone in the meantime stay its own: its next request gets them.
@@ -197,30 +207,51 @@ impl Drop for Place<'_> {
     }
 }
 
-/// One round, inside its transaction.
-async fn decide(
+/// Gives work to `agents`, inside a transaction. `None`: there is nothing to give to anybody.
+pub async fn decide(
     tx: &mut Tx<'_>,
     agents: Vec<Agent>,
     now: Millis,
-) -> Result<Vec<Grant>, StoreError> {
+) -> Result<Option<Vec<Grant>>, StoreError> {
     let cluster_slots = agents::live_slots(tx).await?;
-    let jobs = runnable::load(tx, MAX_JOBS, cluster_slots).await?;
+    let free: u32 = agents.iter().map(|agent| agent.free).sum();
+    let mut walk = Walk::start(tx, free.clamp(1, MAX_JOBS), cluster_slots).await?;
+    let mut jobs = walk.next(tx).await?;
     if jobs.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let owners = runnable::slots_by_owner(tx).await?;
-    let chunks: HashMap<_, _> =
-        jobs.iter().filter_map(|job| job.chunk.map(|chunk| (job.id, chunk))).collect();
-    let assignments = assign(jobs, agents, owners, cluster_slots);
-    fix_chunks(tx, &assignments, &chunks).await?;
-    leases::grant_all(tx, assignments, now).await
+    let mut agents = live(tx, agents).await?;
+    let mut owners = runnable::slots_by_owner(tx).await?;
+    let mut grants = Vec::new();
+    // Jobs that none of these agents can run must not hold up those behind them.
+    while !jobs.is_empty() && agents.iter().any(|agent| agent.free > 0) {
+        let chunks: HashMap<_, _> =
+            jobs.iter().filter_map(|job| job.chunk.map(|chunk| (job.id, chunk))).collect();
+        let assignments = assign(jobs, &mut agents, &mut owners, cluster_slots);
+        fix_chunks(tx, &assignments, &chunks).await?;
+        grants.extend(leases::grant_all(tx, assignments, now).await?);
+        jobs = walk.next(tx).await?;
+    }
+    Ok(Some(grants))
+}
+
+/// Those of `agents` that still live: one that was lost while its request was held, without its
+/// connection being closed, must get nothing.
+async fn live(tx: &mut Tx<'_>, agents: Vec<Agent>) -> Result<Vec<Agent>, StoreError> {
+    let mut live = Vec::with_capacity(agents.len());
+    for agent in agents {
+        if agents::is_live(tx, agent.id).await? {
+            live.push(agent);
+        }
+    }
+    Ok(live)
 }
 
 /// A chunk size that comes from `scheduling` is kept from the first lease on.
 async fn fix_chunks(
     tx: &mut Tx<'_>,
     assignments: &[Assignment],
-    chunks: &HashMap<protocol::JobId, u64>,
+    chunks: &HashMap<JobId, u64>,
 ) -> Result<(), StoreError> {
     for assignment in assignments.iter().filter(|assignment| assignment.attempt == 1) {
         if let Some(&chunk) = chunks.get(&assignment.job) {

@@ -36,8 +36,10 @@ pub struct Elements<'a> {
 /// Which part of `elements` cannot be, and what can.
 pub fn parse(elements: &RawValue, nested: bool) -> Result<Elements<'_>, FieldError> {
     let (names, items) = level(elements, "elements")?;
-    if let (false, Some(range)) = (nested, range(names.as_deref(), &items)) {
-        return range_elements(range);
+    if let (false, Some([name]), [item]) = (nested, names.as_deref(), items.as_slice())
+        && name == "range"
+    {
+        return range_elements(item);
     }
     let mut parsed = Elements {
         total: items.len() as u64,
@@ -115,14 +117,15 @@ fn json_strings(names: Vec<String>) -> Vec<String> {
     names.into_iter().map(|name| serde_json::Value::String(name).to_string()).collect()
 }
 
-fn range(names: Option<&[String]>, items: &[&RawValue]) -> Option<[i64; 2]> {
-    match (names, items) {
-        (Some([name]), [item]) if name == "range" => serde_json::from_str(item.get()).ok(),
-        _ => None,
-    }
-}
-
-fn range_elements<'a>([from, to]: [i64; 2]) -> Result<Elements<'a>, FieldError> {
+fn range_elements(range: &RawValue) -> Result<Elements<'_>, FieldError> {
+    let [from, to] = serde_json::from_str::<[i64; 2]>(range.get()).map_err(|_| FieldError {
+        field: "elements.range".to_owned(),
+        message: format!(
+            "is {}, must be [from, to], two whole numbers; a single element that is called \
+             \"range\" must be given another name",
+            range.get().chars().take(80).collect::<String>()
+        ),
+    })?;
     let total = u64::try_from(to.saturating_sub(from)).ok().filter(|&n| n <= MAX_RANGE);
     let total = total.ok_or_else(|| FieldError {
         field: "elements.range".to_owned(),
@@ -217,6 +220,9 @@ mod tests {
         assert_eq!(refused("3", false).field, "elements");
         assert_eq!(refused("[[1], 2]", true).field, "elements[1]");
         assert!(refused(r#"{"a": 1, "a": 2}"#, false).message.contains("\"a\" twice"));
-        assert_eq!(refused(r#"{"range": [3, 1]}"#, false).field, "elements.range");
+        for range in ["[3, 1]", "[0, 10, 2]", "[0, 1e1]", "7"] {
+            let field = refused(&format!(r#"{{"range": {range}}}"#), false).field;
+            assert_eq!(field, "elements.range", "{range}");
+        }
     }
 }

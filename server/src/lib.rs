@@ -91,14 +91,16 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
     prepare(&store, &clock, lease, token::hash(&admin)).await?;
+    let job_watchers = Arc::default();
     Ok(AppState {
-        dispatcher: Dispatcher::new(store.clone(), Arc::clone(&clock)),
+        dispatcher: Dispatcher::new(store.clone(), Arc::clone(&clock), Arc::clone(&job_watchers)),
         config: Arc::new(config),
         store,
         blobs,
         clock,
         tokens: Arc::default(),
-        job_watchers: Arc::default(),
+        job_watchers,
+        end_watchers: Arc::default(),
         agent_watchers: Arc::default(),
         shutdown,
     })

@@ -6,7 +6,7 @@ use protocol::AgentId;
 use protocol::job::{AgentState, ElementError};
 use tokio_util::sync::CancellationToken;
 
-use crate::block::Block;
+use crate::block::compress;
 use crate::clock::Millis;
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 use crate::state::AppState;
@@ -86,18 +86,13 @@ fn given_up(lease: &Grant, element: u64, now: Millis) -> NewPiece {
         fatal: false,
     };
     let json = serde_json::to_vec(&error).unwrap_or_default();
-    let block = Block {
-        first: element,
-        lengths: vec![u32::try_from(json.len()).unwrap_or(u32::MAX)],
-        data: json.into(),
-    };
     NewPiece {
         lease: lease.id,
         job: lease.job,
         block: StoredBlock {
-            first: block.first,
-            lengths: block.lengths,
-            place: Place::Row(crate::block::compress(&block.data)),
+            first: element,
+            lengths: vec![u32::try_from(json.len()).unwrap_or(u32::MAX)],
+            place: Place::Row(compress(&json)),
         },
         errors: vec![0],
         first_error: Some((element, error)),

@@ -29,8 +29,10 @@ pub struct AppState {
     pub dispatcher: Dispatcher,
     /// Who may call.
     pub tokens: Arc<Tokens>,
-    /// Clients that wait for a job to move.
+    /// Clients that wait for a job to move at all.
     pub job_watchers: Arc<Watchers<JobId>>,
+    /// Clients that wait for a job to end.
+    pub end_watchers: Arc<Watchers<JobId>>,
     /// Heartbeats that wait for orders.
     pub agent_watchers: Arc<Watchers<AgentId>>,
     /// Every wait ends when it is cancelled: the server is stopping.
@@ -38,9 +40,16 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Wakes all who wait for a job that has ended.
+    pub fn ended(&self, job: JobId) {
+        self.job_watchers.wake(&job);
+        self.end_watchers.wake(&job);
+    }
+
     /// Wakes those whom a report or the loss of an agent concerns.
     pub fn moved(&self, outcome: &reports::Outcome) {
         outcome.jobs.iter().for_each(|job| self.job_watchers.wake(job));
+        outcome.ended.iter().for_each(|job| self.ended(*job));
         outcome.to_tell.iter().for_each(|agent| self.agent_watchers.wake(agent));
         if outcome.lease_finished {
             self.dispatcher.wake();

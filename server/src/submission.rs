@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::agent::{Constant, JobSpec};
 use protocol::job::{Options, Slots, SubmitJob};
 use protocol::{FieldError, JobId};
+use serde::de::DeserializeOwned;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
@@ -25,17 +26,16 @@ const MAX_TIMEOUT: f64 = 366.0 * 24.0 * 3600.0;
 /// How often an element may be run again at the most.
 const MAX_RETRIES: u32 = 1000;
 
-/// Reads a submission.
+/// Reads a body of JSON.
 ///
 /// # Errors
 /// What is wrong, naming the field at fault.
-pub fn parse(body: &[u8]) -> Result<SubmitJob, ApiError> {
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let submission: SubmitJob =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| refused(error, body))?;
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| refused(error, body))?;
     json.end()
         .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
-    Ok(submission)
+    Ok(read)
 }
 
 fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) -> ApiError {
@@ -69,12 +69,14 @@ const WORDS: [(&str, &str); 10] = [
 
 fn in_json_words(message: &str) -> String {
     let message = message.split(" at line ").next().unwrap_or(message);
+    let message =
+        message.replace("type: sequence", "type: array").replace("type: map", "type: object");
     match message.rsplit_once("expected ") {
         Some((found, expected)) => {
             let word = WORDS.iter().find(|(rust, _)| *rust == expected);
             format!("{found}expected {}", word.map_or(expected, |(_, json)| json))
         }
-        None => message.to_owned(),
+        None => message,
     }
 }
 

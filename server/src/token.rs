@@ -56,10 +56,14 @@ fn random() -> io::Result<String> {
     Ok(format!("farrow_{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 
+/// Writes the file whole or not at all.
 fn write_secret(path: &Path, token: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let temporary = path.with_extension("tmp");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     writeln!(file, "{token}")?;
-    file.sync_all()
+    file.sync_all()?;
+    fs::rename(&temporary, path)
 }
 
 /// Why there is no administrator's token.

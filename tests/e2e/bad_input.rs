@@ -129,7 +129,7 @@ fn submissions() -> Vec<Refusal> {
             INVALID,
             &["elements: has the name \"a\" twice"],
         ),
-        submission(&json!({"args": [1]}), "args", &["invalid type", "map"]),
+        submission(&json!({"args": [1]}), "args", &["invalid type", "an object"]),
         submission(&json!({"args": {"": 1}}), "args", &["without a name"]),
         submission(&json!({"globals": {"": 1}}), "globals", &["without a name"]),
         submission(&json!({"packages": "math"}), "packages", &["invalid type"]),

@@ -43,13 +43,13 @@ async fn a_map_reads_lines_and_prints_lines() {
     let _agent = world.agent("one", 2).await;
     let map = ["map", "--runtime", "python", SQUARE];
     let mapped = world.farrow_with_input(&map, &seq(100)).await;
-    assert_exit(&mapped, 0, &squares(100), &[]);
+    assert_exit(&mapped, 0, &squares(100), &["job "]);
     let mapped = world.farrow(&["map", "--runtime", "r", "~ nchar(.x)", "one", "three"]).await;
-    assert_exit(&mapped, 0, "3\n5\n", &[]);
+    assert_exit(&mapped, 0, "3\n5\n", &["job "]);
     let mapped = world.farrow(&["map", "--json", "--runtime", "python", SQUARE, "2", "3"]).await;
     assert_eq!(document(&mapped), json!([4, 9]));
     let mapped = world.farrow_with_input(&map, "").await;
-    assert_exit(&mapped, 0, "", &[]);
+    assert_exit(&mapped, 0, "", &["job "]);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_map_takes_its_parts_from_flags_and_files() {
             &format!("@{}", source.display()),
         ])
         .await;
-    assert_exit(&mapped, 0, "[117]\n[132.0]\n", &[]);
+    assert_exit(&mapped, 0, "[117]\n[132.0]\n", &["job "]);
     let job = world.client.get("/v1/jobs").await.json()["items"][0].clone();
     assert_eq!((&job["name"], &job["priority"]), (&json!("of flags"), &json!(-3)));
     assert_eq!(job["plan"], json!([{"strategy": "cluster", "workers": 1}]));
@@ -102,7 +102,7 @@ async fn a_map_takes_its_parts_from_flags_and_files() {
         "[]",
         "[3]",
     ];
-    assert_exit(&world.farrow(&nested).await, 0, "[-1,-2]\n[]\n[-3]\n", &[]);
+    assert_exit(&world.farrow(&nested).await, 0, "[-1,-2]\n[]\n[-3]\n", &["job "]);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::submission;
 
 /// The id in the path.
 pub struct Id<T>(pub T);
@@ -69,10 +70,6 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let Body(body) = Body::from_request(request, state).await?;
-        let mut json = serde_json::Deserializer::from_slice(&body);
-        serde_path_to_error::deserialize(&mut json).map(Self).map_err(|error| {
-            let field = error.path().to_string();
-            ApiError::field(field, error.into_inner().to_string())
-        })
+        submission::read_json(&body).map(Self)
     }
 }

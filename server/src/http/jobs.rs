@@ -38,7 +38,7 @@ pub async fn submit(
     Extension(identity): Extension<Identity>,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let submission = submission::parse(&body)?;
+    let submission: SubmitJob = submission::read_json(&body)?;
     let job = submission::prepare(submission, identity.owner, &state.blobs).await?;
     let (id, now) = (job.id, state.clock.now());
     state.store.write(move |tx| Box::pin(async move { jobs::insert(tx, job, now).await })).await?;
@@ -103,22 +103,34 @@ pub async fn find(
     Params(wait): Params<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let known = headers.get(IF_NONE_MATCH).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-    let mut waiter = JobWaiter::new(&state, job, wait.duration()?);
+    let known = headers.get(IF_NONE_MATCH).and_then(|etags| etags.to_str().ok());
+    let mut waiter = match known {
+        Some(_) => JobWaiter::for_move(&state, job, wait.duration()?),
+        None => JobWaiter::for_end(&state, job, wait.duration()?),
+    };
+    let mut goes_on = true;
     let (etag, body) = loop {
         let row = waiter.look().await?;
         let is_final = row.state.is_final();
         let (etag, body) = tagged(&status::of(&state, row).await?)?;
-        let is_wanted = known.as_ref().map_or(is_final, |known| *known != etag);
-        if is_wanted || !waiter.has_moved().await {
+        let differs = known.is_some_and(|known| !is_among(&etag, known));
+        if differs || is_final || !goes_on {
             break (etag, body);
         }
+        goes_on = waiter.has_news().await;
     };
-    if known.as_ref() == Some(&etag) {
+    if known.is_some_and(|known| is_among(&etag, known)) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
     let content_type = (axum::http::header::CONTENT_TYPE, "application/json".to_owned());
     Ok(([(ETAG, etag), content_type], body).into_response())
+}
+
+/// Whether `If-None-Match: etags` names `etag`. Weakly compared, as RFC 9110 has it: a proxy that
+/// compresses makes tags weak.
+fn is_among(etag: &str, etags: &str) -> bool {
+    let mut tags = etags.split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
 /// A status and its tag. The pace moves with the clock alone, so it is left out of the tag.
@@ -156,7 +168,7 @@ pub async fn cancel(
     match ended {
         Ended::Now(holders) => {
             holders.iter().for_each(|agent| state.agent_watchers.wake(agent));
-            state.job_watchers.wake(&job);
+            state.ended(job);
             state.dispatcher.wake();
         }
         Ended::Before(JobState::Cancelled) => {}

@@ -12,9 +12,6 @@ use protocol::{Problem, problem};
 
 use crate::error::ApiError;
 
-/// Bytes of a problem at the most.
-const MAX_PROBLEM: usize = 8 << 20;
-
 /// No route has this path.
 pub async fn no_such_route(uri: Uri) -> ApiError {
     ApiError::NotFound(format!("no route is called {}; /openapi.json lists them all", uri.path()))
@@ -45,7 +42,8 @@ pub async fn with_instance(request: Request, next: Next) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let Ok(bytes) = to_bytes(body, MAX_PROBLEM).await else {
+    // It is in memory already, so that it needs no bound.
+    let Ok(bytes) = to_bytes(body, usize::MAX).await else {
         return Response::from_parts(parts, Body::empty());
     };
     let named = serde_json::from_slice::<Problem>(&bytes).ok().and_then(|mut problem| {

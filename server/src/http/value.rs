@@ -22,7 +22,7 @@ use crate::value::ValueReader;
 #[utoipa::path(get, path = "/v1/jobs/{id}/value", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), Wait),
     responses(
-        (status = 200, description = "Every element's value, in order: an array; an object if the elements had names; nested as they were. With `on_error: collect`, `{\"error\": …}` where an element failed.", body = Object),
+        (status = 200, description = "Every element's value, in order: an array; an object if the elements had names; nested as they were. With `on_error: collect`, `{\"error\": …}` where an element failed.", body = serde_json::Value),
         (status = 202, description = "Not yet.", body = JobStatus,
             headers(("Retry-After" = u32, description = "Seconds after which to ask again."))),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -36,13 +36,15 @@ pub async fn value(
     Id(job): Id<JobId>,
     Params(wait): Params<Wait>,
 ) -> Result<Response, ApiError> {
-    let mut waiter = JobWaiter::new(&state, job, wait.duration()?);
-    let row = loop {
-        let row = waiter.look().await?;
-        if row.state.is_final() || !waiter.has_moved().await {
-            break row;
+    let mut waiter = JobWaiter::for_end(&state, job, wait.duration()?);
+    let mut row = waiter.look().await?;
+    while !row.state.is_final() {
+        let goes_on = waiter.has_news().await;
+        row = waiter.look().await?;
+        if !goes_on {
+            break;
         }
-    };
+    }
     match row.state {
         JobState::Resolved => Ok(whole(state.clone(), &row)),
         JobState::Failed => Err(failed(row)),

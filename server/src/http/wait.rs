@@ -40,19 +40,32 @@ impl Wait {
     }
 }
 
+/// How long news of a job that goes on are collected before they are told.
+const COLLECT: Duration = Duration::from_millis(100);
+
 /// Looks at a job until it is as wanted or the wait is over.
 pub struct JobWaiter<'a> {
     state: &'a AppState,
     job: JobId,
     deadline: Pin<Box<Sleep>>,
+    /// Also wakes when the job moves without ending.
+    any_move: bool,
     moved: Pin<Box<OwnedNotified>>,
+    ended: Pin<Box<OwnedNotified>>,
 }
 
 impl<'a> JobWaiter<'a> {
-    /// A waiter for `job` that waits at most for `wait` in all.
-    pub fn new(state: &'a AppState, job: JobId, wait: Duration) -> Self {
+    /// A waiter for the end of `job` that waits at most for `wait` in all.
+    pub fn for_end(state: &'a AppState, job: JobId, wait: Duration) -> Self {
         let moved = Box::pin(state.job_watchers.register(&job).notified_owned());
-        Self { state, job, deadline: Box::pin(tokio::time::sleep(wait)), moved }
+        let ended = Box::pin(state.end_watchers.register(&job).notified_owned());
+        let deadline = Box::pin(tokio::time::sleep(wait));
+        Self { state, job, deadline, any_move: false, moved, ended }
+    }
+
+    /// A waiter for any move of `job` that waits at most for `wait` in all.
+    pub fn for_move(state: &'a AppState, job: JobId, wait: Duration) -> Self {
+        Self { any_move: true, ..Self::for_end(state, job, wait) }
     }
 
     /// The job as it is now.
@@ -62,13 +75,22 @@ impl<'a> JobWaiter<'a> {
     pub async fn look(&mut self) -> Result<JobRow, ApiError> {
         // Registered before the look, so that no change between look and wait is missed.
         self.moved = Box::pin(self.state.job_watchers.register(&self.job).notified_owned());
+        self.ended = Box::pin(self.state.end_watchers.register(&self.job).notified_owned());
         find(self.state, self.job).await
     }
 
-    /// Waits until the job has moved. `false`: the wait is over, or the server is stopping.
-    pub async fn has_moved(&mut self) -> bool {
+    /// Waits until there is news of the job. `false`: the wait is over, or the server is stopping;
+    /// what is answered now must be looked up once more.
+    pub async fn has_news(&mut self) -> bool {
         tokio::select! {
-            () = &mut self.moved => true,
+            () = &mut self.ended => return true,
+            () = &mut self.moved, if self.any_move => {}
+            () = &mut self.deadline => return false,
+            () = self.state.shutdown.cancelled() => return false,
+        }
+        tokio::select! {
+            () = &mut self.ended => true,
+            () = tokio::time::sleep(COLLECT) => true,
             () = &mut self.deadline => false,
             () = self.state.shutdown.cancelled() => false,
         }

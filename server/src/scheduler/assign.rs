@@ -108,22 +108,23 @@ pub struct Assignment {
     pub width: u32,
 }
 
-/// Gives elements of `jobs` to the free slots of `agents`.
+/// Gives elements of `jobs` to the free slots of `agents`, which become fewer: those that were
+/// given, and those that are kept for a job that needs more of them.
 ///
 /// `owners` are the slots at work by owner, `cluster_slots` those of all live agents: chunks are
 /// sized for what shares the work, not only for who waits at the moment.
 pub fn assign(
     mut jobs: Vec<Job>,
-    mut agents: Vec<Agent>,
-    mut owners: HashMap<String, u64>,
+    agents: &mut [Agent],
+    owners: &mut HashMap<String, u64>,
     cluster_slots: u64,
 ) -> Vec<Assignment> {
     let mut assignments = Vec::new();
     jobs.retain(|job| !is_exhausted(job));
     while agents.iter().any(|agent| agent.free > 0) {
-        let Some(next) = next_job(&jobs, &owners) else { break };
+        let Some(next) = next_job(&jobs, owners) else { break };
         let job = &mut jobs[next];
-        match place(job, &agents) {
+        match place(job, agents) {
             Place::On { agent, slots, width } => {
                 let assignment = cut(job, &agents[agent], slots, width, cluster_slots);
                 agents[agent].free -= slots;

@@ -53,7 +53,7 @@ fn nested(groups: &[u64], max_width: Option<u32>) -> Job {
 
 fn assign_all(jobs: &[Job], agents: &[Agent]) -> Vec<Assignment> {
     let slots = agents.iter().map(|agent| u64::from(agent.slots)).sum();
-    assign(jobs.to_vec(), agents.to_vec(), HashMap::new(), slots)
+    assign(jobs.to_vec(), &mut agents.to_vec(), &mut HashMap::new(), slots)
 }
 
 prop_compose! {

@@ -97,14 +97,28 @@ pub async fn set_state(
     Ok(changed > 0)
 }
 
-/// The agents that have not been heard of since `now`.
+/// Whether an agent may be given work.
+///
+/// # Errors
+/// The database's.
+pub async fn is_live(tx: &mut Tx<'_>, agent: AgentId) -> Result<bool, StoreError> {
+    let row =
+        tx.first("select 1 from agents where id = $1 and state = 'live'", args![agent]).await?;
+    Ok(row.is_some())
+}
+
+/// The agents that have not been heard of since `now`, and any that is gone and still holds
+/// something.
 ///
 /// # Errors
 /// The database's.
 pub async fn overdue(tx: &mut Tx<'_>, now: Millis) -> Result<Vec<AgentId>, StoreError> {
     let rows = tx
         .all(
-            "select id from agents where state in ('live', 'draining') and alive_until < $1",
+            "select id from agents where state in ('live', 'draining') and alive_until < $1
+             union
+             select a.id from agents a join leases l on l.agent_id = a.id
+             where a.state = 'gone' and l.state = 'live'",
             args![now],
         )
         .await?;

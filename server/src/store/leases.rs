@@ -95,6 +95,8 @@ async fn take_back(
     let mut left: RangeSet = row.json("ranges")?;
     ranges.ranges().iter().for_each(|&range| left.remove(range));
     set_ranges(tx, from, &left, row.int("version")?).await?;
+    tx.execute("update leases set state = 'torn' where id = $1 and state = 'lapsed'", args![from])
+        .await?;
     let mut deaths: BTreeMap<u64, u32> = row.json("deaths")?;
     deaths.retain(|&element, _| ranges.ranges().iter().any(|range| range.contains(element)));
     Ok(deaths)
@@ -194,7 +196,7 @@ pub(super) async fn refresh_runnable(tx: &mut Tx<'_>, job: JobId) -> Result<(), 
         .first(
             "select j.runnable as was, j.state in ('queued', 'running') and (
                  p.cursor < j.total or exists (select 1 from leases
-                     where job_id = j.id and state in ('lapsed', 'released'))) as is_now
+                     where job_id = j.id and state <> 'live')) as is_now
              from jobs j join progress p on p.job_id = j.id where j.id = $1",
             args![job],
         )
@@ -300,7 +302,8 @@ pub async fn lapse(tx: &mut Tx<'_>, agent: AgentId) -> Result<Lapsed, StoreError
     Ok(lapsed)
 }
 
-/// Makes a lapsed lease live again: its agent is back, and nothing of what remains was leased anew.
+/// Makes a lapsed lease live again: its agent is back, and nothing of it was leased anew. Of one
+/// that was torn the agent would not know which elements are left to it.
 /// `false`: there is nothing to revive.
 ///
 /// # Errors
@@ -316,7 +319,8 @@ pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<b
     let Some(row) = row else { return Ok(false) };
     let job: JobId = row.id("job_id")?;
     tx.execute(
-        "update leases set state = 'live', version = version + 1 where id = $1",
+        // It was not lost after all.
+        "update leases set state = 'live', lost = lost - 1, version = version + 1 where id = $1",
         args![lease],
     )
     .await?;

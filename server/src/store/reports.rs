@@ -52,6 +52,8 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
     /// Jobs that moved.
     pub jobs: Vec<JobId>,
+    /// Those of them that have ended.
+    pub ended: Vec<JobId>,
     /// Agents that run elements of a job that has ended by this.
     pub to_tell: Vec<AgentId>,
     /// Whether a lease was finished, which may let a bounded job go on elsewhere.
@@ -68,7 +70,7 @@ pub async fn report(
     pieces: Vec<NewPiece>,
     now: Millis,
 ) -> Result<Outcome, StoreError> {
-    let mut acceptance = Acceptance { agent, now, ..Acceptance::default() };
+    let mut acceptance = Acceptance::new(agent, now);
     let mut verdicts = Vec::with_capacity(pieces.len());
     for piece in pieces {
         verdicts.push(acceptance.piece(tx, piece).await?);
@@ -87,18 +89,6 @@ struct Acceptance {
     leases: HashMap<LeaseId, Option<Held>>,
     jobs: HashMap<JobId, Moved>,
     outcome: Outcome,
-}
-
-impl Default for Acceptance {
-    fn default() -> Self {
-        Self {
-            agent: AgentId::new(),
-            now: 0,
-            leases: HashMap::new(),
-            jobs: HashMap::new(),
-            outcome: Outcome::default(),
-        }
-    }
 }
 
 /// A lease as it remains.
@@ -124,6 +114,11 @@ struct Moved {
 }
 
 impl Acceptance {
+    fn new(agent: AgentId, now: Millis) -> Self {
+        let (leases, jobs) = (HashMap::new(), HashMap::new());
+        Self { agent, now, leases, jobs, outcome: Outcome::default() }
+    }
+
     async fn piece(&mut self, tx: &mut Tx<'_>, piece: NewPiece) -> Result<Verdict, StoreError> {
         let range = Range(piece.block.first, piece.block.end());
         if self.jobs.get(&piece.job).is_some_and(|job| job.failure.is_some()) {
@@ -218,6 +213,7 @@ impl Acceptance {
             return leases::refresh_runnable(tx, job).await;
         };
         if let Ended::Now(holders) = ended {
+            self.outcome.ended.push(job);
             self.outcome.to_tell.extend(holders);
         }
         Ok(())
@@ -232,7 +228,7 @@ async fn read_held(
     let row = tx
         .first(
             "select job_id, state, ranges, slots, attempt, version from leases
-             where id = $1 and agent_id = $2 and state in ('live', 'lapsed')",
+             where id = $1 and agent_id = $2 and state in ('live', 'lapsed', 'torn')",
             args![lease, agent],
         )
         .await?;

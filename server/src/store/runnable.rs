@@ -9,34 +9,80 @@ use super::StoreError;
 use super::db::{Row, Tx, args};
 use super::jobs::{self, Shape};
 use crate::plan::placement;
-use crate::scheduler::assign::{Job, Returned};
+use crate::scheduler::assign::{Job, Placement, Returned};
 use crate::scheduler::chunking::{self, Measured};
 
-/// Loads the jobs that may go next, at most `limit` an owner. A job whose chunks are sized by
-/// `scheduling` and that has not started gets its size from `cluster_slots`.
-///
-/// # Errors
-/// The database's.
-pub async fn load(tx: &mut Tx<'_>, limit: u32, cluster_slots: u64) -> Result<Vec<Job>, StoreError> {
-    let mut jobs = Vec::new();
-    for owner in owners(tx).await? {
-        let rows = tx.all(RUNNABLE_OF_OWNER, args![owner, limit]).await?;
-        for row in rows {
-            let mut job = job(&row, cluster_slots)?;
-            job.returned = returned(tx, job.id, limit).await?;
-            if job.placement.nested {
-                job.groups = next_groups(tx, job.id, job.cursor, limit).await?;
-            }
-            if job.placement.max_agents.is_some()
-                || job.placement.max_width.is_some()
-                || job.placement.nested
-            {
-                job.usage = usage(tx, job.id).await?;
-            }
-            jobs.push(job);
-        }
+/// A walk over the runnable jobs, a page an owner at a time, in the order in which they go.
+pub struct Walk {
+    /// Behind which job (priority and id) each owner's next page begins.
+    owners: Vec<(String, i64, String)>,
+    limit: u32,
+    cluster_slots: u64,
+}
+
+impl Walk {
+    /// Starts a walk in pages of at most `limit` jobs an owner. A job whose chunks are sized by
+    /// `scheduling` and that has not started gets its size from `cluster_slots`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn start(
+        tx: &mut Tx<'_>,
+        limit: u32,
+        cluster_slots: u64,
+    ) -> Result<Self, StoreError> {
+        let owners = owners(tx).await?;
+        let owners = owners.into_iter().map(|owner| (owner, i64::MAX, String::new())).collect();
+        Ok(Self { owners, limit, cluster_slots })
     }
-    Ok(jobs)
+
+    /// The next page; empty at the end.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn next(&mut self, tx: &mut Tx<'_>) -> Result<Vec<Job>, StoreError> {
+        let mut jobs = Vec::new();
+        while jobs.is_empty() && !self.owners.is_empty() {
+            let mut left = Vec::new();
+            for (owner, priority, id) in std::mem::take(&mut self.owners) {
+                let after = args![owner.as_str(), priority, id, self.limit];
+                let rows = tx.all(RUNNABLE_OF_OWNER, after).await?;
+                if let Some(last) = rows.last() {
+                    left.push((owner, last.int("priority")?, last.text("id")?));
+                }
+                for row in rows {
+                    jobs.extend(load(tx, &row, self.limit, self.cluster_slots).await?);
+                }
+            }
+            self.owners = left;
+        }
+        Ok(jobs)
+    }
+}
+
+/// Loads a job. One that cannot be read is left out, so that it holds up no other.
+async fn load(
+    tx: &mut Tx<'_>,
+    row: &Row,
+    limit: u32,
+    cluster_slots: u64,
+) -> Result<Option<Job>, StoreError> {
+    let mut job = match job(row, cluster_slots) {
+        Ok(job) => job,
+        Err(error) => {
+            let id = row.text("id")?;
+            tracing::error!(job = id, %error, "a job cannot be read and is not run; cancel it");
+            return Ok(None);
+        }
+    };
+    job.returned = returned(tx, job.id, limit).await?;
+    if job.placement.nested {
+        job.groups = next_groups(tx, job.id, job.cursor, limit).await?;
+    }
+    if job.placement != Placement::default() {
+        job.usage = usage(tx, job.id).await?;
+    }
+    Ok(Some(job))
 }
 
 /// Owners of runnable jobs, by skipping along the index: the cost is that of the owners, not of
@@ -61,7 +107,9 @@ const RUNNABLE_OF_OWNER: &str = "
     select j.id, j.owner, j.runtime, j.priority, j.total, j.input_bytes, j.shape, j.plan, j.options,
         j.chunk, p.cursor, p.done, p.failed, p.busy_us
     from jobs j join progress p on p.job_id = j.id
-    where j.runnable and j.owner = $1 order by j.priority desc, j.id limit $2";
+    where j.runnable and j.owner = $1
+        and (j.priority < $2 or j.priority = $2 and j.id > $3)
+    order by j.priority desc, j.id limit $4";
 
 fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
     let options: Options = row.json("options")?;
@@ -102,7 +150,7 @@ async fn returned(tx: &mut Tx<'_>, job: JobId, limit: u32) -> Result<Vec<Returne
     let rows = tx
         .all(
             "select id, ranges, attempt, lost from leases
-             where job_id = $1 and state in ('lapsed', 'released') order by id limit $2",
+             where job_id = $1 and state <> 'live' order by id limit $2",
             args![job, limit],
         )
         .await?;

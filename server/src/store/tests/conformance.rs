@@ -9,10 +9,8 @@ use protocol::{JobId, LeaseId, Range, RangeSet};
 use super::super::blocks::{self, Kind};
 use super::super::jobs::{Ended, JobRow, Shape};
 use super::super::leases::Lapsed;
-use super::super::{
-    Store, StoreError, agents, jobs, leases, runnable, store_time, stored_time, tokens,
-};
-use super::{Fixture, all_of, collecting, failing, new_job, piece, read, write};
+use super::super::{Store, StoreError, agents, jobs, leases, store_time, stored_time, tokens};
+use super::{Fixture, all_of, collecting, failing, new_job, piece, read, runnable_jobs, write};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
 #[tokio::test]
@@ -239,10 +237,10 @@ async fn scheduling_is_fixed_at_the_first_lease() {
     let mut submission = new_job(100);
     submission.options.scheduling = Some(2.0);
     let job = fixture.submit(submission).await;
-    let load = read!(fixture, |tx| runnable::load(tx, 1, 5));
+    let load = read!(fixture, |tx| runnable_jobs(tx, 5));
     assert_eq!(load[0].chunk, Some(10), "100 elements, 5 slots, 2 chunks a slot");
     write!(fixture, |tx| leases::fix_chunk(tx, job, 10));
-    let later = read!(fixture, |tx| runnable::load(tx, 1, 50));
+    let later = read!(fixture, |tx| runnable_jobs(tx, 50));
     assert_eq!(later[0].chunk, Some(10));
 }
 
@@ -395,4 +393,78 @@ async fn an_operation_that_panics_takes_nothing_else_down() {
     write!(fixture, |tx| tokens::ensure_admin(tx, "after", 0));
     assert!(read!(fixture, |tx| tokens::find(tx, "after")).is_some());
     assert!(read!(fixture, |tx| tokens::find(tx, "half done")).is_none());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_gets_nothing_and_what_it_has_is_found() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    fixture.map(2).await;
+    fixture.grant(agent, 1).await;
+    write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone));
+    assert!(fixture.grant(agent, 1).await.is_empty());
+    assert_eq!(read!(fixture, |tx| agents::overdue(tx, 0)), [agent]);
+    write!(fixture, |tx| leases::lapse(tx, agent));
+    assert!(read!(fixture, |tx| agents::overdue(tx, 0)).is_empty());
+}
+
+#[tokio::test]
+async fn jobs_that_nobody_can_run_hold_up_none_behind_them() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    for _ in 0..100 {
+        let mut unplaceable = new_job(1);
+        unplaceable.options.labels.insert("gpu".to_owned(), "yes".to_owned());
+        fixture.submit(unplaceable).await;
+    }
+    let last = fixture.map(1).await;
+    let grants = fixture.grant(agent, 1).await;
+    assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [last]);
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_holds_up_no_other() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    let (damaged, sound) = (fixture.map(1).await, fixture.map(1).await);
+    write!(fixture, |tx| tx.execute(
+        "update jobs set options = $2 where id = $1",
+        crate::store::db::args![damaged, "{}}"]
+    ));
+    let grants = fixture.grant(agent, 1).await;
+    assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [sound]);
+    assert_eq!(read!(fixture, |tx| jobs::list(tx, "g", None, 9)).len(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_again_and_again_was_never_lost() {
+    let fixture = Fixture::new().await;
+    let (agent, _job) = (fixture.agent(1).await, fixture.map(1).await);
+    let id = fixture.grant(agent, 1).await.remove(0).id;
+    for _ in 0..2 * MAX_LOST_AGENTS {
+        assert!(write!(fixture, |tx| leases::lapse(tx, agent)).given_up.is_empty());
+        assert!(write!(fixture, |tx| leases::revive(tx, agent, id)));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_which_part_was_leased_anew_is_not_revived_but_may_be_reported() {
+    let fixture = Fixture::new().await;
+    let (slow, quick) = (fixture.agent(1).await, fixture.agent(1).await);
+    let mut submission = new_job(10);
+    submission.options.chunk_size = Some(10);
+    fixture.submit(submission).await;
+    let old = fixture.grant(slow, 1).await.remove(0);
+    for _ in 0..3 {
+        // With so many agents lost it is leased one by one.
+        let id = old.id;
+        write!(fixture, |tx| leases::lapse(tx, slow));
+        write!(fixture, |tx| tx
+            .execute("update leases set lost = 3 where id = $1", crate::store::db::args![id]));
+    }
+    assert_eq!(fixture.grant(quick, 1).await[0].ranges, RangeSet::from_range(Range(0, 1)));
+    let id = old.id;
+    assert!(!write!(fixture, |tx| leases::revive(tx, slow, id)));
+    let late = fixture.report(slow, vec![piece(&old, Range(1, 4)), piece(&old, Range(0, 2))]).await;
+    assert_eq!(late.verdicts, [Verdict::Accepted, Verdict::Stale]);
 }

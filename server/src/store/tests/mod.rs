@@ -17,9 +17,11 @@ use super::db::Tx;
 use super::jobs::{JobRow, NewJob, Shape};
 use super::leases::Grant;
 use super::reports::{NewPiece, Outcome};
-use super::{Store, StoreError, agents, jobs, leases, outcomes, reports, runnable};
+use super::runnable::Walk;
+use super::{Store, StoreError, agents, jobs, outcomes, reports};
 use crate::block::{compress, pack};
-use crate::scheduler::assign::{Agent, assign};
+use crate::dispatcher::decide;
+use crate::scheduler::assign::{Agent, Job};
 
 /// Runs an operation in a transaction of the fixture's store.
 macro_rules! write {
@@ -79,7 +81,7 @@ impl Fixture {
     }
 
     async fn is_runnable(&self, job: JobId) -> bool {
-        let jobs = read!(self, |tx| runnable::load(tx, 64, 8));
+        let jobs = read!(self, |tx| runnable_jobs(tx, 8));
         jobs.iter().any(|runnable| runnable.id == job)
     }
 
@@ -96,9 +98,19 @@ async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>,
         runtimes: vec![Runtime::Python],
         labels: BTreeMap::new(),
     }];
-    let jobs = runnable::load(tx, 64, 8).await?;
-    let owners = runnable::slots_by_owner(tx).await?;
-    leases::grant_all(tx, assign(jobs, agents, owners, 8), 7).await
+    Ok(decide(tx, agents, 7).await?.unwrap_or_default())
+}
+
+/// All runnable jobs, as the scheduler sees them with `slots` in the cluster.
+async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreError> {
+    let mut walk = Walk::start(tx, 2, slots).await?;
+    let mut jobs = Vec::new();
+    loop {
+        match walk.next(tx).await? {
+            page if page.is_empty() => return Ok(jobs),
+            page => jobs.extend(page),
+        }
+    }
 }
 
 fn register(slots: u32) -> Register {
