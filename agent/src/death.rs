@@ -91,7 +91,7 @@ fn times(count: u32) -> String {
 }
 
 /// The last lines of a text, if it has any.
-fn last_lines(text: &str) -> Option<&str> {
+pub fn last_lines(text: &str) -> Option<&str> {
     let text = text.trim_end();
     let mut start = text.len().saturating_sub(QUOTED_BYTES);
     while !text.is_char_boundary(start) {

@@ -35,6 +35,14 @@ pub struct Lane {
     worker: Option<Worker>,
 }
 
+/// Why there is no worker that has the job.
+enum Unready {
+    /// None starts: what is left is for another agent, or for later.
+    NoWorker(Death),
+    /// The job cannot be set up.
+    Failed(ElementError),
+}
+
 /// How a frame of elements came to its end, if not by all outcomes.
 struct Broken {
     death: Death,
@@ -78,8 +86,8 @@ impl Lane {
         }
     }
 
-    /// Sees to it that there is a worker with the job set up; `false` when that cannot be, which
-    /// fails the job.
+    /// Sees to it that there is a worker with the job set up; `false` when that cannot be.
+    /// Either that is the job's fault and fails it, or what is left is given back.
     async fn have_worker(&mut self) -> bool {
         if self.worker.as_mut().is_some_and(Worker::is_sound) {
             return true;
@@ -89,43 +97,50 @@ impl Lane {
         }
         let ready = match self.work.job.frame(self.key.cores, &self.work.blobs).await {
             Ok(frame) => self.set_up(&frame).await,
-            Err(error) => Err(error),
+            Err(error) => Err(Unready::Failed(error)),
         };
-        ready.map_err(|error| self.work.fail(self.slot, error)).is_ok()
+        match ready {
+            Ok(()) => return true,
+            Err(Unready::Failed(error)) => self.work.fail(self.slot, error),
+            Err(Unready::NoWorker(death)) => {
+                tracing::warn!(lease = %self.work.lease, %death, "no worker; giving the rest back");
+                self.work.chunk().close();
+            }
+        }
+        false
     }
 
     /// Gets a worker and sets the job up in it. One that dies over it is replaced as often as one
-    /// that dies over an element.
-    async fn set_up(&mut self, job_frame: &Bytes) -> Result<(), ElementError> {
+    /// that dies over an element. One that does not even start has not seen the job.
+    async fn set_up(&mut self, job_frame: &Bytes) -> Result<(), Unready> {
         let job = Arc::clone(&self.work.job);
         let spec = &job.spec;
         let mut attempts = 0;
         loop {
-            let (death, printed) = match self.work.pool.acquire(&self.key, spec.id).await {
-                Ok(worker) if worker.job == Some(spec.id) => {
-                    self.worker = Some(worker);
+            let worker = self.work.pool.acquire(&self.key, spec.id).await;
+            let worker = self.worker.insert(worker.map_err(Unready::NoWorker)?);
+            if worker.job == Some(spec.id) {
+                return Ok(());
+            }
+            let is_new = worker.is_new;
+            let death = match set_up_in(worker, job_frame).await {
+                Ok(None) => {
+                    self.mark_set_up();
                     return Ok(());
                 }
-                Ok(worker) => match set_up_in(self.worker.insert(worker), job_frame).await {
-                    Ok(None) => {
-                        self.mark_set_up();
-                        return Ok(());
-                    }
-                    Ok(Some(error)) => return Err(error),
-                    // What it ran before may have damaged it: that is not this job's fault.
-                    Err(death) if self.worker.as_ref().is_some_and(|worker| !worker.is_new) => {
-                        tracing::warn!(job = %spec.id, %death, "a used worker is replaced");
-                        self.lose_worker().await;
-                        continue;
-                    }
-                    Err(death) => (death, self.lose_worker().await),
-                },
-                Err(lost) => lost,
+                Ok(Some(error)) => return Err(Unready::Failed(error)),
+                Err(death) => death,
             };
+            let printed = self.lose_worker().await;
+            // What it ran before may have damaged it: that is not this job's fault.
+            if !is_new {
+                tracing::warn!(job = %spec.id, %death, "a used worker is replaced");
+                continue;
+            }
             attempts += 1;
             tracing::warn!(job = %spec.id, %death, attempts, "a worker died while a job was set up");
             if attempts > spec.retries {
-                return Err(death::set_up_error(&death, attempts, &printed));
+                return Err(Unready::Failed(death::set_up_error(&death, attempts, &printed)));
             }
         }
     }

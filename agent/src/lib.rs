@@ -34,6 +34,7 @@ mod poll;
 mod pool;
 mod processes;
 mod report;
+mod respite;
 pub mod rserial;
 pub mod runtimes;
 mod scratch;

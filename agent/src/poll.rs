@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The wait after a refusal that has no known cause.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
-/// For how long the last request may take.
+/// For how long the last request may take, before the agent drains or pauses.
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Asks for leases and runs them, until the agent drains.
@@ -33,8 +33,12 @@ pub async fn run(agent: &Arc<Agent>, leases: &TaskTracker) {
         () = agent.draining.cancelled() => {}
         () = ask_for_ever(agent, leases) => {}
     }
-    // The request that was given up may have been answered: ask once for what the server believes
-    // to have granted, to give it back now and not only when the agent leaves.
+    collect(agent, leases).await;
+}
+
+/// After a request was given up that may have been answered: asks once for what the server believes
+/// to have granted, so that it is given back now and not only with the next request or at the end.
+async fn collect(agent: &Arc<Agent>, leases: &TaskTracker) {
     let last = agent.client.lease(|| request(agent, 0, Duration::ZERO), std::future::pending());
     if let Ok(Ok(Some((granted, payload)))) = timeout(LAST_LIMIT, last).await {
         accept(agent, leases, granted, payload);
@@ -52,10 +56,20 @@ fn request(agent: &Agent, free: u32, wait: Duration) -> LeaseRequest {
 
 async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
     let mut free = agent.slots.watch();
+    let respite = &agent.pool.respite;
     loop {
+        if respite.is_on() {
+            collect(agent, leases).await;
+            respite.over().await;
+        }
         let Ok(asked) = free.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
         let began = clock::now();
-        let superseded = more_than(free.clone(), asked);
+        let superseded = async {
+            tokio::select! {
+                () = more_than(free.clone(), asked) => {}
+                () = respite.on() => {}
+            }
+        };
         match agent.client.lease(|| request(agent, asked, WAIT), superseded).await {
             Ok(Some((granted, payload))) => {
                 if granted.leases.is_empty() && clock::now() - began < PAUSE {

@@ -11,8 +11,8 @@ use protocol::JobId;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::death::Death;
-use crate::output::Printed;
+use crate::death::{self, Death};
+use crate::respite::Respite;
 use crate::worker::{Launcher, Worker, WorkerKey};
 
 /// For how long a worker keeps a job that it has no element of. The next lease of a running job
@@ -29,6 +29,8 @@ pub struct WorkerPool {
     busy: Arc<AtomicUsize>,
     /// Told when a worker that was being reset is idle again, or dead.
     rested: Notify,
+    /// No work is to be taken while workers do not start.
+    pub respite: Respite,
 }
 
 #[derive(Debug, Default)]
@@ -52,16 +54,22 @@ impl WorkerPool {
     /// A pool of at most `slots` workers, none of which runs yet.
     pub fn new(launcher: Launcher, slots: u32) -> Arc<Self> {
         let slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        let (workers, busy, rested) = (Mutex::default(), Arc::default(), Notify::new());
-        Arc::new(Self { launcher, slots, workers, busy, rested })
+        Arc::new(Self {
+            launcher,
+            slots,
+            workers: Mutex::default(),
+            busy: Arc::default(),
+            rested: Notify::new(),
+            respite: Respite::default(),
+        })
     }
 
     /// A worker for elements of `job`, with the job set up if there is one, else one that has
     /// none. Unless it comes back by [`WorkerPool::give_back`], it is dropped or killed.
     ///
     /// # Errors
-    /// When none can be started: why, and what it printed.
-    pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, (Death, Printed)> {
+    /// When none can be started, which is this machine's fault: no code of the job has run.
+    pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, Death> {
         let seat = Seat::take(&self.busy);
         while let Some(mut worker) = self.idle_or_rested(key, job).await {
             if worker.is_sound() && (worker.job == Some(job) || worker.reset(false).await.is_ok()) {
@@ -73,9 +81,29 @@ impl WorkerPool {
         for worker in self.surplus() {
             worker.kill().await;
         }
-        let mut worker = Worker::start(&self.launcher, key.clone()).await?;
+        let mut worker = self.start(key).await?;
         worker.seat = Some(seat);
         Ok(worker)
+    }
+
+    async fn start(&self, key: &WorkerKey) -> Result<Worker, Death> {
+        match Worker::start(&self.launcher, key.clone()).await {
+            Ok(worker) => {
+                self.respite.recovered(key.runtime);
+                Ok(worker)
+            }
+            Err((death, printed)) => {
+                if let Some(pause) = self.respite.begin(key.runtime) {
+                    let (runtime, pause) = (key.runtime.as_str(), pause.as_secs());
+                    let stderr = printed.stderr.text();
+                    let said = death::last_lines(&stderr).unwrap_or_default();
+                    tracing::error!(runtime, %death, said, "a worker did not start; the agent \
+                        takes no work for {pause} s and gives back what it has for it. See whether \
+                        {runtime} starts here, and whether memory, processes and disk suffice");
+                }
+                Err(death)
+            }
+        }
     }
 
     /// Takes a worker back that is ready for the next frame.

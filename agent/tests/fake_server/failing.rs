@@ -1,6 +1,7 @@
 //! Elements that die, hang, or cannot be run.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 
 use protocol::job::ElementError;
 
@@ -229,5 +230,34 @@ async fn what_a_job_has_done_to_its_worker_is_not_the_next_ones_fault() {
         last = format!("{:?}", server.outcomes(lease.id).await[0].result);
     }
     assert_eq!(last, "Ok(Number(0))");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_starts_no_worker_gives_its_leases_back_and_fails_no_job() {
+    let server = FakeServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken");
+    std::fs::write(&broken, "").unwrap();
+    let supervisor = folder.path().join("supervisor");
+    let real = env!("CARGO_BIN_EXE_farrow-supervise");
+    let script = format!("#!/bin/sh\n[ -e {} ] || exec {real} \"$@\"\n", broken.display());
+    std::fs::write(&supervisor, script).unwrap();
+    std::fs::set_permissions(&supervisor, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = TestAgent::start_with(&server, 2, |config| config.supervisor = supervisor);
+    let mut job = python("lambda x: x", agent.folder.path());
+    job.retries = 0;
+    let mut lease = integers(&job, 0, 3);
+    lease.deaths.insert(1, 1);
+    server.grant(lease.clone(), b"", &job);
+    let released =
+        server.until("it is given back", |record| record.released.first().cloned()).await;
+    assert_eq!((released.id, released.deaths), (lease.id, lease.deaths));
+    assert!(server.record().reports.is_empty(), "nothing failed");
+    // Whoever repairs the machine need not tell the agent.
+    std::fs::remove_file(broken).unwrap();
+    let again = integers(&job, 0, 3);
+    server.grant(again.clone(), b"", &job);
+    assert!(server.outcomes(again.id).await.iter().all(|outcome| outcome.result.is_ok()));
     agent.stop().await;
 }
