@@ -331,6 +331,9 @@ class Worker:
                 del elements
             elif kind == "R":
                 self._reset()
+                # Only a worker that is to rest takes the time, some milliseconds.
+                if body:
+                    gc.collect()
                 self.channel.send("r")
             else:
                 leave()
@@ -353,7 +356,6 @@ class Worker:
             self._stop_what_runs()
             self._restore_process()
             self._restore_interpreter()
-            gc.collect()
         except BaseException:
             leave()
 
