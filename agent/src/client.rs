@@ -13,10 +13,10 @@ use protocol::agent::{
 };
 use protocol::{Problem, envelope};
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::backoff::{self, Backoff};
 use crate::held::Held;
@@ -25,8 +25,10 @@ use crate::transport::{self, Failure, Transport};
 
 /// For how long a request that the server does not hold may take.
 const LIMIT: Duration = Duration::from_secs(30);
-/// For how long a request may take that carries much.
-const LARGE_LIMIT: Duration = Duration::from_secs(300);
+/// For how long a report may take, besides what its bytes take.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes a second of the slowest link over which a report is expected to arrive.
+const SLOWEST_LINK: usize = 10_000;
 /// What a request that the server holds may take beyond the time for which it holds it.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -85,8 +87,8 @@ impl Client {
         let register = Register { leases, ..self.registration.register.clone() };
         let mut attempts = Attempts::new("registering", &self.registration);
         let registered: Registered = loop {
-            let request = self.transport.request(Method::POST, "agents", LIMIT).json(&register);
-            match answer(request).await {
+            let request = self.transport.request(Method::POST, "agents").json(&register);
+            match answer(request, LIMIT).await {
                 Ok(registered) => break registered,
                 Err(Failure::Refused(problem)) => return Err(*problem),
                 Err(failure) => attempts.wait(&self.transport, &failure).await,
@@ -114,9 +116,8 @@ impl Client {
         let asking = self.persist("asking for work", || async {
             let body = request();
             let path = self.path("/lease");
-            let limit = held_for(body.wait);
-            let request = self.transport.request(Method::POST, &path, limit).json(&body);
-            transport::send(request).await
+            let request = self.transport.request(Method::POST, &path).json(&body);
+            transport::send(request, held_for(body.wait, MARGIN)).await
         });
         // Once the head of an answer is here leases may follow: from there on it is read, not
         // given up for a better request.
@@ -140,23 +141,34 @@ impl Client {
         let (report, body) = outbox::report_of(parcels);
         let sealed = envelope::seal(&report, &body).map(Bytes::from).unwrap_or_default();
         self.persist("reporting", || async {
-            let request = self.transport.request(Method::POST, &self.path("/report"), LARGE_LIMIT);
+            let request = self.transport.request(Method::POST, &self.path("/report"));
             let request = request.header(CONTENT_TYPE, envelope::MEDIA_TYPE);
-            answer(request.body(sealed.clone())).await
+            answer(request.body(sealed.clone()), upload_limit(sealed.len())).await
         })
         .await
     }
 
-    /// Says that the agent is alive, and waits for orders.
+    /// Says that the agent is alive, and waits for orders; the whole answer must be here within
+    /// `margin` of the time for which the server holds the request.
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn heartbeat(&self, heartbeat: impl Fn() -> Heartbeat) -> Result<Orders, Problem> {
+    pub async fn heartbeat(
+        &self,
+        heartbeat: impl Fn() -> Heartbeat,
+        margin: impl Fn() -> Duration,
+    ) -> Result<Orders, Problem> {
         self.persist("sending heartbeats", || async {
             let body = heartbeat();
-            let limit = held_for(body.wait);
-            let path = self.path("/heartbeat");
-            answer(self.transport.request(Method::POST, &path, limit).json(&body)).await
+            let limit = held_for(body.wait, margin());
+            let request = self.transport.request(Method::POST, &self.path("/heartbeat"));
+            let answered = timeout(limit, answer(request.json(&body), limit)).await;
+            answered.unwrap_or_else(|_| {
+                Err(Failure::Unavailable {
+                    what: format!("no whole answer within {} s", limit.as_secs_f64()),
+                    retry_after: None,
+                })
+            })
         })
         .await
     }
@@ -167,16 +179,16 @@ impl Client {
     /// When the server refuses.
     pub async fn release(&self, release: &Release) -> Result<(), Problem> {
         self.persist("releasing", || async {
-            let request = self.transport.request(Method::POST, &self.path("/release"), LIMIT);
-            transport::send(request.json(release)).await.map(drop)
+            let request = self.transport.request(Method::POST, &self.path("/release"));
+            transport::send(request.json(release), LIMIT).await.map(drop)
         })
         .await
     }
 
     /// Takes leave, trying only once: a server that does not hear it will notice.
     pub async fn leave(&self) {
-        let request = self.transport.request(Method::DELETE, &self.path(""), MARGIN);
-        match transport::send(request).await {
+        let request = self.transport.request(Method::DELETE, &self.path(""));
+        match transport::send(request, MARGIN).await {
             Ok(_) | Err(Failure::UnknownAgent) => tracing::info!("left the server"),
             Err(failure) => tracing::warn!(%failure, "the server did not hear that the agent left"),
         }
@@ -189,8 +201,8 @@ impl Client {
     pub async fn blob(&self, digest: &str) -> Result<Bytes, Problem> {
         self.persist("fetching a blob", || async {
             let path = format!("blobs/{digest}");
-            let request = self.transport.request(Method::GET, &path, LARGE_LIMIT);
-            transport::body(transport::send(request).await?).await
+            let request = self.transport.request(Method::GET, &path);
+            transport::body(transport::send(request, LIMIT).await?).await
         })
         .await
     }
@@ -242,13 +254,22 @@ fn unreadable(why: &str) -> Problem {
     }
 }
 
-/// How long a request may take that the server holds for `wait` seconds.
-fn held_for(wait: f64) -> Duration {
-    Duration::try_from_secs_f64(wait).unwrap_or_default() + MARGIN
+/// How long the answer to a request may take that the server holds for `wait` seconds.
+fn held_for(wait: f64, margin: Duration) -> Duration {
+    Duration::try_from_secs_f64(wait).unwrap_or_default() + margin
 }
 
-async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Failure> {
-    let response: Response = transport::send(request).await?;
+/// How long the answer to a request may take that carries this many bytes.
+fn upload_limit(bytes: usize) -> Duration {
+    REPORT_LIMIT + Duration::from_secs((bytes / SLOWEST_LINK) as u64)
+}
+
+/// Sends a request, whose answer must begin within `limit`, and reads the answer.
+async fn answer<T: DeserializeOwned>(
+    request: RequestBuilder,
+    limit: Duration,
+) -> Result<T, Failure> {
+    let response: Response = transport::send(request, limit).await?;
     let body = transport::body(response).await?;
     serde_json::from_slice(&body).map_err(|error| Failure::Unavailable {
         what: format!("the server's answer cannot be read: {error}"),

@@ -65,13 +65,18 @@ pub fn element_error(death: &Death, attempts: u32, printed: &Printed) -> Element
     error(kind, message, printed, false)
 }
 
-/// The error of a job whose set-up killed its worker `attempts` times.
+/// The error of a job whose set-up killed its worker, or ran out of time, `attempts` times.
 pub fn set_up_error(death: &Death, attempts: u32, printed: &Printed) -> ElementError {
-    let story = format!(
-        "the worker died while it set up the job (packages, globals, setup, function), {} ({death})",
-        times(attempts)
-    );
-    error("WorkerDied", story, printed, true)
+    let steps = "packages, globals, setup, function";
+    let times = times(attempts);
+    let (kind, story) = match death {
+        Death::TimedOut(_) => ("Timeout", format!("setting up the job ({steps}) {death}, {times}")),
+        _ => (
+            "WorkerDied",
+            format!("the worker died while it set up the job ({steps}), {times} ({death})"),
+        ),
+    };
+    error(kind, story, printed, true)
 }
 
 fn error(kind: &str, mut message: String, printed: &Printed, fatal: bool) -> ElementError {

@@ -51,6 +51,10 @@ pub mod kind {
     pub const RESET_DONE: u8 = b'r';
 }
 
+/// All that a worker sends.
+const FROM_WORKER: [u8; 6] =
+    [kind::HELLO, kind::READY, kind::CONDITION, kind::OUTCOMES, kind::PRINTED, kind::RESET_DONE];
+
 /// Bytes of a frame before its body.
 const HEAD: usize = 5;
 
@@ -73,16 +77,16 @@ pub struct Frame {
     pub body: Bytes,
 }
 
-/// Takes the first frame off `buffer`, if it is there in full. What the sender may say is not this
-/// module's business, but a kind that nobody sends is refused at once: behind it stands not a
-/// length but whatever user code wrote to the descriptor.
+/// Takes the first frame that a worker sent off `buffer`, if it is there in full. A kind that no
+/// worker sends is refused at once: what stands before it is not a length but whatever user code
+/// wrote to the descriptor.
 ///
 /// # Errors
 /// The kind that is none.
 pub fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, u8> {
     let Some(head) = buffer.first_chunk::<HEAD>() else { return Ok(None) };
     let [a, b, c, d, kind] = *head;
-    if !kind.is_ascii_alphabetic() {
+    if !FROM_WORKER.contains(&kind) {
         return Err(kind);
     }
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -113,7 +117,9 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused_before_it_is_waited_for() {
-        let mut buffer = BytesMut::from(&b"\xff\xff\xff\xff\n"[..]);
-        assert_eq!(take(&mut buffer), Err(b'\n'));
+        for kind in *b"\nxHE" {
+            let mut buffer = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, kind][..]);
+            assert_eq!(take(&mut buffer), Err(kind));
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Pulse {
     async fn run(&self, transport: Transport) {
         let client = Client::new(transport, Arc::clone(&self.registration));
         loop {
-            match client.heartbeat(|| self.heartbeat()).await {
+            match client.heartbeat(|| self.heartbeat(), || self.wait()).await {
                 Ok(orders) => self.obey(&orders),
                 Err(problem) => {
                     tracing::error!(%problem, "the server refuses heartbeats; trying again");
@@ -67,9 +67,11 @@ impl Pulse {
         Heartbeat { held: self.held.ids(), draining, wait: self.wait().as_secs_f64() }
     }
 
-    /// A third of a lease, so that two heartbeats may be lost.
+    /// For how long the server holds a heartbeat, and for how long after that its answer is waited
+    /// for: a sixth of a lease each. So each lost answer costs a third of a lease, and the one after
+    /// two lost ones is sent when a third is left.
     fn wait(&self) -> Duration {
-        (self.registration.lease_time() / 3).min(LONGEST)
+        wait(self.registration.lease_time())
     }
 
     fn obey(&self, orders: &Orders) {
@@ -77,6 +79,25 @@ impl Pulse {
         if orders.drain && !self.draining.is_cancelled() {
             tracing::info!("the server asks the agent to drain");
             self.draining.cancel();
+        }
+    }
+}
+
+fn wait(lease: Duration) -> Duration {
+    (lease / 6).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_answers_may_be_lost_before_a_lease_lapses() {
+        for lease in [Duration::from_secs(3), Duration::from_secs(30), Duration::from_secs(300)] {
+            // The server counts from the last heartbeat that it received, which may be the first
+            // of these: after it two are lost, with their holds, margins and back-offs of less.
+            let lost = (wait(lease) + wait(lease)) * 2;
+            assert!(lost < lease && wait(lease) <= LONGEST, "{lost:?} of {lease:?}");
         }
     }
 }

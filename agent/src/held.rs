@@ -9,60 +9,123 @@ use tokio_util::sync::CancellationToken;
 
 /// Leases from the moment they are received until everything of them is accepted or given back.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<BTreeMap<LeaseId, CancellationToken>>);
+pub struct Held(Mutex<Leases>);
+
+#[derive(Debug, Default)]
+struct Leases {
+    held: BTreeMap<LeaseId, Tokens>,
+    /// Those that were revoked and are still being ended, by what is cancelled when they are.
+    ending: BTreeMap<LeaseId, CancellationToken>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Tokens {
+    revoked: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// One holding of a lease. The server may give a lease again that it has revoked; then the next
+/// holding begins before this one has ended.
+#[derive(Debug)]
+pub struct Holding {
+    lease: LeaseId,
+    tokens: Tokens,
+    /// Cancelled when the holding before, which was revoked, has ended.
+    before: Option<CancellationToken>,
+}
+
+impl Holding {
+    /// Cancelled when the lease is revoked.
+    pub fn revoked(&self) -> &CancellationToken {
+        &self.tokens.revoked
+    }
+
+    /// Waits until no earlier holding of the lease runs or throws away outcomes.
+    pub async fn alone(&self) {
+        if let Some(before) = &self.before {
+            before.cancelled().await;
+        }
+    }
+}
 
 impl Held {
-    /// Holds a lease from now on. The token is cancelled when the lease is revoked. Nothing when it
-    /// is held already: the server gave it twice, because an answer seemed lost.
-    pub fn insert(&self, lease: LeaseId) -> Option<CancellationToken> {
-        let mut held = self.lock();
-        if held.contains_key(&lease) {
+    /// Holds a lease from now on. Nothing when it is held already: the server gave it twice,
+    /// because an answer seemed lost.
+    pub fn insert(&self, lease: LeaseId) -> Option<Holding> {
+        let mut leases = self.lock();
+        if leases.held.contains_key(&lease) {
             return None;
         }
-        let revoked = CancellationToken::new();
-        held.insert(lease, revoked.clone());
-        Some(revoked)
+        let tokens = Tokens::default();
+        leases.held.insert(lease, tokens.clone());
+        Some(Holding { lease, tokens, before: leases.ending.remove(&lease) })
     }
 
     /// All that are held.
     pub fn ids(&self) -> Vec<LeaseId> {
-        self.lock().keys().copied().collect()
+        self.lock().held.keys().copied().collect()
     }
 
-    /// Holds a lease no longer.
-    pub fn remove(&self, lease: LeaseId) {
-        self.lock().remove(&lease);
+    /// Ends a holding. If the lease was revoked and has been given again, it stays held.
+    pub fn end(&self, holding: &Holding) {
+        let mut leases = self.lock();
+        holding.tokens.ended.cancel();
+        // What was revoked is not held by this holding any more, but perhaps by the next.
+        if !holding.tokens.revoked.is_cancelled() {
+            leases.held.remove(&holding.lease);
+        }
+        leases.ending.retain(|_, ended| !ended.is_cancelled());
     }
 
     /// Stops what runs of these leases.
-    pub fn revoke(&self, leases: &[LeaseId]) {
-        let mut held = self.lock();
-        for lease in leases {
-            if let Some(revoked) = held.remove(lease) {
+    pub fn revoke(&self, revoked: &[LeaseId]) {
+        let mut leases = self.lock();
+        for lease in revoked {
+            if let Some(tokens) = leases.held.remove(lease) {
                 tracing::info!(%lease, "lease revoked");
-                revoked.cancel();
+                tokens.revoked.cancel();
+                leases.ending.insert(*lease, tokens.ended);
             }
         }
     }
 
     /// The lock is held for moments only and never while something is waited for.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<LeaseId, CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, Leases> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
     fn a_lease_is_held_once_and_revoked_once() {
         let held = Held::default();
         let lease = LeaseId::new();
-        let revoked = held.insert(lease).unwrap();
+        let holding = held.insert(lease).unwrap();
         assert!(held.insert(lease).is_none());
         assert_eq!(held.ids(), [lease]);
         held.revoke(&[lease, LeaseId::new()]);
-        assert!(revoked.is_cancelled() && held.ids().is_empty());
+        assert!(holding.revoked().is_cancelled() && held.ids().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_revoked_holding_leaves_the_next_one_alone() {
+        let held = Held::default();
+        let lease = LeaseId::new();
+        let first = held.insert(lease).unwrap();
+        held.revoke(&[lease]);
+        let second = held.insert(lease).unwrap();
+        assert!(first.alone().now_or_never().is_some());
+        assert!(second.alone().now_or_never().is_none(), "the first still runs");
+        held.end(&first);
+        assert!(second.alone().now_or_never().is_some());
+        assert_eq!(held.ids(), [lease]);
+        held.end(&second);
+        let leases = held.lock();
+        assert!(leases.held.is_empty() && leases.ending.is_empty());
     }
 }

@@ -20,6 +20,8 @@ const REMEMBERED: usize = 256;
 /// Jobs named to the server as known. Far fewer than remembered, so that none is forgotten between
 /// the request that names it and the lease that relies on that.
 const NAMED: usize = 64;
+/// Bytes kept of the frames that set up remembered jobs. Those of jobs with a lease stay beyond it.
+const FRAMES_KEPT: usize = 64 << 20;
 
 /// A job, and the frames that set it up.
 #[derive(Debug)]
@@ -51,6 +53,16 @@ impl Job {
             Arc::clone(frames.entry(cores).or_default())
         };
         cell.get_or_try_init(|| self.make_frame(cores, blobs)).await.cloned()
+    }
+
+    /// Bytes of the frames that are there.
+    fn frame_bytes(&self) -> usize {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.values().filter_map(|frame| frame.get()).map(Bytes::len).sum()
+    }
+
+    fn forget_frames(&self) {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
@@ -122,6 +134,7 @@ impl Jobs {
         let at = jobs.iter().position(|job| job.spec.id == id)?;
         let job = jobs.remove(at);
         jobs.push(Arc::clone(&job));
+        make_room(&jobs, FRAMES_KEPT);
         Some(job)
     }
 
@@ -133,6 +146,20 @@ impl Jobs {
     /// The lock is held for moments only and never while something is waited for.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops the frames of the jobs that were used least recently until the others fit. A frame that
+/// is wanted again is made again.
+fn make_room(jobs: &[Arc<Job>], bytes: usize) {
+    let mut total = 0;
+    for job in jobs.iter().rev() {
+        total += job.frame_bytes();
+        // Whoever else has it holds a lease of it.
+        if total > bytes && Arc::strong_count(job) == 1 {
+            total -= job.frame_bytes();
+            job.forget_frames();
+        }
     }
 }
 
@@ -174,5 +201,26 @@ mod tests {
         assert!(jobs.get(ids[1]).is_some());
         let known = jobs.known();
         assert_eq!((known.len(), known[0], known[1]), (NAMED, ids[1], ids[REMEMBERED]));
+    }
+
+    #[test]
+    fn frames_are_kept_while_there_is_room_and_while_they_are_in_use() {
+        let jobs: Vec<Arc<Job>> = (0..4)
+            .map(|_| {
+                let job = Job::new(spec());
+                let frame = Arc::new(OnceCell::new_with(Some(Bytes::from_static(&[0; 100]))));
+                job.frames.lock().unwrap().insert(1, frame);
+                Arc::new(job)
+            })
+            .collect();
+        let in_use = Arc::clone(&jobs[0]);
+        let left = |jobs: &[Arc<Job>]| jobs.iter().map(|job| job.frame_bytes()).collect::<Vec<_>>();
+        make_room(&jobs, 400);
+        assert_eq!(left(&jobs), [100; 4]);
+        make_room(&jobs, 250);
+        assert_eq!(left(&jobs), [100, 0, 100, 100]);
+        drop(in_use);
+        make_room(&jobs, 250);
+        assert_eq!(left(&jobs), [0, 0, 100, 100]);
     }
 }

@@ -123,7 +123,7 @@ impl Lane {
                 return Ok(());
             }
             let is_new = worker.is_new;
-            let death = match set_up_in(worker, job_frame).await {
+            let death = match set_up_in(worker, job_frame, job.timeout()).await {
                 Ok(None) => {
                     self.mark_set_up();
                     return Ok(());
@@ -133,7 +133,7 @@ impl Lane {
             };
             let printed = self.lose_worker().await;
             // What it ran before may have damaged it: that is not this job's fault.
-            if !is_new {
+            if !is_new && !matches!(death, Death::TimedOut(_)) {
                 tracing::warn!(job = %spec.id, %death, "a used worker is replaced");
                 continue;
             }
@@ -316,10 +316,19 @@ impl Lane {
     }
 }
 
-/// Sets a job up in a worker: nothing, or the error because of which the worker refuses.
-async fn set_up_in(worker: &mut Worker, job_frame: &Bytes) -> Result<Option<ElementError>, Death> {
+/// Sets a job up in a worker, for no longer than `limit`: nothing, or the error because of which
+/// the worker refuses.
+async fn set_up_in(
+    worker: &mut Worker,
+    job_frame: &Bytes,
+    limit: Option<Duration>,
+) -> Result<Option<ElementError>, Death> {
     worker.send(job_frame);
-    match worker.next().await {
+    let event = match limit {
+        None => worker.next().await,
+        Some(limit) => timeout(limit, worker.next()).await.map_err(|_| Death::TimedOut(limit))?,
+    };
+    match event {
         Event::Said(Answer::Ready) => Ok(None),
         Event::Said(Answer::Refused(error)) => Ok(Some(error)),
         Event::Dead(death) => Err(death),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::chunk::{Chunk, Element};
+use crate::held::Holding;
 use crate::inputs;
 use crate::jobs::{self, Job};
 use crate::lane::Lane;
@@ -27,6 +28,8 @@ pub struct Grant {
     pub job: Arc<Job>,
     /// The slots it runs in; nothing when they must be waited for.
     pub claim: Option<Claim>,
+    /// That it is held.
+    pub holding: Holding,
     /// When to stop.
     pub stop: Stop,
 }
@@ -77,11 +80,12 @@ pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
     {
         give_back(&agent, Released { id, deaths }).await;
     }
-    agent.held.remove(id);
+    agent.held.end(&grant.holding);
 }
 
-/// Waits for the lease's slots and inputs.
+/// Waits for the lease's slots and inputs, and for the end of what was revoked of it.
 async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
+    grant.holding.alone().await;
     let claim = match grant.claim.take() {
         Some(claim) => claim,
         None => agent.slots.wait(grant.lease.slots).await,

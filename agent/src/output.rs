@@ -59,6 +59,15 @@ impl Clip {
     }
 }
 
+/// A text with its middle taken out if it is longer than what is kept of output.
+pub fn clip(text: &mut String) {
+    if text.len() > 2 * KEPT {
+        let mut clip = Clip::default();
+        clip.push(text.as_bytes());
+        *text = clip.text();
+    }
+}
+
 /// One stream of a worker.
 #[derive(Debug)]
 struct Stream {
@@ -201,6 +210,16 @@ mod tests {
         clip.push(&vec![b'x'; 10 * KEPT]);
         assert_eq!((clip.head.len(), clip.tail.len()), (KEPT, KEPT));
         assert_eq!(clip.dropped(), 8 * KEPT as u64);
+    }
+
+    #[test]
+    fn texts_are_clipped_as_output_is() {
+        let mut text = "x".repeat(2 * KEPT);
+        clip(&mut text);
+        assert_eq!(text.len(), 2 * KEPT);
+        text.push_str("the end");
+        clip(&mut text);
+        assert!(text.contains("[… 7 bytes are not kept …]") && text.ends_with("the end"));
     }
 
     #[test]

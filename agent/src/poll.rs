@@ -58,11 +58,12 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
     let mut free = agent.slots.watch();
     let respite = &agent.pool.respite;
     loop {
+        let Ok(asked) = free.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
         if respite.is_on() {
             collect(agent, leases).await;
             respite.over().await;
+            continue;
         }
-        let Ok(asked) = free.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
         let began = clock::now();
         let superseded = async {
             tokio::select! {
@@ -116,9 +117,9 @@ fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) 
         });
         return None;
     };
-    let revoked = agent.held.insert(lease.id)?;
+    let holding = agent.held.insert(lease.id)?;
     tracing::debug!(lease = %lease.id, job = %lease.job, elements = lease.ranges.len(), "leased");
-    let stop = Stop { revoked, killed: agent.killed.clone() };
+    let stop = Stop { revoked: holding.revoked().clone(), killed: agent.killed.clone() };
     let claim = agent.slots.claim(lease.slots);
-    Some(Grant { lease, payload, job, claim, stop })
+    Some(Grant { lease, payload, job, claim, holding, stop })
 }

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use protocol::problem::{self, Problem};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::config::Secret;
 
 /// For how long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// For how long the body of an answer may stand still. There is no limit for the whole: what is
+/// large on a slow link would be cut off again at each attempt.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The way to a server, with what lets the agent in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,29 +89,48 @@ impl Transport {
         &self.base
     }
 
-    /// Begins a request to a path below `/v1/`, which must be answered within `limit`.
-    pub fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
+    /// Begins a request to a path below `/v1/`.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(&format!("{}v1/{path}", self.base.path()));
-        self.http.request(method, url).timeout(limit)
+        self.http.request(method, url)
     }
 }
 
-/// Sends a request, and waits for the head of an answer that says yes.
+/// Sends a request, and waits no longer than `limit` for the head of an answer that says yes.
 ///
 /// # Errors
 /// When there is none, or it says no.
-pub async fn send(request: RequestBuilder) -> Result<Response, Failure> {
-    let response = request.send().await.map_err(|error| unavailable(&error))?;
+pub async fn send(request: RequestBuilder, limit: Duration) -> Result<Response, Failure> {
+    let response = timeout(limit, request.send()).await.map_err(|_| {
+        let what = format!("no answer within {} s", limit.as_secs_f64());
+        Failure::Unavailable { what, retry_after: None }
+    })?;
+    let response = response.map_err(|error| unavailable(&error))?;
     if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
 }
 
 /// The body of an answer.
 ///
 /// # Errors
-/// When the connection breaks before its end.
+/// When the connection breaks or nothing more comes before its end.
 pub async fn body(response: Response) -> Result<Bytes, Failure> {
-    response.bytes().await.map_err(|error| unavailable(&error))
+    body_within(response, STALL_LIMIT).await
+}
+
+async fn body_within(mut response: Response, stall: Duration) -> Result<Bytes, Failure> {
+    let mut body = BytesMut::new();
+    loop {
+        let chunk = timeout(stall, response.chunk()).await.map_err(|_| {
+            let (length, seconds) = (body.len(), stall.as_secs_f64());
+            let what = format!("the answer stood still for {seconds} s after {length} bytes");
+            Failure::Unavailable { what, retry_after: None }
+        })?;
+        match chunk.map_err(|error| unavailable(&error))? {
+            Some(chunk) => body.extend_from_slice(&chunk),
+            None => return Ok(body.freeze()),
+        }
+    }
 }
 
 async fn failure(response: Response) -> Failure {
@@ -117,7 +140,7 @@ async fn failure(response: Response) -> Failure {
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(problem::MEDIA_TYPE.as_bytes()));
-    let body = response.bytes().await.unwrap_or_default();
+    let body = body(response).await.unwrap_or_default();
     let problem = Some(body).filter(|_| is_problem);
     let problem = problem.and_then(|body| serde_json::from_slice::<Problem>(&body).ok());
     match problem {
@@ -171,6 +194,8 @@ fn unavailable(error: &reqwest::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn transport(address: &str) -> Result<Transport, TransportError> {
@@ -186,9 +211,46 @@ mod tests {
             ("http://host/queue/", "http://host/queue/v1/agents"),
         ] {
             let transport = transport(address).unwrap();
-            let request = transport.request(Method::POST, "agents", CONNECT_LIMIT);
+            let request = transport.request(Method::POST, "agents");
             assert_eq!(request.build().unwrap().url().as_str(), url);
         }
+    }
+
+    /// Asks a server that sends the head and the first half of a body, and the second half only if
+    /// and when it is told to.
+    async fn half_answered(limit: Duration) -> (Response, tokio::sync::oneshot::Sender<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (go_on, told) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_buf(&mut BytesMut::new()).await.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
+            stream.write_all(head).await.unwrap();
+            if told.await.is_ok() {
+                stream.write_all(b"half").await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
+        let request = transport(&address).unwrap().request(Method::GET, "blobs/large");
+        (send(request, limit).await.unwrap(), go_on)
+    }
+
+    #[tokio::test]
+    async fn a_body_may_take_longer_than_its_head_might() {
+        let limit = Duration::from_secs(1);
+        let (response, go_on) = half_answered(limit).await;
+        // Not for luck: that the limit has passed is what is to happen here.
+        tokio::time::sleep(limit * 2).await;
+        go_on.send(()).unwrap();
+        assert_eq!(body(response).await.unwrap(), "halfhalf");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_is_given_up() {
+        let (response, _go_on) = half_answered(Duration::from_secs(30)).await;
+        let failure = body_within(response, Duration::from_millis(50)).await.unwrap_err();
+        assert!(failure.to_string().contains("stood still for 0.05 s after"), "{failure}");
     }
 
     #[test]

@@ -45,6 +45,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::frame::kind;
+use crate::output;
 
 /// The workers' scripts: file name and text. The agent writes them into a folder and gives that
 /// to [`command`].
@@ -116,6 +117,31 @@ pub enum Answer {
     ResetDone,
 }
 
+impl Answer {
+    /// Bounds what user code says beside values: one message must not be a report too large to send.
+    fn clip(&mut self) {
+        match self {
+            Self::Refused(error) => clip_error(error),
+            Self::Outcomes { outcomes, .. } => {
+                outcomes
+                    .iter_mut()
+                    .filter_map(|outcome| outcome.as_mut().err())
+                    .for_each(clip_error);
+            }
+            Self::Condition { condition, .. } => {
+                let Condition { kind, message, call } = condition;
+                [kind, message].into_iter().chain(call).for_each(output::clip);
+            }
+            Self::Hello { .. } | Self::Ready | Self::ResetDone => {}
+        }
+    }
+}
+
+fn clip_error(error: &mut ElementError) {
+    let ElementError { kind, message, call, traceback, fatal: _ } = error;
+    [kind, message].into_iter().chain(call).chain(traceback).for_each(output::clip);
+}
+
 /// The program and the arguments that start a worker. `scripts` is the folder that holds
 /// [`SCRIPTS`].
 pub fn command(runtime: Runtime, scripts: &Path) -> (PathBuf, Vec<OsString>) {
@@ -177,6 +203,12 @@ pub fn encode_elements(
 /// When the frame is none that a worker of this runtime writes: it is beyond trust and must be
 /// replaced.
 pub fn decode(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+    let mut answer = decode_whole(runtime, frame, body)?;
+    answer.clip();
+    Ok(answer)
+}
+
+fn decode_whole(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
     match (frame, runtime) {
         (kind::HELLO, _) => hello(body),
         (kind::RESET_DONE, _) => Ok(Answer::ResetDone),
@@ -327,4 +359,28 @@ pub enum DetectError {
         /// The oldest that will do.
         least: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_user_code_says_at_length_is_clipped() {
+        let long = "x".repeat(1 << 20);
+        let error =
+            serde_json::json!({"type": "E", "message": long, "call": long, "traceback": [long]});
+        let body = error.to_string().into_bytes();
+        let Answer::Refused(error) = decode(Runtime::Python, kind::READY, &body).unwrap() else {
+            panic!("it refuses")
+        };
+        for text in [Some(&error.message), error.call.as_ref(), error.traceback.first()] {
+            assert!(text.unwrap().len() < 70_000);
+        }
+        let condition = serde_json::json!({"position": 0, "kind": "warning", "message": long});
+        let body = condition.to_string().into_bytes();
+        let answer = decode(Runtime::Python, kind::CONDITION, &body).unwrap();
+        let Answer::Condition { condition, .. } = answer else { panic!("a condition") };
+        assert!(condition.message.contains("bytes are not kept"));
+    }
 }

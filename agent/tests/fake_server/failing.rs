@@ -201,6 +201,30 @@ async fn a_set_up_that_kills_its_worker_fails_the_job_after_its_retries() {
 }
 
 #[tokio::test]
+async fn a_set_up_that_never_returns_is_killed_and_fails_the_job() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = python("lambda x: x", agent.folder.path());
+    let pids = agent.path("pids");
+    job.setup = format!(
+        "import os, time\nopen({pids:?}, 'a').write(f'{{os.getpid()}}\\n')\ntime.sleep(1000)"
+    );
+    job.timeout = Some(1.5);
+    let lease = integers(&job, 0, 2);
+    server.grant(lease.clone(), b"", &job);
+    let outcome = server
+        .until("the job has failed", |record| record.outcomes_of(lease.id).first().cloned())
+        .await;
+    let error = outcome.result.unwrap_err();
+    assert!(error.fatal && error.kind == "Timeout", "{error:?}");
+    let story = "setting up the job (packages, globals, setup, function) \
+        ran longer than timeout = 1.5 s, twice";
+    assert_eq!(error.message, story);
+    gone(&file(&pids).await).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_outcome_that_is_too_large_becomes_an_error_and_the_others_stay() {
     let server = FakeServer::start();
     server.change(|record| record.largest_report = Some(1000));

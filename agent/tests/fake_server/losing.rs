@@ -118,6 +118,38 @@ async fn a_revoked_lease_is_killed_and_its_slot_serves_the_next() {
 }
 
 #[tokio::test]
+async fn a_revoked_lease_that_is_given_again_is_held_until_it_has_ended_again() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let job = python(WAITS, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    let first = file(&agent.path("at")).await;
+    let heard = server.change(|record| {
+        record.revoke(lease.id);
+        record.heartbeats.len()
+    });
+    server
+        .until("the agent has obeyed", |record| (record.heartbeats.len() > heard).then_some(()))
+        .await;
+    server.grant(lease.clone(), b"", &job);
+    gone(&first).await;
+    let heard = server.record().heartbeats.len();
+    // One that was sent after the first run had ended, and another to be sure.
+    server
+        .until("the lease is held", |record| {
+            (record.heartbeats.len() > heard + 2).then(|| record.heartbeats.last().cloned())
+        })
+        .await
+        .map(|heartbeat| assert_eq!(heartbeat.held, [lease.id]))
+        .unwrap();
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert!(server.outcomes(lease.id).await[0].result.is_ok());
+    assert_eq!(file(&agent.path("at")).await.lines().count(), 2, "each holding ran it once");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_lease_whose_report_is_stale_is_dropped() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);
