@@ -26,16 +26,27 @@ const MAX_TIMEOUT: f64 = 366.0 * 24.0 * 3600.0;
 /// How often an element may be run again at the most.
 const MAX_RETRIES: u32 = 1000;
 
+/// Bytes from which on work on them is done where it holds up no other request.
+const HEAVY: usize = 1 << 20;
+
+/// Does `work` on `n_bytes`: much work is moved out of the way of the other tasks of this thread.
+fn heavy<T>(n_bytes: usize, work: impl FnOnce() -> T) -> T {
+    if n_bytes < HEAVY { work() } else { tokio::task::block_in_place(work) }
+}
+
 /// Reads a body of JSON.
 ///
 /// # Errors
 /// What is wrong, naming the field at fault.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| refused(error, body))?;
-    json.end()
-        .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
-    Ok(read)
+    heavy(body.len(), || {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let read =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| refused(error, body))?;
+        json.end()
+            .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
+        Ok(read)
+    })
 }
 
 fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) -> ApiError {
@@ -93,7 +104,7 @@ pub async fn prepare(
     check(&submission, &mut faults);
     let nested = plan::is_nested(&submission.plan).unwrap_or_default();
     let elements = match submission.elements.as_deref() {
-        Some(elements) => elements::parse(elements, nested),
+        Some(elements) => heavy(elements.get().len(), || elements::parse(elements, nested)),
         None => Err(FieldError {
             field: "elements".to_owned(),
             message: "is missing: give an array, an object, or {\"range\": [from, to]}".to_owned(),
@@ -131,7 +142,8 @@ async fn store_all<P: AsRef<[u8]>>(
     payloads: &[P],
     blobs: &Blobs,
 ) -> Result<Vec<StoredBlock>, ApiError> {
-    let blocks = block::pack(payloads);
+    let n_bytes = payloads.iter().map(|payload| payload.as_ref().len()).sum();
+    let blocks = heavy(n_bytes, || block::pack(payloads));
     let mut stored = Vec::with_capacity(blocks.len());
     for block in blocks {
         stored.push(StoredBlock::of(block, blobs).await?);

@@ -13,13 +13,21 @@ use super::{Untranslatable, calendar};
 const MOST_EMPTY_ROWS: usize = 1_000_000;
 
 /// The length of a sequence that is still written out, for the same reason.
-const LONGEST_SEQUENCE: usize = 100_000_000;
+const LONGEST_SEQUENCE: usize = 50_000_000;
+
+/// Bytes of text from which on a list is not written further: twenty sequences are nothing in R and
+/// gigabytes here, and a server takes less in any case.
+const LARGEST_TEXT: usize = 512 << 20;
 
 /// Appends the JSON text of a value.
 ///
 /// # Errors
 /// When it has none; what was appended is then to be thrown away.
 pub fn write_value(out: &mut Vec<u8>, value: &Value<'_>) -> Result<(), Untranslatable> {
+    if out.len() > LARGEST_TEXT {
+        let what = format!("comes after {} MiB of JSON text, too much", out.len() >> 20);
+        return Err(Untranslatable::new(what));
+    }
     if value.inherits("data.frame") {
         return write_data_frame(out, value);
     }
