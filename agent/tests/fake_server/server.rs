@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -286,9 +287,27 @@ impl Shared {
 
 type App = State<Arc<Shared>>;
 
+/// Listens at `address`; for port 0 at one below those that the system hands out by itself, so that
+/// nobody takes it while the server is away.
+fn listen(address: SocketAddr) -> TcpListener {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if address.port() != 0 {
+        return TcpListener::bind(address).unwrap();
+    }
+    // Test programs that run at the same time begin at different places.
+    let start = std::process::id() % 10_000;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = u16::try_from(port).unwrap();
+        if let Ok(listener) = TcpListener::bind(SocketAddr::new(address.ip(), port)) {
+            return listener;
+        }
+    }
+}
+
 /// Serves in a runtime of its own, so that stopping it ends every connection.
 fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
-    let listener = std::net::TcpListener::bind(address).unwrap();
+    let listener = listen(address);
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let routes = Router::new()
