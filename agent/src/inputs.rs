@@ -24,7 +24,7 @@ pub enum InputError {
 pub fn inline_bytes(lease: &Lease) -> usize {
     match &lease.input {
         Input::Inline { lengths } => lengths.iter().map(|length| *length as usize).sum(),
-        Input::Range { .. } | Input::Blocks { .. } => 0,
+        Input::Nothing | Input::Range { .. } | Input::Blocks { .. } => 0,
     }
 }
 
@@ -38,6 +38,7 @@ pub async fn elements(
     blobs: &Blobs,
 ) -> Result<VecDeque<Element>, InputError> {
     let inputs = match &lease.input {
+        Input::Nothing => vec![Bytes::new(); 1],
         Input::Range { from } => integers(lease, *from),
         Input::Inline { lengths } => cut(payload, 0, lengths)?,
         Input::Blocks { blocks } => from_blocks(blocks, blobs).await?,

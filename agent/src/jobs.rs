@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::JobId;
 use protocol::agent::{Constant, JobSpec};
-use protocol::job::ElementError;
-use serde_json::value::RawValue;
+use protocol::job::{ElementError, Encoding};
+use serde::de::IgnoredAny;
 use tokio::sync::OnceCell;
 
 use crate::blobs::Blobs;
 use crate::frame::{self, kind};
-use crate::runtimes::{self, WorkerJob};
+use crate::runtimes::{self, ConstantValue, Constants, WorkerJob};
 
 /// Jobs remembered.
 const REMEMBERED: usize = 256;
@@ -39,7 +39,7 @@ impl Job {
 
     /// How long an element may run.
     pub fn timeout(&self) -> Option<Duration> {
-        self.spec.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        self.spec.options.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 
     /// The frame that sets the job up in a worker whose elements have `cores` cores.
@@ -68,13 +68,14 @@ impl Job {
     async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
         let spec = &self.spec;
         let job = WorkerJob {
+            is_call: spec.is_call,
             function: spec.function.clone(),
             args: resolve("args", &spec.args, blobs).await?,
             globals: resolve("globals", &spec.globals, blobs).await?,
             packages: spec.packages.clone(),
             setup: spec.setup.clone(),
             cores,
-            conditions: spec.conditions,
+            options: spec.options.clone(),
         };
         let runtime = spec.runtime;
         let encode = move || runtimes::encode_job(runtime, &job);
@@ -91,16 +92,22 @@ async fn resolve(
     field: &str,
     constants: &BTreeMap<String, Constant>,
     blobs: &Blobs,
-) -> Result<BTreeMap<String, Box<RawValue>>, ElementError> {
+) -> Result<Constants, ElementError> {
     let mut resolved = BTreeMap::new();
     for (name, constant) in constants {
         let text = match constant {
-            Constant::Json(text) => text.clone(),
-            Constant::Blob(digest) => {
+            Constant::Json(text) => ConstantValue {
+                encoding: Encoding::Json,
+                bytes: text.get().as_bytes().to_vec().into(),
+            },
+            Constant::Blob { digest, encoding } => {
                 let wrong = |what: String| fatal(format!("{field}.{name}: {what}"));
                 let bytes = blobs.get(digest).await.map_err(|error| wrong(error.to_string()))?;
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| wrong(format!("the blob is not JSON: {error}")))?
+                if *encoding == Encoding::Json {
+                    serde_json::from_slice::<IgnoredAny>(&bytes)
+                        .map_err(|error| wrong(format!("the blob is not JSON: {error}")))?;
+                }
+                ConstantValue { encoding: *encoding, bytes }
             }
         };
         resolved.insert(name.clone(), text);
@@ -165,7 +172,7 @@ fn make_room(jobs: &[Arc<Job>], bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use protocol::job::Runtime;
+    use protocol::job::{Function, Options, Runtime};
 
     use super::*;
 
@@ -174,15 +181,15 @@ mod tests {
             id: JobId::new(),
             owner: "me".into(),
             runtime: Runtime::Python,
-            function: "abs".into(),
+            is_call: false,
+            function: Function::Source("abs".into()),
             args: BTreeMap::new(),
             globals: BTreeMap::new(),
             packages: Vec::new(),
+            prepare: String::new(),
             setup: String::new(),
-            timeout: None,
-            retries: 0,
-            stdout: true,
-            conditions: true,
+            files: None,
+            options: Options::default(),
         }
     }
 

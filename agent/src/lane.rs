@@ -139,7 +139,7 @@ impl Lane {
             }
             attempts += 1;
             tracing::warn!(job = %spec.id, %death, attempts, "a worker died while a job was set up");
-            if attempts > spec.retries {
+            if attempts > spec.options.retries {
                 return Err(Unready::Failed(death::set_up_error(&death, attempts, &printed)));
             }
         }
@@ -162,8 +162,16 @@ impl Lane {
     }
 
     async fn run_batch(&mut self, mut batch: Vec<Element>) {
-        let inputs: Vec<&[u8]> = batch.iter().map(|element| &element.input[..]).collect();
-        let body = runtimes::encode_elements(self.key.runtime, &inputs);
+        let elements: Vec<_> = batch
+            .iter()
+            .map(|element| runtimes::Element {
+                index: element.index,
+                input: runtimes::Input::Json(&element.input),
+                key: None,
+            })
+            .collect();
+        let options = &self.work.job.spec.options;
+        let body = runtimes::encode_elements(self.key.runtime, options, &elements);
         match body.map(|body| frame::encode(kind::ELEMENTS, &body)) {
             Ok(Some(frame)) => self.run_frame(batch, &frame).await,
             Ok(None) => {

@@ -99,7 +99,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
     let work = Arc::new(Work {
         lease: grant.lease.id,
         job: Arc::clone(&grant.job),
-        chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.retries)),
+        chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.options.retries)),
         draining: agent.draining.clone(),
         pool: Arc::clone(&agent.pool),
         outbox: Arc::clone(&agent.outbox),

@@ -97,13 +97,13 @@ impl Work {
         mut conditions: BTreeMap<u32, Vec<Condition>>,
         printed: &Printed,
     ) -> Vec<Note> {
-        let spec = &self.job.spec;
+        let options = &self.job.spec.options;
         let chunk = self.chunk();
         let mut notes = Vec::new();
         for (position, index) in (0..).zip(indexes) {
             let is_last = position as usize + 1 == indexes.len();
-            let printed = (is_last && spec.stdout).then_some(printed);
-            let conditions = conditions.remove(&position).filter(|_| spec.conditions);
+            let printed = (is_last && options.stdout).then_some(printed);
+            let conditions = conditions.remove(&position).filter(|_| options.conditions);
             let attempts = chunk.attempts(*index);
             let note = Note {
                 position,

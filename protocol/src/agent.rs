@@ -9,6 +9,8 @@
 //!    was lost with an answer, and is given again.
 //! 3. It runs the elements of each [`Lease`] and **reports** (`POST /v1/agents/{id}/report`)
 //!    [`Piece`]s of it, within a second of an element being finished, until nothing remains.
+//!    What elements, set-ups and `prepare` scripts print goes to **logs**
+//!    (`POST /v1/agents/{id}/logs`) while they run, for people who watch; reports do not rely on it.
 //! 4. All the while it holds a **heartbeat** (`POST /v1/agents/{id}/heartbeat`), which no user work
 //!    can block. It keeps every lease alive, and is answered at once when leases were revoked or
 //!    the agent is to drain.
@@ -26,7 +28,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::id::{AgentId, JobId, LeaseId};
-use crate::job::Runtime;
+use crate::job::{Encoding, Function, LogEntry, Options, Runtime};
 use crate::ranges::RangeSet;
 
 /// An agent presents itself.
@@ -108,13 +110,34 @@ pub struct Lease {
     pub deaths: BTreeMap<u64, u32>,
     /// Where the elements are.
     pub input: Input,
+    /// For the variant `imap`: the names of the elements, in the order of the ranges; none if the
+    /// elements have no names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// For the variant `imap` of a nested job: the outer element that the chunk is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
+}
+
+/// An outer element of a nested job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Outer {
+    /// Its index among the outer elements, from 0.
+    pub index: u64,
+    /// The index of its first inner element, counted through all of them.
+    pub first: u64,
+    /// Its name, if outer elements have names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Where the elements of a lease are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Input {
-    /// Element `i` is the integer `from + i`.
+    /// There is none: the job is a call.
+    Nothing,
+    /// Element `i` is the integer `from + i`, whatever the job's encoding.
     Range {
         /// The integer of element 0.
         from: i64,
@@ -151,24 +174,27 @@ pub struct JobSpec {
     pub owner: String,
     /// What runs the function.
     pub runtime: Runtime,
-    /// The source of the function.
-    pub function: String,
+    /// Whether it is a call: `function` is run once, without an element.
+    #[serde(default)]
+    pub is_call: bool,
+    /// What is run for each element.
+    pub function: Function,
     /// Further arguments, by name.
     pub args: BTreeMap<String, Constant>,
     /// Global variables, by name.
     pub globals: BTreeMap<String, Constant>,
     /// Packages to load.
     pub packages: Vec<String>,
-    /// A script to run in each worker before its first element of the job.
+    /// A script to run once an agent before the first element; empty for none.
+    #[serde(default)]
+    pub prepare: String,
+    /// A script to run in each worker before its first element of the job; empty for none.
     pub setup: String,
-    /// Seconds an element may run.
-    pub timeout: Option<f64>,
-    /// How often an element is run again after its worker died or its time was over.
-    pub retries: u32,
-    /// Whether what elements print is kept.
-    pub stdout: bool,
-    /// Whether messages and warnings are kept.
-    pub conditions: bool,
+    /// The digest of the blob, a tar.gz, that is the working folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<String>,
+    /// How it is run, with a drawn seed in its place.
+    pub options: Options,
 }
 
 /// A value that is the same for every element of a job.
@@ -178,8 +204,13 @@ pub enum Constant {
     /// JSON text.
     #[schema(value_type = Object)]
     Json(Box<RawValue>),
-    /// `sha256:` and the digest of a blob that holds the JSON text: it is large.
-    Blob(String),
+    /// It is in a blob.
+    Blob {
+        /// `sha256:` and the digest of the blob's bytes.
+        digest: String,
+        /// What the bytes are.
+        encoding: Encoding,
+    },
 }
 
 /// The header of the envelope by which an agent reports. The payloads are the values and errors
@@ -278,6 +309,15 @@ pub enum Verdict {
     /// The lease is not the agent's any more, or the job has ended: nothing was changed. The agent
     /// drops the lease.
     Stale,
+}
+
+/// What the jobs that an agent runs have said since the last such request.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Logs {
+    /// Counts these requests from 1, so that a repeated one is known.
+    pub batch: u64,
+    /// What was said, in order.
+    pub entries: Vec<LogEntry>,
 }
 
 /// The agent says that it is alive.

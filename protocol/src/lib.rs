@@ -1,17 +1,22 @@
 //! What crosses the wire between farrow's clients, server and agents, and nothing else.
 //!
-//! * [`job`]: the client's side. A submission, the status of a job, the lists.
+//! * [`job`]: the client's side, of three parts: [`submission`], [`status`] and [`outcome`].
 //! * [`agent`]: the agent's side. Its module comment tells the life of an agent.
 //! * [`envelope`]: a JSON header followed by payload bytes, in one body.
+//! * [`frames`]: elements and values that are not JSON, in one body.
 //! * [`problem`]: the one shape of every failure (RFC 9457).
 //! * [`id`]: the ids, UUIDs of version 7.
 
 pub mod agent;
 pub mod envelope;
+pub mod frames;
 pub mod id;
 pub mod job;
+pub mod outcome;
 pub mod problem;
 pub mod ranges;
+pub mod status;
+pub mod submission;
 
 pub use id::{AgentId, JobId, LeaseId};
 pub use problem::{FieldError, Problem};
@@ -19,7 +24,7 @@ pub use ranges::{Range, RangeSet};
 
 /// The version of the agent's protocol. A server refuses an agent of another version, because a
 /// half-understood lease could run an element twice.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The TCP port that a server listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 3277;

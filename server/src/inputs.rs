@@ -53,6 +53,8 @@ pub async fn leases(
             width: grant.width,
             deaths: grant.deaths,
             input,
+            names: Vec::new(),
+            outer: None,
         });
     }
     Ok((header, body))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::agent::{Constant, JobSpec};
-use protocol::job::{Options, Slots, SubmitJob};
+use protocol::job::{Encoding, Function, Options, Slots, SubmitJob};
 use protocol::{FieldError, JobId};
 use serde::de::DeserializeOwned;
 use serde::de::IgnoredAny;
@@ -157,7 +157,6 @@ async fn spec(
     submission: &SubmitJob,
     blobs: &Blobs,
 ) -> Result<JobSpec, ApiError> {
-    let options = &submission.options;
     Ok(JobSpec {
         id,
         owner,
@@ -166,11 +165,11 @@ async fn spec(
         args: constants(&submission.args, blobs).await?,
         globals: constants(&submission.globals, blobs).await?,
         packages: submission.packages.clone(),
+        prepare: submission.prepare.clone(),
+        is_call: false,
         setup: submission.setup.clone(),
-        timeout: options.timeout,
-        retries: options.retries,
-        stdout: options.stdout,
-        conditions: options.conditions,
+        files: None,
+        options: submission.options.clone(),
     })
 }
 
@@ -182,7 +181,8 @@ async fn constants(
     for (name, value) in values {
         let text = value.get();
         let constant = if text.len() > block::MAX_INLINE {
-            Constant::Blob(blobs.put(text.as_bytes().to_vec().into()).await?)
+            let digest = blobs.put(text.as_bytes().to_vec().into()).await?;
+            Constant::Blob { digest, encoding: Encoding::Json }
         } else {
             Constant::Json(value.clone())
         };
@@ -211,7 +211,10 @@ fn check(submission: &SubmitJob, faults: &mut Faults) {
         format!("has {name_length} characters, at most {MAX_NAME} are allowed"),
     );
     faults.unless(
-        !submission.function.trim().is_empty(),
+        match &submission.function {
+            Function::Source(text) => !text.trim().is_empty(),
+            Function::Command(argv) => !argv.is_empty(),
+        },
         "function",
         "is empty: give the source of a function, such as \"function(.x) .x + 1\" (r) or \
          \"lambda x: x + 1\" (python)",

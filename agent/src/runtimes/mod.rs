@@ -36,10 +36,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use bytes::Bytes;
 use protocol::agent::Condition;
-use protocol::job::{ElementError, Runtime};
+use protocol::job::{ElementError, Encoding, Function, Options, Runtime};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -61,14 +61,58 @@ pub const SCRIPTS: [(&str, &str); 5] = [
 /// busy machine takes seconds; only one that hangs reaches it.
 const DETECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Values that are the same for every element, by name, as JSON text.
-pub type Constants = BTreeMap<String, Box<RawValue>>;
+/// Values that are the same for every element, by name.
+pub type Constants = BTreeMap<String, ConstantValue>;
 
-/// Everything of a job that a worker needs, with constants resolved to their JSON text.
+/// A value that is the same for every element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConstantValue {
+    /// What the bytes are.
+    pub encoding: Encoding,
+    /// JSON text, or what the encoding says.
+    pub bytes: Bytes,
+}
+
+/// An element to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// Its index in the job, counted through all levels; decides its random stream.
+    pub index: u64,
+    /// What it is.
+    pub input: Input<'a>,
+    /// What the variant `imap` calls it by; `None` for other variants.
+    pub key: Option<Key<'a>>,
+}
+
+/// What an element is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// Nothing: the job is a call.
+    Nothing,
+    /// JSON text.
+    Json(&'a [u8]),
+    /// Bytes in the job's encoding, which is not JSON.
+    Encoded(&'a [u8]),
+}
+
+/// What the variant `imap` calls an element by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// Its index from 0 among its neighbours: those of its outer element under a nested plan.
+    pub index: u64,
+    /// Its name, if elements have names.
+    pub name: Option<&'a str>,
+    /// Under a nested plan its outer element's index from 0 and name.
+    pub outer: Option<(u64, Option<&'a str>)>,
+}
+
+/// Everything of a job that a worker needs, with constants resolved to their bytes.
 #[derive(Clone, Debug)]
 pub struct WorkerJob {
-    /// The source of the function.
-    pub function: String,
+    /// Whether it is a call: the function is run once, without an element.
+    pub is_call: bool,
+    /// What is run for each element.
+    pub function: Function,
     /// Further arguments, by name.
     pub args: Constants,
     /// Global variables, by name.
@@ -79,8 +123,8 @@ pub struct WorkerJob {
     pub setup: String,
     /// How many cores an element may use.
     pub cores: u32,
-    /// Whether messages and warnings are wanted.
-    pub conditions: bool,
+    /// How it is run.
+    pub options: Options,
 }
 
 /// What became of elements: values as JSON text, or errors.
@@ -147,7 +191,7 @@ fn clip_error(error: &mut ElementError) {
 pub fn command(runtime: Runtime, scripts: &Path) -> (PathBuf, Vec<OsString>) {
     match runtime {
         Runtime::R => r::command(scripts),
-        Runtime::Python => python::command(scripts),
+        Runtime::Python | Runtime::Command => python::command(scripts),
     }
 }
 
@@ -178,22 +222,31 @@ const CORE_VARIABLES: [&str; 9] = [
 pub fn encode_job(runtime: Runtime, job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     match runtime {
         Runtime::R => r::encode_job(job),
-        Runtime::Python => python::encode_job(job),
+        Runtime::Python | Runtime::Command => python::encode_job(job),
     }
 }
 
-/// The body of an elements frame. Each element is JSON text.
+/// The body of an elements frame.
 ///
 /// # Errors
 /// The position of the first element that cannot be said in the runtime's language, and why. The
 /// caller records that error as the element's outcome and sends the others.
 pub fn encode_elements(
     runtime: Runtime,
-    elements: &[&[u8]],
+    options: &Options,
+    elements: &[Element<'_>],
 ) -> Result<Vec<u8>, (usize, ElementError)> {
+    let _ = options;
+    let texts: Vec<&[u8]> = elements
+        .iter()
+        .map(|element| match element.input {
+            Input::Json(bytes) | Input::Encoded(bytes) => bytes,
+            Input::Nothing => b"null",
+        })
+        .collect();
     match runtime {
-        Runtime::R => r::encode_elements(elements),
-        Runtime::Python => python::encode_elements(elements),
+        Runtime::R => r::encode_elements(&texts),
+        Runtime::Python | Runtime::Command => python::encode_elements(&texts),
     }
 }
 
@@ -216,7 +269,7 @@ fn decode_whole(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, Prot
         (kind::READY | kind::OUTCOMES | kind::PRINTED | kind::CONDITION, runtime) => {
             match runtime {
                 Runtime::R => r::decode(frame, body),
-                Runtime::Python => python::decode(frame, body),
+                Runtime::Python | Runtime::Command => python::decode(frame, body),
             }
         }
         (other, _) => Err(ProtocolError(format!("no worker sends frames of kind {other:#04x}"))),
@@ -256,7 +309,7 @@ pub struct ProtocolError(pub String);
 pub async fn detect(runtime: Runtime) -> Result<String, DetectError> {
     let interpreter = match runtime {
         Runtime::R => &r::INTERPRETER,
-        Runtime::Python => &python::INTERPRETER,
+        Runtime::Python | Runtime::Command => &python::INTERPRETER,
     };
     let mut command = Command::new(interpreter.program);
     command

@@ -1,11 +1,13 @@
 //! The Python runtime: `worker.py`, spoken to in JSON.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use protocol::agent::Condition;
-use protocol::job::ElementError;
+use protocol::job::{ElementError, Function};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Answer, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
 use crate::frame::kind;
@@ -37,15 +39,30 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     #[derive(Serialize)]
     struct Job<'a> {
         function: &'a str,
-        args: &'a super::Constants,
-        globals: &'a super::Constants,
+        args: BTreeMap<&'a str, &'a RawValue>,
+        globals: BTreeMap<&'a str, &'a RawValue>,
         packages: &'a [String],
         setup: &'a str,
         cores: u32,
         conditions: bool,
     }
-    let WorkerJob { function, args, globals, packages, setup, cores, conditions } = job;
-    let (cores, conditions) = (*cores, *conditions);
+    let function = match &job.function {
+        Function::Source(text) => text,
+        Function::Command(_) => "",
+    };
+    let raw = |constants: &'_ super::Constants| -> BTreeMap<String, Box<RawValue>> {
+        constants
+            .iter()
+            .filter_map(|(name, value)| {
+                Some((name.clone(), serde_json::from_slice(&value.bytes).ok()?))
+            })
+            .collect()
+    };
+    let (args, globals) = (raw(&job.args), raw(&job.globals));
+    let args = args.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
+    let globals = globals.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
+    let WorkerJob { packages, setup, .. } = job;
+    let (cores, conditions) = (job.cores, job.options.conditions);
     let job = Job { function, args, globals, packages, setup, cores, conditions };
     serde_json::to_vec(&job).map_err(|error| ElementError {
         fatal: true,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use protocol::agent::Condition;
-use protocol::job::ElementError;
+use protocol::job::{ElementError, Function};
 
 use super::{Answer, Constants, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
 use crate::frame::kind;
@@ -39,15 +39,22 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     let names = ["function", "args", "globals", "packages", "setup", "cores", "conditions"];
     let mut writer = Writer::new();
     writer.named_list(names.len());
-    writer.characters(&[source("function", &job.function)?]);
+    writer.characters(&[source("function", function_text(&job.function))?]);
     constants(&mut writer, "args", &job.args)?;
     constants(&mut writer, "globals", &job.globals)?;
     writer.characters(&job.packages);
     writer.characters(&[source("setup", &job.setup)?]);
     writer.integer(i32::try_from(job.cores).unwrap_or(i32::MAX));
-    writer.logical(job.conditions);
+    writer.logical(job.options.conditions);
     writer.names(&names);
     Ok(writer.into_bytes())
+}
+
+fn function_text(function: &Function) -> &str {
+    match function {
+        Function::Source(text) => text,
+        Function::Command(_) => "",
+    }
 }
 
 fn source<'a>(field: &str, text: &'a str) -> Result<&'a str, ElementError> {
@@ -62,8 +69,8 @@ fn source<'a>(field: &str, text: &'a str) -> Result<&'a str, ElementError> {
 
 fn constants(writer: &mut Writer, field: &str, constants: &Constants) -> Result<(), ElementError> {
     writer.named_list(constants.len());
-    for (name, json) in constants {
-        rserial::write_json(writer, json.get().as_bytes()).map_err(|why| {
+    for (name, value) in constants {
+        rserial::write_json(writer, &value.bytes).map_err(|why| {
             let what = format!("`{field}.{name}` cannot be said in R: {why}");
             ElementError { fatal: true, ..untranslatable(what) }
         })?;

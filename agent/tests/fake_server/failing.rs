@@ -54,7 +54,7 @@ def f(x):
 #[tokio::test]
 async fn an_element_that_quits_tells_its_story() {
     let source = "import os\ndef f(x):\n  if x == 0: os._exit(0)\n  return x";
-    let errors = errors(source, 2, |job| job.retries = 0).await;
+    let errors = errors(source, 2, |job| job.options.retries = 0).await;
     assert_eq!(errors.keys().collect::<Vec<_>>(), [&0]);
     assert!(errors[&0].message.contains("once (exit status 0: it called quit()"), "{errors:?}");
 }
@@ -62,7 +62,7 @@ async fn an_element_that_quits_tells_its_story() {
 #[tokio::test]
 async fn an_element_that_closes_what_the_agent_speaks_through_costs_itself_only() {
     let source = "import os\ndef f(x):\n  if x == 1: os.closerange(3, 256)\n  return x";
-    let errors = errors(source, 3, |job| job.retries = 0).await;
+    let errors = errors(source, 3, |job| job.options.retries = 0).await;
     assert_eq!(errors.keys().collect::<Vec<_>>(), [&1]);
     assert_eq!(errors[&1].kind, "WorkerDied");
 }
@@ -116,8 +116,8 @@ def f(x):
     time.sleep(1000)
 ";
     let mut job = python(source, agent.folder.path());
-    job.timeout = Some(1.5);
-    job.retries = 0;
+    job.options.timeout = Some(1.5);
+    job.options.retries = 0;
     let lease = integers(&job, 0, 3);
     server.grant(lease.clone(), b"", &job);
     let outcomes = server.outcomes(lease.id).await;
@@ -209,7 +209,7 @@ async fn a_set_up_that_never_returns_is_killed_and_fails_the_job() {
     job.setup = format!(
         "import os, time\nopen({pids:?}, 'a').write(f'{{os.getpid()}}\\n')\ntime.sleep(1000)"
     );
-    job.timeout = Some(1.5);
+    job.options.timeout = Some(1.5);
     let lease = integers(&job, 0, 2);
     server.grant(lease.clone(), b"", &job);
     let outcome = server
@@ -248,7 +248,7 @@ async fn what_a_job_has_done_to_its_worker_is_not_the_next_ones_fault() {
     let mut last = String::new();
     for source in [damaging, "lambda x: x"] {
         let mut job = python(source, agent.folder.path());
-        job.retries = 0;
+        job.options.retries = 0;
         let lease = integers(&job, 0, 1);
         server.grant(lease.clone(), b"", &job);
         last = format!("{:?}", server.outcomes(lease.id).await[0].result);
@@ -270,7 +270,7 @@ async fn a_machine_that_starts_no_worker_gives_its_leases_back_and_fails_no_job(
     std::fs::set_permissions(&supervisor, std::fs::Permissions::from_mode(0o755)).unwrap();
     let agent = TestAgent::start_with(&server, 2, |config| config.supervisor = supervisor);
     let mut job = python("lambda x: x", agent.folder.path());
-    job.retries = 0;
+    job.options.retries = 0;
     let mut lease = integers(&job, 0, 3);
     lease.deaths.insert(1, 1);
     server.grant(lease.clone(), b"", &job);

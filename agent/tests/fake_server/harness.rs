@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agent::{AgentError, Config, Settings};
 use protocol::agent::{Input, JobSpec, Lease};
-use protocol::job::Runtime;
+use protocol::job::{Function, Options, Runtime};
 use protocol::{JobId, LeaseId, Range, RangeSet};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -72,15 +72,15 @@ pub fn python(function: &str, folder: &Path) -> JobSpec {
         id: JobId::new(),
         owner: "owner".to_owned(),
         runtime: Runtime::Python,
-        function: function.replace('@', folder.to_str().unwrap()),
+        is_call: false,
+        function: Function::Source(function.replace('@', folder.to_str().unwrap())),
+        prepare: String::new(),
         args: BTreeMap::new(),
         globals: BTreeMap::new(),
         packages: Vec::new(),
         setup: String::new(),
-        timeout: None,
-        retries: 1,
-        stdout: true,
-        conditions: true,
+        files: None,
+        options: Options { retries: 1, ..Options::default() },
     }
 }
 
@@ -95,6 +95,8 @@ pub fn integers(job: &JobSpec, first: u64, end: u64) -> Lease {
         width: 1,
         deaths: BTreeMap::new(),
         input: Input::Range { from: 0 },
+        names: Vec::new(),
+        outer: None,
     }
 }
 

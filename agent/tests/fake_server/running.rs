@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::agent::{BlockSlice, Constant, Input, JobSpec, Note};
-use protocol::job::Runtime;
+use protocol::job::{Encoding, Runtime};
 use serde_json::json;
 
 use crate::harness::{TestAgent, file, integers, python};
@@ -46,7 +46,10 @@ async fn inputs_and_constants_come_inline_or_as_blobs_that_are_fetched_once() {
     server.put_blob(&table_digest, table);
     let by = serde_json::from_str(r#""!""#).unwrap();
     job.args = BTreeMap::from([("by".to_owned(), Constant::Json(by))]);
-    job.globals = BTreeMap::from([("table".to_owned(), Constant::Blob(table_digest))]);
+    job.globals = BTreeMap::from([(
+        "table".to_owned(),
+        Constant::Blob { digest: table_digest, encoding: Encoding::Json },
+    )]);
 
     let mut inline = integers(&job, 0, 2);
     inline.input = Input::Inline { lengths: vec![3, 2] };

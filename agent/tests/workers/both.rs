@@ -2,10 +2,10 @@
 
 use agent::frame::kind;
 use agent::runtimes::{self, Answer, WorkerJob};
-use protocol::job::Runtime;
+use protocol::job::{Options, Runtime};
 use serde_json::json;
 
-use crate::harness::{Run, Worker, constants, job, worker};
+use crate::harness::{Run, Worker, constants, encode, job, worker};
 
 /// Runs a test in R and in Python.
 pub fn both(r: &str, python: &str, test: impl Fn(Runtime, &str)) {
@@ -19,7 +19,7 @@ fn kinds(run: &Run) -> Vec<&str> {
 
 #[tokio::test]
 async fn interpreters_are_detected() {
-    for runtime in Runtime::ALL {
+    for runtime in [Runtime::R, Runtime::Python] {
         let version = runtimes::detect(runtime).await.unwrap();
         assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}");
     }
@@ -43,7 +43,7 @@ fn an_error_is_its_elements_own() {
                     assert_eq!(error.call.as_deref(), Some("g(x)"));
                     assert_eq!(error.traceback, ["f(element)", "g(x)", "stop(\"no \", y)"]);
                 }
-                Runtime::Python => {
+                _ => {
                     assert_eq!(error.kind, "ValueError");
                     let calls = [
                         "File \"<function>\", line 5, in f\n    return g(x) if x == 2 else x",
@@ -104,11 +104,9 @@ fn what_is_no_function_is_refused() {
 fn constants_packages_and_setup_are_there() {
     let function_of = |runtime| match runtime {
         Runtime::R => "function(x, by) c(x * by + offset + from_setup, nchar(toTitleCase('a')))",
-        Runtime::Python => {
-            "def f(x, by):\n    return [x * by + offset + from_setup, len(string.digits)]"
-        }
+        _ => "def f(x, by):\n    return [x * by + offset + from_setup, len(string.digits)]",
     };
-    for runtime in Runtime::ALL {
+    for runtime in [Runtime::R, Runtime::Python] {
         let mut with_all = job(function_of(runtime));
         with_all.args = constants(&[("by", "10")]);
         with_all.globals = constants(&[("offset", "0.5")]);
@@ -125,7 +123,7 @@ fn constants_packages_and_setup_are_there() {
 
 #[test]
 fn a_missing_package_names_its_remedy() {
-    for runtime in Runtime::ALL {
+    for runtime in [Runtime::R, Runtime::Python] {
         let missing = WorkerJob { packages: vec!["nosuchpackage".into()], ..job("sqrt") };
         let error = Worker::start(runtime).refusal(&missing);
         assert!(error.fatal && error.message.contains("`nosuchpackage`"), "{error:?}");
@@ -155,7 +153,10 @@ fn conditions_are_sent_with_their_element() {
             assert_eq!(got, [(0, "w0"), (1, "w1"), (2, "w2")]);
             let kind = if runtime == Runtime::R { "warning" } else { "UserWarning" };
             assert_eq!(kinds(&run), [kind; 3]);
-            worker.prepare(&WorkerJob { conditions: false, ..job(function) });
+            worker.prepare(&WorkerJob {
+                options: Options { conditions: false, ..Options::default() },
+                ..job(function)
+            });
             assert!(worker.run(&["0"]).conditions.is_empty());
         },
     );
@@ -217,7 +218,7 @@ fn a_worker_waits_after_an_element_that_printed_unless_it_was_the_last() {
         "def f(x):\n    if x > 0:\n        print('out', end='')\n    return x",
         |runtime, function| {
             let mut worker = worker(runtime, function);
-            let body = runtimes::encode_elements(runtime, &[b"1", b"0", b"2"]).unwrap();
+            let body = encode(runtime, &["1", "0", "2"]).unwrap();
             worker.send(kind::ELEMENTS, &body);
             let (mut done, mut waits) = (0, Vec::new());
             while done < 3 {
@@ -296,7 +297,7 @@ fn a_batch_is_sent_before_its_frame_is_finished() {
         ),
         |runtime, function| {
             let mut worker = worker(runtime, function);
-            let body = runtimes::encode_elements(runtime, &[b"1", b"2"]).unwrap();
+            let body = encode(runtime, &["1", "2"]).unwrap();
             worker.send(kind::ELEMENTS, &body);
             let first = worker.answer();
             std::fs::write(gate, "").unwrap();

@@ -7,16 +7,15 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
 use agent::frame::{self, kind};
-use agent::runtimes::{self, Answer, WorkerJob};
+use agent::runtimes::{self, Answer, ConstantValue, Constants, Element, Input, WorkerJob};
 use bytes::BytesMut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use protocol::agent::Condition;
-use protocol::job::{ElementError, Runtime};
+use protocol::job::{ElementError, Encoding, Function, Options, Runtime};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use tempfile::TempDir;
 
 /// A worker that says nothing for so many milliseconds hangs.
@@ -25,20 +24,33 @@ const HANG_LIMIT: u16 = 60_000;
 /// A job of which only the function matters.
 pub fn job(function: &str) -> WorkerJob {
     WorkerJob {
-        function: function.into(),
+        is_call: false,
+        function: Function::Source(function.into()),
         args: BTreeMap::new(),
         globals: BTreeMap::new(),
         packages: Vec::new(),
         setup: String::new(),
         cores: 1,
-        conditions: true,
+        options: Options::default(),
     }
 }
 
 /// Constants from JSON texts.
-pub fn constants(pairs: &[(&str, &str)]) -> BTreeMap<String, Box<RawValue>> {
-    let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
-    pairs.iter().map(|(name, json)| ((*name).to_owned(), raw(json))).collect()
+pub fn constants(pairs: &[(&str, &str)]) -> Constants {
+    let value = |json: &str| ConstantValue {
+        encoding: Encoding::Json,
+        bytes: json.as_bytes().to_vec().into(),
+    };
+    pairs.iter().map(|(name, json)| ((*name).to_owned(), value(json))).collect()
+}
+
+/// The body of a frame of elements that are these JSON texts.
+pub fn encode(runtime: Runtime, texts: &[&str]) -> Result<Vec<u8>, (usize, ElementError)> {
+    let elements: Vec<_> = (0..)
+        .zip(texts)
+        .map(|(index, text)| Element { index, input: Input::Json(text.as_bytes()), key: None })
+        .collect();
+    runtimes::encode_elements(runtime, &Options::default(), &elements)
 }
 
 /// A running worker. It is killed when dropped.
@@ -192,8 +204,7 @@ impl Worker {
 
     /// Runs elements. The outcomes are fewer when the worker ends.
     pub fn run(&mut self, elements: &[&str]) -> Run {
-        let elements: Vec<_> = elements.iter().map(|element| element.as_bytes()).collect();
-        let body = runtimes::encode_elements(self.runtime, &elements).unwrap();
+        let body = encode(self.runtime, elements).unwrap();
         self.send(kind::ELEMENTS, &body);
         let mut run = Run::default();
         while run.outcomes.len() < elements.len() {

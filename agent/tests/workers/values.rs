@@ -1,11 +1,10 @@
 //! Values, there and back, whatever the runtime.
 
-use agent::runtimes;
 use protocol::job::Runtime;
 use serde_json::Value;
 
 use crate::both::both;
-use crate::harness::worker;
+use crate::harness::{encode, worker};
 
 #[test]
 fn values_come_back_in_order() {
@@ -81,7 +80,7 @@ fn deep_nesting_goes_through_or_is_an_error() {
         let mut worker = worker(runtime, function);
         let run = worker.run(&[&deep]);
         assert_eq!(run.outcomes[0].as_ref().unwrap().replace(' ', ""), deep);
-        match runtimes::encode_elements(runtime, &[b"1", deeper.as_bytes()]) {
+        match encode(runtime, &["1", &deeper]) {
             Ok(_) => {
                 let run = worker.run(&["1", &deeper]);
                 assert_eq!(run.outcomes[0].as_deref(), Ok("1"));

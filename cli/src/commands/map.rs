@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use protocol::job::{JobStatus, Level, OnError, Options, Runtime, Slots, SubmitJob};
+use protocol::job::{Function, JobStatus, Level, OnError, Options, Runtime, Slots, SubmitJob};
 use serde_json::value::RawValue;
 
 use crate::arguments;
@@ -144,12 +144,15 @@ impl Map {
         let job = SubmitJob {
             name: self.how.name,
             runtime: self.runtime,
-            function: self.function,
+            function: Function::Source(self.function),
             elements: Some(self.elements.read()?),
             args: self.surroundings.arg.into_iter().collect(),
             globals: self.surroundings.global.into_iter().collect(),
             packages: self.surroundings.package,
+            prepare: String::new(),
             setup: self.surroundings.setup,
+            files: None,
+            after: Vec::new(),
             plan: self.how.plan,
             options: Options {
                 on_error: self.how.on_error,

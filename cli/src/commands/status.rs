@@ -69,11 +69,11 @@ fn describe(status: &JobStatus) -> String {
     pairs.extend(status.error.as_ref().map(|problem| ("error", problem.detail.clone())));
     pairs.push(("runtime", status.runtime.as_str().to_owned()));
     pairs.push(("plan", human::plan(&status.plan)));
-    if status.priority != 0 {
-        pairs.push(("priority", status.priority.to_string()));
+    if status.options.priority != 0 {
+        pairs.push(("priority", status.options.priority.to_string()));
     }
-    if !status.labels.is_empty() {
-        pairs.push(("labels", human::labels(&status.labels)));
+    if !status.options.labels.is_empty() {
+        pairs.push(("labels", human::labels(&status.options.labels)));
     }
     pairs.push(("submitted", time(&status.submitted_at)));
     pairs.extend(status.started_at.as_ref().map(|at| ("started", time(at))));

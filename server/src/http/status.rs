@@ -1,6 +1,6 @@
 //! The status of a job in words: what its row, its progress and the agents say together.
 
-use protocol::job::{AgentState, AgentStatus, JobStatus, Slots};
+use protocol::job::{AgentState, AgentStatus, JobKind, JobStatus, Slots};
 
 use crate::clock::{Millis, rfc3339};
 use crate::error::ApiError;
@@ -48,6 +48,7 @@ fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
         id: job.id,
         name: job.name,
         runtime: job.runtime,
+        kind: JobKind::Map,
         state: job.state,
         elements: job.counts,
         slots: job.slots,
@@ -58,9 +59,11 @@ fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
         submitted_at: rfc3339(job.submitted_at),
         started_at: job.started_at.map(rfc3339),
         finished_at: job.finished_at.map(rfc3339),
-        priority: job.options.priority,
-        labels: job.options.labels,
         plan: job.plan,
+        options: job.options,
+        after: Vec::new(),
+        retry_of: None,
+        retried_as: None,
     }
 }
 

@@ -9,7 +9,7 @@ mod history;
 use std::collections::BTreeMap;
 
 use protocol::agent::{JobSpec, Register};
-use protocol::job::{ElementError, Level, OnError, Options, Runtime, Strategy};
+use protocol::job::{ElementError, Function, Level, OnError, Options, Runtime, Strategy};
 use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
 
 use super::blocks::{Place, StoredBlock};
@@ -150,15 +150,15 @@ fn new_job(n: usize) -> NewJob {
             id,
             owner: "ada".to_owned(),
             runtime: Runtime::Python,
-            function: "lambda x: x".to_owned(),
+            function: Function::Source("lambda x: x".to_owned()),
             args: BTreeMap::new(),
             globals: BTreeMap::new(),
             packages: Vec::new(),
+            is_call: false,
+            prepare: String::new(),
             setup: String::new(),
-            timeout: None,
-            retries: 2,
-            stdout: true,
-            conditions: true,
+            files: None,
+            options: Options::default(),
         },
         elements: pack(&payloads).into_iter().map(stored).collect(),
         names: Vec::new(),
