@@ -38,6 +38,7 @@ mod respite;
 pub mod rserial;
 pub mod runtimes;
 mod scratch;
+pub mod seeds;
 mod slots;
 pub mod supervisor;
 pub mod topology;

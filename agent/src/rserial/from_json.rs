@@ -12,9 +12,29 @@ use super::{NA_INTEGER, Untranslatable, tag};
 /// # Errors
 /// When it is not JSON, or R has no such value. What was written of it is taken back.
 pub fn write_json(writer: &mut Writer, json: &[u8]) -> Result<(), Untranslatable> {
+    write_by(writer, json, value)
+}
+
+/// Writes a JSON text that holds the arguments of a call: as [`write_json`], but an array is a list
+/// whatever is in it, since each of its items is an argument by itself.
+///
+/// # Errors
+/// As [`write_json`].
+pub fn write_arguments(writer: &mut Writer, json: &[u8]) -> Result<(), Untranslatable> {
+    write_by(writer, json, |writer, cursor, depth| match cursor.peek() {
+        b'[' => list(writer, cursor, depth),
+        _ => value(writer, cursor, depth),
+    })
+}
+
+fn write_by(
+    writer: &mut Writer,
+    json: &[u8],
+    write: impl FnOnce(&mut Writer, &mut Cursor<'_>, usize) -> Result<(), Untranslatable>,
+) -> Result<(), Untranslatable> {
     let mark = writer.mark();
     let mut cursor = Cursor::new(json)?;
-    let written = value(writer, &mut cursor, 0).and_then(|()| cursor.end());
+    let written = write(writer, &mut cursor, 0).and_then(|()| cursor.end());
     if written.is_err() {
         writer.rewind(mark);
     }

@@ -47,7 +47,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use from_json::write_json;
+pub use from_json::{write_arguments, write_json};
 pub use reader::read;
 pub use to_json::write_value;
 pub use value::{Data, Text, Value};

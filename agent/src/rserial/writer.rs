@@ -83,6 +83,11 @@ impl Writer {
         }
     }
 
+    /// A double vector.
+    pub fn numbers(&mut self, values: &[f64]) {
+        self.vector(tag::DOUBLE, values, f64::to_le_bytes);
+    }
+
     /// A logical vector of length 1.
     pub fn logical(&mut self, value: bool) {
         self.logicals(&[i32::from(value)]);
@@ -97,7 +102,8 @@ impl Writer {
         self.vector(tag::LOGICAL, values, |value| value.to_le_bytes());
     }
 
-    pub(super) fn integers(&mut self, values: &[i32]) {
+    /// An integer vector; `i32::MIN` is `NA`.
+    pub fn integers(&mut self, values: &[i32]) {
         self.vector(tag::INTEGER, values, |value| value.to_le_bytes());
     }
 
@@ -119,6 +125,13 @@ impl Writer {
         for value in values {
             self.bytes.extend_from_slice(&bytes(*value));
         }
+    }
+
+    /// A raw vector.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.word(tag::RAW);
+        self.length(bytes.len());
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// The start of a character vector: `length` times [`Writer::string`] or [`Writer::na_string`]

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::agent::Condition;
-use protocol::job::{ElementError, Encoding, Function, Options, Runtime};
+use protocol::job::{ElementError, Encoding, Function, Options, Runtime, Seed, ValueType, Variant};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::process::Command;
@@ -49,10 +49,13 @@ use crate::output;
 
 /// The workers' scripts: file name and text. The agent writes them into a folder and gives that
 /// to [`command`].
-pub const SCRIPTS: [(&str, &str); 5] = [
+pub const SCRIPTS: [(&str, &str); 8] = [
     ("worker.R", include_str!("worker.R")),
+    ("worker_calls.R", include_str!("worker_calls.R")),
+    ("worker_values.R", include_str!("worker_values.R")),
     ("worker_reset.R", include_str!("worker_reset.R")),
     ("worker.py", include_str!("worker.py")),
+    ("worker_calls.py", include_str!("worker_calls.py")),
     ("worker_io.py", include_str!("worker_io.py")),
     ("worker_values.py", include_str!("worker_values.py")),
 ];
@@ -127,7 +130,7 @@ pub struct WorkerJob {
     pub options: Options,
 }
 
-/// What became of elements: values as JSON text, or errors.
+/// What became of elements: values in the job's encoding, or errors.
 pub type Outcomes = Vec<Result<Vec<u8>, ElementError>>;
 
 /// What a worker said in one frame.
@@ -144,7 +147,7 @@ pub enum Answer {
     Refused(ElementError),
     /// The next outcomes in order.
     Outcomes {
-        /// Values as JSON text, or errors.
+        /// Values in the job's encoding, or errors.
         outcomes: Outcomes,
         /// Whether the last one's element has printed, so that the worker waits to go on if
         /// elements are left.
@@ -236,18 +239,23 @@ pub fn encode_elements(
     options: &Options,
     elements: &[Element<'_>],
 ) -> Result<Vec<u8>, (usize, ElementError)> {
-    let _ = options;
-    let texts: Vec<&[u8]> = elements
-        .iter()
-        .map(|element| match element.input {
-            Input::Json(bytes) | Input::Encoded(bytes) => bytes,
-            Input::Nothing => b"null",
-        })
-        .collect();
     match runtime {
-        Runtime::R => r::encode_elements(&texts),
-        Runtime::Python | Runtime::Command => python::encode_elements(&texts),
+        Runtime::R => r::encode_elements(options, elements),
+        Runtime::Python | Runtime::Command => python::encode_elements(options, elements),
     }
+}
+
+/// Whether elements need more than themselves to be run: what they are called by, their index, or
+/// what their random numbers begin with.
+fn need_notes(options: &Options) -> bool {
+    options.variant == Variant::Imap
+        || options.value_type != ValueType::List
+        || options.encoding == Encoding::Bytes
+        || is_seeded(options.seed.as_ref())
+}
+
+fn is_seeded(seed: Option<&Seed>) -> bool {
+    !matches!(seed, None | Some(Seed::Drawn(_)))
 }
 
 /// Reads a frame that a worker sent.

@@ -1,15 +1,17 @@
 //! The Python runtime: `worker.py`, spoken to in JSON.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use protocol::agent::Condition;
-use protocol::job::{ElementError, Function};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use protocol::job::{ElementError, Encoding, Function, Options, Seed};
+use serde::Deserialize;
+use serde_json::json;
 
-use super::{Answer, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
+use super::{
+    Answer, ConstantValue, Constants, Element, Input, Interpreter, Outcomes, ProtocolError,
+    WorkerJob, need_notes, untranslatable,
+};
 use crate::frame::kind;
 
 /// The script that an interpreter is given; it reads the others by itself.
@@ -22,8 +24,8 @@ pub(super) const INTERPRETER: Interpreter = Interpreter {
     package: "python3",
 };
 
-/// Of an outcome's length: it is an error.
-const ERROR_BIT: u32 = 1 << 31;
+/// Of a length: an outcome is an error, an element is not JSON.
+const MARK: u32 = 1 << 31;
 
 /// The program and the arguments that start a worker. The script itself takes its folder off
 /// `sys.path` (`-P` came with 3.11); `-I` would take the user's packages too.
@@ -31,70 +33,134 @@ pub fn command(scripts: &Path) -> (PathBuf, Vec<OsString>) {
     (INTERPRETER.program.into(), vec![scripts.join(SCRIPT).into()])
 }
 
-/// The body of a job frame: JSON.
+/// The body of a job frame: the length of a JSON text, the text, and behind it the constants that
+/// are not JSON, in the order in which it names them.
 ///
 /// # Errors
-/// Never: every constant is JSON already.
+/// When a constant or the seed is none of Python's.
 pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
-    #[derive(Serialize)]
-    struct Job<'a> {
-        function: &'a str,
-        args: BTreeMap<&'a str, &'a RawValue>,
-        globals: BTreeMap<&'a str, &'a RawValue>,
-        packages: &'a [String],
-        setup: &'a str,
-        cores: u32,
-        conditions: bool,
-    }
+    let WorkerJob { is_call, packages, setup, cores, options, .. } = job;
     let function = match &job.function {
         Function::Source(text) => text,
         Function::Command(_) => "",
     };
-    let raw = |constants: &'_ super::Constants| -> BTreeMap<String, Box<RawValue>> {
-        constants
-            .iter()
-            .filter_map(|(name, value)| {
-                Some((name.clone(), serde_json::from_slice(&value.bytes).ok()?))
-            })
-            .collect()
+    let head = json!({
+        "is_call": is_call,
+        "function": function,
+        "packages": packages,
+        "setup": setup,
+        "cores": cores,
+        "conditions": options.conditions,
+        "variant": options.variant,
+        "type": options.value_type,
+        "encoding": options.encoding,
+        "seed": seed(options)?,
+        "notes": need_notes(options),
+        "constants": [described("args", &job.args)?, described("globals", &job.globals)?],
+    });
+    let head = head.to_string();
+    let constants = || job.args.values().chain(job.globals.values());
+    let bytes: usize = constants().map(|value| value.bytes.len()).sum();
+    let mut body = Vec::with_capacity(4 + head.len() + bytes);
+    body.extend_from_slice(&length(head.len()).unwrap_or_default().to_le_bytes());
+    body.extend_from_slice(head.as_bytes());
+    constants().for_each(|value| body.extend_from_slice(&value.bytes));
+    Ok(body)
+}
+
+/// Their names, encodings and lengths.
+fn described(
+    field: &str,
+    constants: &Constants,
+) -> Result<Vec<(String, Encoding, usize)>, ElementError> {
+    let describe = |(name, value): (&String, &ConstantValue)| match value.encoding {
+        Encoding::Rds => {
+            Err(fatal(format!("`{field}.{name}` is R's serialization, which Python cannot read")))
+        }
+        encoding => Ok((name.clone(), encoding, value.bytes.len())),
     };
-    let (args, globals) = (raw(&job.args), raw(&job.globals));
-    let args = args.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
-    let globals = globals.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
-    let WorkerJob { packages, setup, .. } = job;
-    let (cores, conditions) = (job.cores, job.options.conditions);
-    let job = Job { function, args, globals, packages, setup, cores, conditions };
-    serde_json::to_vec(&job).map_err(|error| ElementError {
-        fatal: true,
-        ..untranslatable(format!("the job cannot be said in JSON: {error}"))
-    })
+    constants.iter().map(describe).collect()
+}
+
+fn seed(options: &Options) -> Result<Option<i64>, ElementError> {
+    match options.seed {
+        None | Some(Seed::Drawn(_)) => Ok(None),
+        Some(Seed::Number(number)) => Ok(Some(number)),
+        Some(Seed::State(_)) => {
+            Err(fatal("`options.seed` is a state of R's generator; give Python a number".into()))
+        }
+    }
+}
+
+fn fatal(message: String) -> ElementError {
+    ElementError { fatal: true, ..untranslatable(message) }
+}
+
+fn length(length: usize) -> Option<u32> {
+    u32::try_from(length).ok().filter(|length| length & MARK == 0)
 }
 
 /// The body of an elements frame: their number, the length of each, and an array of them all. The
-/// worker parses the array at once, and one by one only if that fails.
+/// worker parses the array at once, and one by one only if that fails. An element that is not JSON
+/// stands in it as it is, and its length is marked. If elements need notes, these stand in front,
+/// as JSON behind its length.
 ///
 /// # Errors
-/// When an element is longer than a frame can be.
-pub fn encode_elements(elements: &[&[u8]]) -> Result<Vec<u8>, (usize, ElementError)> {
-    let bytes: usize = elements.iter().map(|element| element.len() + 5).sum();
+/// The first element that is longer than a frame can say.
+pub fn encode_elements(
+    options: &Options,
+    elements: &[Element<'_>],
+) -> Result<Vec<u8>, (usize, ElementError)> {
+    let inputs: Vec<_> = elements.iter().map(|element| input(element.input)).collect();
+    let bytes: usize = inputs.iter().map(|(bytes, _)| bytes.len() + 5).sum();
     let mut body = Vec::with_capacity(6 + bytes);
+    if need_notes(options) {
+        let notes = notes(elements);
+        body.extend_from_slice(&length(notes.len()).unwrap_or_default().to_le_bytes());
+        body.extend_from_slice(notes.as_bytes());
+    }
     let count = u32::try_from(elements.len()).unwrap_or(u32::MAX);
     body.extend_from_slice(&count.to_le_bytes());
-    for (position, element) in elements.iter().enumerate() {
-        let length = u32::try_from(element.len()).map_err(|_| {
-            (position, untranslatable("the element is larger than 4 GiB; pass it as a file".into()))
+    for (position, (bytes, mark)) in inputs.iter().enumerate() {
+        let length = length(bytes.len()).ok_or_else(|| {
+            (position, untranslatable("the element is larger than 2 GiB; pass it as a file".into()))
         })?;
-        body.extend_from_slice(&length.to_le_bytes());
+        body.extend_from_slice(&(length | mark).to_le_bytes());
     }
     body.push(b'[');
-    for (position, element) in elements.iter().enumerate() {
+    for (position, (bytes, _)) in inputs.iter().enumerate() {
         if position > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(element);
+        body.extend_from_slice(bytes);
     }
     body.push(b']');
     Ok(body)
+}
+
+fn input<'a>(input: Input<'a>) -> (&'a [u8], u32) {
+    match input {
+        Input::Nothing => (b"null", 0),
+        Input::Json(json) => (json, 0),
+        Input::Encoded(bytes) => (bytes, MARK),
+    }
+}
+
+/// The index of each, and what `imap` gives beside it: `[[3, ["c"]], [4, ["d"]]]`.
+fn notes(elements: &[Element<'_>]) -> String {
+    let notes = elements.iter().map(|element| {
+        let keys = element.key.map(|of| {
+            let outer = of.outer.map(|(index, name)| key(index, name));
+            std::iter::once(key(of.index, of.name)).chain(outer).collect::<Vec<_>>()
+        });
+        json!([element.index, keys])
+    });
+    notes.collect::<serde_json::Value>().to_string()
+}
+
+/// A name, or else a number from 0.
+fn key(index: u64, name: Option<&str>) -> serde_json::Value {
+    name.map_or_else(|| index.into(), Into::into)
 }
 
 /// Reads a frame whose body is the Python worker's.
@@ -136,10 +202,10 @@ fn outcomes(body: &[u8]) -> Result<Outcomes, ProtocolError> {
     let mut outcomes = Vec::with_capacity(count);
     for length in lengths.chunks_exact(4) {
         let length = u32::from_le_bytes(length.try_into().unwrap_or_default());
-        let size = (length & !ERROR_BIT) as usize;
+        let size = (length & !MARK) as usize;
         let (text, rest) = texts.split_at_checked(size).ok_or_else(short)?;
         texts = rest;
-        outcomes.push(match length & ERROR_BIT {
+        outcomes.push(match length & MARK {
             0 => Ok(text.to_vec()),
             _ => Err(json(kind::OUTCOMES, text)?),
         });

@@ -4,11 +4,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use protocol::agent::Condition;
-use protocol::job::{ElementError, Function};
+use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Variant};
 
-use super::{Answer, Constants, Interpreter, Outcomes, ProtocolError, WorkerJob, untranslatable};
+use super::{
+    Answer, Constants, Element, Input, Interpreter, Outcomes, ProtocolError, WorkerJob, need_notes,
+    untranslatable,
+};
 use crate::frame::kind;
 use crate::rserial::{self, Data, Text, Untranslatable, Value, Writer};
+use crate::seeds::{Seeds, Stream};
 
 /// The script that an interpreter is given; it reads the others by itself.
 const SCRIPT: &str = "worker.R";
@@ -31,23 +35,80 @@ pub fn command(scripts: &Path) -> (PathBuf, Vec<OsString>) {
     (INTERPRETER.program.into(), args)
 }
 
-/// The body of a job frame: a named list.
+/// The largest raw vector that R's `readBin()` makes at once.
+const LARGEST_BODY: usize = i32::MAX as usize;
+
+/// The body of a job frame: a named list. Constants that are not JSON are raw vectors; those among
+/// them that R has to unserialize are named.
 ///
 /// # Errors
-/// When a constant has no likeness in R.
+/// When a constant or the seed has no likeness in R.
 pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
-    let names = ["function", "args", "globals", "packages", "setup", "cores", "conditions"];
+    let names = [
+        "is_call",
+        "function",
+        "args",
+        "globals",
+        "serialized_args",
+        "serialized_globals",
+        "packages",
+        "setup",
+        "cores",
+        "conditions",
+        "variant",
+        "type",
+        "encoding",
+        "notes",
+    ];
+    let options = &job.options;
+    Stream::of(options.seed.as_ref())
+        .map_err(|why| fatal(format!("`options.seed` is none of R's: {why}")))?;
     let mut writer = Writer::new();
     writer.named_list(names.len());
+    writer.logical(job.is_call);
     writer.characters(&[source("function", function_text(&job.function))?]);
     constants(&mut writer, "args", &job.args)?;
     constants(&mut writer, "globals", &job.globals)?;
+    writer.characters(&serialized(&job.args));
+    writer.characters(&serialized(&job.globals));
     writer.characters(&job.packages);
     writer.characters(&[source("setup", &job.setup)?]);
     writer.integer(i32::try_from(job.cores).unwrap_or(i32::MAX));
-    writer.logical(job.options.conditions);
+    writer.logical(options.conditions);
+    writer.characters(&[variant_name(options.variant)]);
+    writer.characters(&[type_name(options.value_type)]);
+    writer.characters(&[options.encoding.as_str()]);
+    writer.logical(need_notes(options));
     writer.names(&names);
-    Ok(writer.into_bytes())
+    let body = writer.into_bytes();
+    if body.len() > LARGEST_BODY {
+        return Err(fatal("args and globals together are larger than 2 GiB".into()));
+    }
+    Ok(body)
+}
+
+fn variant_name(variant: Variant) -> &'static str {
+    match variant {
+        Variant::Map => "map",
+        Variant::Pmap => "pmap",
+        Variant::Imap => "imap",
+        Variant::Walk => "walk",
+    }
+}
+
+/// What `typeof()` says of values of a type.
+fn type_name(value_type: ValueType) -> &'static str {
+    match value_type {
+        ValueType::List => "list",
+        ValueType::Chr => "character",
+        ValueType::Dbl => "double",
+        ValueType::Int => "integer",
+        ValueType::Lgl => "logical",
+    }
+}
+
+fn fatal(message: String) -> ElementError {
+    ElementError { fatal: true, ..untranslatable(message) }
 }
 
 fn function_text(function: &Function) -> &str {
@@ -61,8 +122,7 @@ fn source<'a>(field: &str, text: &'a str) -> Result<&'a str, ElementError> {
     match text.find('\0') {
         None => Ok(text),
         Some(at) => {
-            let what = format!("`{field}` holds \\u0000 at byte {at}, which R's strings cannot");
-            Err(ElementError { fatal: true, ..untranslatable(what) })
+            Err(fatal(format!("`{field}` holds \\u0000 at byte {at}, which R's strings cannot")))
         }
     }
 }
@@ -70,29 +130,115 @@ fn source<'a>(field: &str, text: &'a str) -> Result<&'a str, ElementError> {
 fn constants(writer: &mut Writer, field: &str, constants: &Constants) -> Result<(), ElementError> {
     writer.named_list(constants.len());
     for (name, value) in constants {
-        rserial::write_json(writer, &value.bytes).map_err(|why| {
-            let what = format!("`{field}.{name}` cannot be said in R: {why}");
-            ElementError { fatal: true, ..untranslatable(what) }
-        })?;
+        match value.encoding {
+            Encoding::Json => rserial::write_json(writer, &value.bytes)
+                .map_err(|why| fatal(format!("`{field}.{name}` cannot be said in R: {why}")))?,
+            Encoding::Rds | Encoding::Bytes => writer.raw(&value.bytes),
+            Encoding::Pickle => {
+                let what = format!("`{field}.{name}` is Python's pickle, which R cannot read");
+                return Err(fatal(what));
+            }
+        }
     }
     let names: Vec<_> = constants.keys().collect();
     writer.names(&names);
     Ok(())
 }
 
-/// The body of an elements frame: a list.
+/// The names of those that are R's serialization.
+fn serialized(constants: &Constants) -> Vec<&str> {
+    let serialized = constants.iter().filter(|(_, value)| value.encoding == Encoding::Rds);
+    serialized.map(|(name, _)| name.as_str()).collect()
+}
+
+/// The body of an elements frame: a list, in which elements that are not JSON are raw vectors. If
+/// elements need notes, it is a named list of them and their notes.
 ///
 /// # Errors
 /// The position of the first element that has no likeness in R, and why.
-pub fn encode_elements(elements: &[&[u8]]) -> Result<Vec<u8>, (usize, ElementError)> {
+pub fn encode_elements(
+    options: &Options,
+    elements: &[Element<'_>],
+) -> Result<Vec<u8>, (usize, ElementError)> {
     let mut writer = Writer::new();
+    if need_notes(options) {
+        let names = ["elements", "indexes", "keys", "seeds"];
+        writer.named_list(names.len());
+        inputs(&mut writer, options, elements)?;
+        writer.numbers(&elements.iter().map(|element| number(element.index)).collect::<Vec<_>>());
+        keys(&mut writer, elements);
+        writer.integers(&seeds(options, elements).map_err(|error| (0, error))?);
+        writer.names(&names);
+    } else {
+        inputs(&mut writer, options, elements)?;
+    }
+    let body = writer.into_bytes();
+    if body.len() > LARGEST_BODY {
+        return Err((
+            0,
+            untranslatable("the element is larger than 2 GiB; pass it as a file".into()),
+        ));
+    }
+    Ok(body)
+}
+
+fn inputs(
+    writer: &mut Writer,
+    options: &Options,
+    elements: &[Element<'_>],
+) -> Result<(), (usize, ElementError)> {
+    let write_json = match options.variant {
+        Variant::Pmap => rserial::write_arguments,
+        Variant::Map | Variant::Imap | Variant::Walk => rserial::write_json,
+    };
     writer.list(elements.len());
     for (position, element) in elements.iter().enumerate() {
-        rserial::write_json(&mut writer, element).map_err(|why| {
-            (position, untranslatable(format!("the element cannot be said in R: {why}")))
-        })?;
+        match element.input {
+            Input::Nothing => writer.null(),
+            Input::Encoded(bytes) => writer.raw(bytes),
+            Input::Json(json) => write_json(writer, json).map_err(|why| {
+                (position, untranslatable(format!("the element cannot be said in R: {why}")))
+            })?,
+        }
     }
-    Ok(writer.into_bytes())
+    Ok(())
+}
+
+/// What `imap` gives beside the element: a list of one key, or of two under a nested plan.
+fn keys(writer: &mut Writer, elements: &[Element<'_>]) {
+    writer.list(elements.len());
+    for element in elements {
+        let Some(of) = element.key else {
+            writer.null();
+            continue;
+        };
+        writer.list(if of.outer.is_some() { 2 } else { 1 });
+        key(writer, of.index, of.name);
+        if let Some((index, name)) = of.outer {
+            key(writer, index, name);
+        }
+    }
+}
+
+/// A name, or else a number from 1.
+fn key(writer: &mut Writer, index: u64, name: Option<&str>) {
+    match (name, i32::try_from(index + 1)) {
+        (Some(name), _) => writer.characters(&[name]),
+        (None, Ok(number)) => writer.integer(number),
+        (None, Err(_)) => writer.numbers(&[number(index + 1)]),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no job has 2^53 elements")]
+fn number(index: u64) -> f64 {
+    index as f64
+}
+
+/// A `.Random.seed` for each element; nothing if the job has no seed.
+fn seeds(options: &Options, elements: &[Element<'_>]) -> Result<Vec<i32>, ElementError> {
+    let stream = Stream::of(options.seed.as_ref()).map_err(fatal)?;
+    let Some(mut seeds) = stream.map(Seeds::new) else { return Ok(Vec::new()) };
+    Ok(elements.iter().flat_map(|element| seeds.at(element.index)).collect())
 }
 
 /// Reads a frame whose body is R's.
@@ -138,13 +284,38 @@ fn error(value: Value<'_>) -> Option<ElementError> {
 }
 
 /// `list(apart, values, failed)`: the positions of values that are serialized apart, the values,
-/// and the errors, each with its position in front.
+/// and the errors, each with its position in front. If an encoding stands behind them, values are
+/// raw vectors, and those are what the job wants.
 fn outcomes(value: Value<'_>) -> Option<Outcomes> {
-    let [apart, values, failed] = value.into_list()?.try_into().ok()?;
-    let Data::Integer(apart) = apart.data else { return None };
+    let mut parts = value.into_list()?;
+    let encoded = parts.len() == 4 && parts.pop().is_some();
+    let [apart, values, failed] = parts.try_into().ok()?;
+    let values = values.into_list()?;
+    let mut outcomes = if encoded { raw(values)? } else { translated(&apart, &values)? };
+    for failure in failed.into_list()? {
+        let mut fields = failure.into_list()?;
+        let position = usize::try_from(fields.first()?.as_integer()?).ok()?;
+        let error = error(Value::list(fields.split_off(1)))?;
+        *outcomes.get_mut(position)? = Err(error);
+    }
+    Some(outcomes)
+}
+
+fn raw(values: Vec<Value<'_>>) -> Option<Outcomes> {
+    let bytes = |value: Value<'_>| match value.data {
+        Data::Raw(bytes) => Some(Ok(bytes.to_vec())),
+        // In the place of an error.
+        Data::Null => Some(Ok(Vec::new())),
+        _ => None,
+    };
+    values.into_iter().map(bytes).collect()
+}
+
+fn translated(apart: &Value<'_>, values: &[Value<'_>]) -> Option<Outcomes> {
+    let Data::Integer(apart) = &apart.data else { return None };
     let mut apart = apart.iter().flatten().map(usize::try_from).peekable();
     let mut outcomes = Vec::with_capacity(values.len());
-    for (position, value) in values.into_list()?.iter().enumerate() {
+    for (position, value) in values.iter().enumerate() {
         let outcome = match apart.next_if_eq(&Ok(position)) {
             None => json(value),
             Some(_) => match value.data {
@@ -153,12 +324,6 @@ fn outcomes(value: Value<'_>) -> Option<Outcomes> {
             },
         };
         outcomes.push(outcome.map_err(|why| unsayable(&why)));
-    }
-    for failure in failed.into_list()? {
-        let mut fields = failure.into_list()?;
-        let position = usize::try_from(fields.first()?.as_integer()?).ok()?;
-        let error = error(Value::list(fields.split_off(1)))?;
-        *outcomes.get_mut(position)? = Err(error);
     }
     Some(outcomes)
 }

@@ -136,6 +136,12 @@ describe <- function(condition, calls = NULL, ours = 0L) {
   )
 }
 
+# What this script itself has to say of an element.
+refuse <- function(kind, message) {
+  stop(structure(class = c(kind, "farrow_refusal", "error", "condition"),
+                 list(message = message, call = NULL)))
+}
+
 unwrap <- function(restart, condition) {
   for (known in computeRestarts(condition)) {
     if (identical(known$name, restart)) invokeRestart(known)
@@ -168,27 +174,43 @@ attempt <- function(code) {
 
 prepare <- function(request) {
   if (!is.null(job)) reset()
-  job <<- list(conditions = request$conditions)
+  job <<- request[c("conditions", "variant", "type", "encoding", "notes", "is_call")]
+  job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding != "json"
+  job$steps <<- job$is_call || job$notes || job$encoding != "json" || job$variant == "pmap"
   use_cores(request$cores)
   for (package in request$packages) {
     problem <- attempt(load_package(package))
     if (!is.null(problem)) return(missing_package(package, problem))
+  }
+  for (field in c("args", "globals")) {
+    serialized <- paste0("serialized_", field)
+    for (name in request[[serialized]]) {
+      problem <- attempt(value <- unserialize(request[[field]][[name]]))
+      if (!is.null(problem)) return(unreadable_constant(field, name, problem))
+      request[[field]][name] <- list(value)
+    }
   }
   list2env(request$globals, globalenv())
   value <- NULL
   for (part in c("setup", "function")) {
     problem <- attempt(code <- parse(text = request[[part]], keep.source = FALSE, encoding = "UTF-8"))
     if (!is.null(problem)) return(syntax_error(part, problem))
+    # What a call is made of runs as its element.
+    if (part == "function" && job$is_call) break
     problem <- attempt(for (expression in code) value <- eval(expression, globalenv()))
     if (!is.null(problem)) return(problem)
   }
-  fn <- as_callable(value)
-  if (!is.function(fn)) return(no_function(value))
+  fn <- if (job$is_call) code else as_callable(value)
+  if (!job$is_call && !is.function(fn)) return(no_function(value))
   job$frame <<- new.env(parent = globalenv())
   job$fn <<- fn
   job$args <<- request$args
-  job$call <<- element_call(names(request$args))
   NULL
+}
+
+unreadable_constant <- function(field, name, problem) {
+  failure("Untranslatable", paste0(
+    "`", field, ".", name, "` is not what R's serialize() writes: ", problem$message))
 }
 
 load_package <- function(package) {
@@ -226,27 +248,6 @@ no_function <- function(value) {
     "such as function(x) x + 1, a formula, such as ~ .x + 1, or the name of a function"))
 }
 
-# Formulas mean what they mean to purrr.
-as_callable <- function(value) {
-  if (is.character(value) && length(value) == 1L) {
-    return(get0(value, globalenv(), mode = "function"))
-  }
-  if (!inherits(value, "formula") || length(value) != 2L) return(value)
-  fn <- function(..., .x = ..1, .y = ..2, . = ..1) NULL
-  body(fn) <- value[[2L]]
-  environment(fn) <- globalenv()
-  fn
-}
-
-# `f(element, a = args[["a"]])`, so that errors show that and not the constants. forceAndCall() is
-# put in as a value, because user code may mask its name; it makes a closure that keeps `element`
-# keep this one.
-element_call <- function(names) {
-  constants <- lapply(names, function(name) call("[[", quote(args), name))
-  names(constants) <- names
-  as.call(c(list(forceAndCall, 1L, quote(f), quote(element)), constants))
-}
-
 core_variables <- c(
   "MC_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
   "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "RCPP_PARALLEL_NUM_THREADS",
@@ -266,7 +267,8 @@ most_conditions <- 100L
 
 # Handlers cost more than a small element, so they are set once and the loop is entered again
 # after an error. `position` is the element that runs, `sent` the last whose outcome is sent.
-run <- function(elements) {
+run <- function(batch) {
+  elements <- if (job$notes) batch$elements else batch
   n <- length(elements)
   values <- vector("list", n)
   # Which values are more than bare vectors; see pack_outcomes().
@@ -276,9 +278,13 @@ run <- function(elements) {
   position <- sent <- signalled <- ours <- 0L
   running <- FALSE
   frame <- job$frame
-  call <- job$call
   frame$f <- job$fn
   frame$args <- job$args
+  call <- if (job$steps) {
+    as.call(list(stepper(batch, frame, function() position)))
+  } else {
+    element_call(list(quote(element)))
+  }
   flushed_at <- .Internal(Sys.time())
   restore_sinks()
   output_before <- printed()
@@ -291,7 +297,12 @@ run <- function(elements) {
     }
     signalled <<- 0L
     range <- (sent + 1L):position
-    send_outcomes(values[range], which(apart[range]), failed, if (loud) "p" else "o")
+    kind <- if (loud) "p" else "o"
+    if (job$finishes) {
+      send_finished(values[range], failed, batch$indexes[range], kind)
+    } else {
+      send_outcomes(values[range], which(apart[range]), failed, kind)
+    }
     if (loud && position < n) wait_to_go_on()
     values[range] <<- list(NULL)
     failed <<- list()
@@ -320,13 +331,15 @@ run <- function(elements) {
   }
 
   on_error <- function(condition) {
-    if (running) problem <<- describe(condition, sys.calls(), ours)
+    if (!running) return()
+    calls <- if (!inherits(condition, "farrow_refusal")) sys.calls()
+    problem <<- describe(condition, calls, ours)
   }
 
   while (position < n) {
     withRestarts(tryCatch(withCallingHandlers({
-      # What stands above the element's own call: these, and eval().
-      ours <- depth() + 1L
+      # What stands above the element's own call: these, and eval(); a step, and its eval().
+      ours <- depth() + if (job$steps) 3L else 1L
       while (position < n) {
         position <- position + 1L
         frame$element <- elements[[position]]
@@ -384,38 +397,6 @@ send_condition <- function(position, kind, condition) {
   send("c", pack(list(position - 1L, one_string(class), sub("\n$", "", message), call)))
 }
 
-# All in one, unless that fails: a value that cannot be serialized, or is too large, must be its own
-# element's error. `kind` is that of the last frame.
-send_outcomes <- function(values, apart, failed, kind) {
-  body <- tryCatch(pack_outcomes(values, apart, failed), error = function(e) NULL)
-  if (!is.null(body) && length(body) <= largest_frame) return(send(kind, body))
-  positions <- vapply(failed, function(problem) problem$position, 0L)
-  for (i in seq_along(values)) {
-    known <- match(i - 1L, positions)
-    problem <- if (!is.na(known)) failed[[known]]
-    kind_here <- if (i == length(values)) kind else "o"
-    if (is.null(problem)) {
-      body <- tryCatch(pack_outcomes(values[i], 1L, list()), error = function(e) e)
-      if (!inherits(body, "error") && length(body) <= largest_frame) {
-        send(kind_here, body)
-        next
-      }
-      why <- if (inherits(body, "error")) conditionMessage(body) else "it is larger than 2 GiB"
-      problem <- failure("Untranslatable", paste0(
-        "the value cannot be serialized: ", one_string(why), "; return something smaller"))
-    }
-    problem$position <- 0L
-    send(kind_here, pack_outcomes(list(NULL), integer(), list(problem)))
-  }
-}
-
-# Values that are more than bare vectors are serialized apart: what the agent cannot read of one
-# then spoils no other.
-pack_outcomes <- function(values, apart, failed) {
-  values[apart] <- lapply(values[apart], pack)
-  pack(list(apart - 1L, values, failed))
-}
-
 # ---- The loop -------------------------------------------------------------------------------
 
 serve <- function() {
@@ -427,9 +408,9 @@ serve <- function() {
         send("j", if (is.null(problem)) raw() else pack(problem))
       },
       E = {
-        elements <- unserialize(frame$body)
+        batch <- unserialize(frame$body)
         frame <- NULL
-        run(elements)
+        run(batch)
       },
       R = {
         if (!is.null(job)) reset()
@@ -441,7 +422,9 @@ serve <- function() {
 }
 
 script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)[1L])
-sys.source(file.path(dirname(script), "worker_reset.R"), envir = environment())
+for (part in c("worker_calls.R", "worker_values.R", "worker_reset.R")) {
+  sys.source(file.path(dirname(script), part), envir = environment())
+}
 
 # Strings cross as UTF-8, and a service's locale is often C, in which R cannot print them.
 if (!l10n_info()[["UTF-8"]]) suppressWarnings(Sys.setlocale("LC_CTYPE", "C.UTF-8"))

@@ -7,6 +7,7 @@ pickled for processes that it starts itself; this script is then reachable by no
 
 import ast
 import faulthandler
+import functools
 import gc
 import importlib
 import json
@@ -24,13 +25,13 @@ import warnings
 
 # Processes that user code spawns import this script under another name; it must do nothing there.
 if __name__ == "__main__":
+    from worker_calls import Caller, read_constants, take_json
     from worker_io import Channel, Streams, leave
-    from worker_values import class_name, describe, failure, make_encoder, syntax_error
-    from worker_values import untranslatable
+    from worker_values import Refusal, Values, class_name, describe, failure, syntax_error
 
     # As for `python -c`: modules are found in the working directory, not beside this script.
     sys.path[0] = ""
-    del sys.modules["worker_io"], sys.modules["worker_values"]
+    del sys.modules["worker_calls"], sys.modules["worker_io"], sys.modules["worker_values"]
 
 ERROR_BIT = 1 << 31
 # Outcomes that are finished wait for others at most so many seconds.
@@ -57,8 +58,9 @@ class Job:
 
     def __init__(self, request, worker):
         self.wants_conditions = request["conditions"]
-        self.args = request["args"]
-        self.fn = None
+        self.request = request
+        self.caller = None
+        self.values = None
         self.position = None
         self.signalled = 0
         self.worker = worker
@@ -70,8 +72,9 @@ class Job:
         warnings.defaultaction = "always"
         warnings.showwarning = self._show_warning
 
-    def set_up(self, request):
+    def set_up(self, blobs):
         """Loads all that the elements need. Gives None, or why that cannot be done."""
+        request = self.request
         cores = str(request["cores"])
         os.environ.update((name, cores) for name in CORE_VARIABLES)
         names = self.module.__dict__
@@ -83,23 +86,26 @@ class Job:
                     return missing_package(package, error)
                 top = package.partition(".")[0]
                 names[top] = sys.modules[top]
-            names.update(request["globals"])
+            args, variables = read_constants(request, blobs)
+            names.update(variables)
             if request["setup"]:
                 exec(compile_part(request["setup"], "setup"), names)
-            self.fn = self._function(request["function"])
-        except Refusal as refusal:
-            return refusal.error
+            self._write_file(request["function"])
+            tree = compile_part(request["function"], "function", ast.PyCF_ONLY_AST)
+            # What a call is made of runs as its element.
+            last_value = functools.partial(self._last_value, tree)
+            function = last_value if request["is_call"] else last_value()
+            if not callable(function):
+                return no_function(function)
+            self.caller = Caller(function, args, request, names)
+            self.values = Values(request)
         except BaseException as error:
             return describe(error, fatal=True)
-        if not callable(self.fn):
-            return no_function(self.fn)
         return None
 
-    def _function(self, source):
-        """The value of the text's last expression, or else its last `def`."""
-        self._write_file(source)
+    def _last_value(self, tree):
+        """Runs the text. The value of its last expression, or else its last `def`."""
         names = self.module.__dict__
-        tree = compile_part(source, "function", ast.PyCF_ONLY_AST)
         last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Expr):
             tree.body.pop()
@@ -149,14 +155,6 @@ class Job:
             os.remove(self.worker.job_file)
         except OSError:
             pass
-
-
-class Refusal(Exception):
-    """Why a job cannot be set up, as the protocol has it."""
-
-    def __init__(self, error):
-        super().__init__(error)
-        self.error = error
 
 
 def compile_part(source, part, flags=0):
@@ -218,31 +216,30 @@ class Outcomes:
         self.sent_at = time.monotonic()
 
 
-def run(job, elements, worker):
-    """Runs elements and sends their outcomes, in batches while they are quick."""
+def run(job, body, worker):
+    """Runs the elements of a frame and sends their outcomes, in batches while they are quick."""
     outcomes = Outcomes(worker.channel)
     streams, channel = worker.streams, worker.channel
-    encode, clock = worker.encode, time.monotonic
+    write, clock = job.values.write, time.monotonic
     lengths, texts = outcomes.lengths, outcomes.texts
-    fn, args = job.fn, job.args
+    elements, call = job.caller.frame(body)
+    del body
     last, replaced = len(elements) - 1, streams.replaced
     streams.mend()
     streams.dirty = False
     for job.position, element in enumerate(elements):
         try:
-            if type(element) is Unreadable:
-                raise element.error
-            value = fn(element, **args) if args else fn(element)
+            value = call(element)
         except BaseException as error:
             channel.end_if_forked()
             outcomes.add_error(describe(error))
         else:
             try:
-                text = encode(value).encode()
+                text = write(value)
                 if len(text) >= ERROR_BIT:
                     raise OverflowError("it is larger than 2 GiB")
             except Exception as error:
-                outcomes.add_error(untranslatable(value, error))
+                outcomes.add_error(job.values.refusal(value, error, job.caller.index))
             else:
                 lengths.append(len(text))
                 texts.append(text)
@@ -264,31 +261,6 @@ def run(job, elements, worker):
         outcomes.send()
 
 
-class Unreadable:
-    """An element that Python's `json` refuses."""
-
-    def __init__(self, error):
-        self.error = error
-
-
-def read_elements(body):
-    """The elements of a frame: their number, their lengths, and the texts as one JSON array."""
-    (count,) = struct.unpack_from("<I", body)
-    start = 4 + 4 * count
-    try:
-        return json.loads(body[start:])
-    except (ValueError, RecursionError):
-        pass
-    elements, at = [], start + 1
-    for length in struct.unpack_from("<%dI" % count, body, 4):
-        try:
-            elements.append(json.loads(body[at : at + length]))
-        except (ValueError, RecursionError) as error:
-            elements.append(Unreadable(error.with_traceback(None)))
-        at += length + 1
-    return elements
-
-
 # ---- The worker ------------------------------------------------------------------------------
 
 
@@ -302,7 +274,6 @@ class Worker:
     def __init__(self):
         self.channel = Channel()
         self.streams = Streams()
-        self.encode = make_encoder()
         self.job = None
         # Where the agent clears up after a worker that was killed.
         folder = os.environ.get("TMPDIR") or os.path.dirname(os.path.abspath(__file__))
@@ -323,12 +294,10 @@ class Worker:
         while True:
             kind, body = self.channel.receive()
             if kind == "J":
-                self._prepare(json.loads(body))
+                self._prepare(*take_json(body))
             elif kind == "E":
-                elements = read_elements(body)
+                run(self.job, body, self)
                 del body
-                run(self.job, elements, self)
-                del elements
             elif kind == "R":
                 self._reset()
                 # Only a worker that is to rest takes the time, some milliseconds.
@@ -338,10 +307,10 @@ class Worker:
             else:
                 leave()
 
-    def _prepare(self, request):
+    def _prepare(self, request, blobs):
         self._reset()
         self.job = Job(request, self)
-        problem = self.job.set_up(request)
+        problem = self.job.set_up(blobs)
         self.channel.end_if_forked()
         self.streams.settle()
         self.channel.send("j", b"" if problem is None else json.dumps(problem).encode())

@@ -3,6 +3,7 @@
 import json
 import json.encoder
 import os
+import pickle
 import traceback
 
 MOST_CALLS = 50
@@ -19,8 +20,18 @@ def failure(kind, message, calls=(), fatal=False):
     return error
 
 
+class Refusal(Exception):
+    """What these scripts themselves have to say, as the protocol has it."""
+
+    def __init__(self, error):
+        super().__init__(error)
+        self.error = error
+
+
 def describe(exception, fatal=False):
     """An exception that user code raised."""
+    if type(exception) is Refusal:
+        return exception.error
     try:
         message = str(exception)
     except BaseException:
@@ -61,6 +72,102 @@ def from_numpy(value):
     raise TypeError("a value of class `%s` is not JSON" % class_name(value))
 
 
+def from_numpy_scalar(value):
+    """As Python has it, if it is one of numpy's scalars."""
+    if type(value).__module__.partition(".")[0] == "numpy" and getattr(value, "shape", None) == ():
+        return value.tolist()
+    return value
+
+
+class Mismatch(Exception):
+    """A value is not what the job says its values are."""
+
+
+class Values:
+    """How a job's values become bytes: `write` does it, or raises what `refusal` then tells."""
+
+    def __init__(self, request):
+        self.is_call = request["is_call"]
+        self.encoding = request["encoding"]
+        write = {"json": write_json, "pickle": write_pickle, "bytes": write_bytes}[self.encoding]
+        self.write = write
+        if request["variant"] == "walk":
+            nothing = b"" if self.encoding == "bytes" else write(None)
+            self.write = lambda value: nothing
+        elif request["type"] != "list":
+            as_one = {"chr": as_chr, "dbl": as_dbl, "int": as_int, "lgl": as_lgl}[request["type"]]
+            self.write = lambda value: write(as_one(value))
+
+    def refusal(self, value, error, index):
+        """Why a value cannot be written, as the protocol has it."""
+        if type(error) is Mismatch:
+            about = "" if self.is_call else "element %d: " % index
+            message = "%sthe value must be %s, is %s" % (about, error, one_of(value))
+            return failure("TypeMismatch", message)
+        if self.encoding == "json":
+            return untranslatable(value, error)
+        message = "the value cannot be written as %s: %s: %s"
+        message %= self.encoding, class_name(error), error
+        return failure("Untranslatable", message)
+
+
+def write_pickle(value):
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def write_bytes(value):
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise Mismatch("bytes, with the encoding bytes")
+    return bytes(value)
+
+
+def as_chr(value):
+    value = from_numpy_scalar(value)
+    if not isinstance(value, str):
+        raise Mismatch("one chr (a str)")
+    return value
+
+
+def as_dbl(value):
+    value = from_numpy_scalar(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            double = float(value)
+        except OverflowError:
+            raise Mismatch("one dbl (a float)") from None
+        if double != value:
+            raise Mismatch("one dbl (a float), without a loss")
+        return double
+    if not isinstance(value, float):
+        raise Mismatch("one dbl (a float)")
+    return value
+
+
+def as_int(value):
+    value = from_numpy_scalar(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Mismatch("one int")
+    return value
+
+
+def as_lgl(value):
+    value = from_numpy_scalar(value)
+    if not isinstance(value, bool):
+        raise Mismatch("one lgl (a bool)")
+    return value
+
+
+def one_of(value):
+    """What a value is, in words: `a list of length 2`."""
+    if value is None:
+        return "None"
+    name = class_name(value)
+    text = ("an " if name[0] in "aeiou" else "a ") + name
+    if isinstance(value, (list, tuple, dict, set, frozenset, bytes, bytearray)):
+        text += " of length %d" % len(value)
+    return text
+
+
 def class_name(value):
     kind = type(value)
     prefix = "" if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "."
@@ -68,14 +175,18 @@ def class_name(value):
 
 
 def make_encoder():
-    """A function from a value to its JSON text. It is made once, because `json.dumps` makes an
+    """A function from a value to its JSON, in bytes. It is made once, because `json.dumps` makes an
     encoder a call, which takes longer than a small value does."""
     encoder = json.JSONEncoder(
         default=from_numpy, allow_nan=False, ensure_ascii=False, separators=(",", ":")
     )
+
+    def slowly(value):
+        return encoder.encode(value).encode()
+
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return encoder.encode
+        return slowly
     try:
         chunks = make(
             None,
@@ -89,10 +200,13 @@ def make_encoder():
             False,
         )
         if "".join(chunks({"a": [1, None, "b"]}, 0)) != '{"a":[1,null,"b"]}':
-            return encoder.encode
+            return slowly
     except Exception:
-        return encoder.encode
-    return lambda value: "".join(chunks(value, 0))
+        return slowly
+    return lambda value: "".join(chunks(value, 0)).encode()
+
+
+write_json = make_encoder()
 
 
 def untranslatable(value, error):

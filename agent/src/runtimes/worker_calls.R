@@ -1,0 +1,76 @@
+# The part of farrow's R worker that calls the function of a job. `worker.R` reads it into its
+# environment.
+
+# Formulas mean what they mean to purrr.
+as_callable <- function(value) {
+  if (is.character(value) && length(value) == 1L) {
+    return(get0(value, globalenv(), mode = "function"))
+  }
+  if (!inherits(value, "formula") || length(value) != 2L) return(value)
+  fn <- function(..., .x = ..1, .y = ..2, . = ..1) NULL
+  body(fn) <- value[[2L]]
+  environment(fn) <- environment(value)
+  fn
+}
+
+# `f(element, a = args[["a"]])`, so that errors show that and not the values. forceAndCall() is
+# put in as a value, because user code may mask its name; it makes a closure that keeps `element`
+# keep this one.
+element_call <- function(arguments) {
+  names <- names(job$args)
+  constants <- lapply(names, function(name) call("[[", quote(args), name))
+  names(constants) <- names
+  as.call(c(list(forceAndCall, length(arguments), quote(f)), arguments, constants))
+}
+
+# What runs an element that takes more than one call, the same for all: a function without
+# arguments. `position` tells which one it is.
+stepper <- function(batch, frame, position) {
+  same <- if (job$variant %in% c("map", "walk")) element_call(list(quote(element)))
+  function() {
+    at <- position()
+    if (length(batch$seeds) > 0L) {
+      assign(".Random.seed", batch$seeds[seq.int(7L * at - 6L, 7L * at)], globalenv())
+    }
+    if (job$is_call) return(run_call(frame))
+    if (is.raw(frame$element)) frame$element <- read_element(frame$element)
+    if (job$variant == "imap") frame$key <- batch$keys[[at]]
+    call <- if (is.null(same)) element_call(own_arguments(frame)) else same
+    .Internal(eval(call, frame, NULL))
+  }
+}
+
+own_arguments <- function(frame) {
+  if (job$variant == "pmap") return(spread(frame$element))
+  c(quote(element), lapply(seq_along(frame$key), function(i) call("[[", quote(key), i)))
+}
+
+# JSON never becomes a raw vector, so this one is in the job's encoding.
+read_element <- function(bytes) {
+  if (job$encoding != "rds") return(bytes)
+  tryCatch(unserialize(bytes), error = function(e) {
+    refuse("Untranslatable", paste0(
+      "the element is not what R's serialize() writes: ", one_string(conditionMessage(e))))
+  })
+}
+
+# The items of an element as arguments: `element[[1]]`, with their names.
+spread <- function(element) {
+  if (typeof(element) != "list") {
+    refuse("TypeMismatch", paste0(
+      "an element of pmap must be an array or an object, whose items are the arguments; it is ",
+      describe_value(element)))
+  }
+  arguments <- lapply(seq_along(unclass(element)), function(i) call("[[", quote(element), i))
+  names(arguments) <- names(element)
+  arguments
+}
+
+# A function is called with the arguments of the job; anything else is the value.
+run_call <- function(frame) {
+  value <- NULL
+  for (expression in job$fn) value <- .Internal(eval(expression, globalenv(), NULL))
+  if (!is.function(value)) return(value)
+  frame$f <- value
+  .Internal(eval(element_call(list()), frame, NULL))
+}
