@@ -53,7 +53,8 @@ pub struct Config {
     pub token: Secret,
     /// How the agent is set up.
     pub settings: Settings,
-    /// The program that, called with `supervise`, is [`crate::supervisor::main`].
+    /// This program: called with `supervise` it is [`crate::supervisor::main`], called with
+    /// `run-commands` [`crate::commands::main`].
     pub supervisor: PathBuf,
 }
 

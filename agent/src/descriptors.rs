@@ -2,6 +2,7 @@
 //! code: the standard library can neither place descriptors at numbers of our choice nor bind a
 //! child's life to its parent's.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -45,6 +46,27 @@ pub fn give_frames(
         command.pre_exec(place);
     }
     Ok(())
+}
+
+/// Takes the frames that [`give_frames`] gave this process: to read from, and to write to. No
+/// program that it starts has them.
+///
+/// # Errors
+/// When it was given none.
+pub fn take_frames() -> io::Result<(File, File)> {
+    Ok((take(FRAMES_IN)?, take(FRAMES_OUT)?))
+}
+
+fn take(number: RawFd) -> io::Result<File> {
+    #[expect(unsafe_code, reason = "sets a flag of a number; no memory is involved")]
+    let marked = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    let missing = |errno| {
+        let hint = "an agent starts this command by itself";
+        io::Error::other(format!("no frames on descriptor {number} ({errno}); {hint}"))
+    };
+    Errno::result(marked).map_err(missing)?;
+    #[expect(unsafe_code, reason = "it is open, came with the process, and nobody else owns it")]
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
 
 /// A copy whose number is neither 3 nor 4, so that placing one end never closes the other.

@@ -68,6 +68,7 @@ impl Job {
     async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
         let spec = &self.spec;
         let job = WorkerJob {
+            id: spec.id,
             is_call: spec.is_call,
             function: spec.function.clone(),
             args: resolve("args", &spec.args, blobs).await?,

@@ -1,9 +1,9 @@
 //! farrow's agent: leases chunks from a server, runs their elements in persistent workers, and
 //! reports the outcomes. [`run`] is all of it; [`supervisor::main`] is the program that the agent
-//! puts between itself and each worker.
+//! puts between itself and each worker, [`commands::main`] the worker that runs commands.
 //!
 //! ```text
-//! poll ──▶ lease ──▶ lane ──▶ worker ══▶ supervisor ──▶ R, Python
+//! poll ──▶ lease ──▶ lane ──▶ worker ══▶ supervisor ──▶ R, Python, commands
 //!   ▲        │         │
 //!   │        │         └────▶ outbox ──▶ report ──▶ client ──▶ server
 //!   │        └─ slots, inputs, jobs, blobs
@@ -16,6 +16,7 @@ mod blobs;
 mod chunk;
 mod client;
 mod clock;
+pub mod commands;
 mod config;
 mod death;
 mod descriptors;

@@ -60,7 +60,8 @@ pub struct WorkerKey {
 /// How workers are started.
 #[derive(Debug)]
 pub struct Launcher {
-    /// The program that, called with `supervise`, is [`crate::supervisor::main`].
+    /// This program: called with `supervise` it is [`crate::supervisor::main`], called with
+    /// `run-commands` [`crate::commands::main`].
     pub supervisor: PathBuf,
     /// Where they work.
     pub scratch: Scratch,
@@ -147,7 +148,10 @@ impl Worker {
         let (lifeline, supervisors_end) = StdUnixStream::pair()?;
         lifeline.set_nonblocking(true)?;
 
-        let (program, arguments) = runtimes::command(key.runtime, &launcher.scratch.scripts());
+        let (program, arguments) = {
+            let ourselves = &launcher.supervisor;
+            runtimes::command(key.runtime, &launcher.scratch.scripts(), ourselves)
+        };
         let mut command = Command::new(&launcher.supervisor);
         // For whoever lists processes.
         command.arg0("farrow");

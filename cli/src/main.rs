@@ -48,6 +48,9 @@ enum Command {
     Agents(commands::agents::Agents),
     #[command(hide = true)]
     Supervise(commands::supervise::Supervise),
+    /// Run commands for an agent (an agent starts this by itself)
+    #[command(hide = true)]
+    RunCommands,
     /// Print the description of the API
     #[command(hide = true)]
     Openapi,
@@ -56,6 +59,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Supervise(command) => return command.run(),
+        Command::RunCommands => return agent::commands::main(),
         Command::Openapi => commands::openapi::run(),
         command => run(command),
     };
@@ -78,7 +82,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Cancel(command) => command.run().await,
             Command::Jobs(command) => command.run().await,
             Command::Agents(command) => command.run().await,
-            Command::Supervise(_) | Command::Openapi => Ok(()),
+            Command::Supervise(_) | Command::RunCommands | Command::Openapi => Ok(()),
         }
     })
 }

@@ -3,7 +3,8 @@
 //! A worker is a script ([`SCRIPTS`]) that an interpreter runs; the agent talks to it in the frames
 //! of [`crate::frame`]. This module makes the bodies of those frames and reads them back; it does
 //! no I/O, except for [`detect`]. [`r`] translates JSON to R's serialization and back
-//! ([`crate::rserial`]); [`python`] passes JSON on.
+//! ([`crate::rserial`]); [`python`] passes JSON on. The worker of [`command`] is no script but this
+//! program ([`crate::commands`]).
 //!
 //! What a worker may rely on:
 //!
@@ -26,6 +27,7 @@
 //! What it may not: that the pipe of frames ends with the worker. Base R cannot keep descriptors
 //! from the programs that user code starts, which then hold it open; death is learned from `wait`.
 
+pub mod command;
 pub mod python;
 pub mod r;
 
@@ -37,6 +39,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
+use protocol::JobId;
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, Runtime, Seed, ValueType, Variant};
 use serde::Deserialize;
@@ -112,6 +115,8 @@ pub struct Key<'a> {
 /// Everything of a job that a worker needs, with constants resolved to their bytes.
 #[derive(Clone, Debug)]
 pub struct WorkerJob {
+    /// Its id.
+    pub id: JobId,
     /// Whether it is a call: the function is run once, without an element.
     pub is_call: bool,
     /// What is run for each element.
@@ -190,11 +195,12 @@ fn clip_error(error: &mut ElementError) {
 }
 
 /// The program and the arguments that start a worker. `scripts` is the folder that holds
-/// [`SCRIPTS`].
-pub fn command(runtime: Runtime, scripts: &Path) -> (PathBuf, Vec<OsString>) {
+/// [`SCRIPTS`], `ourselves` this program.
+pub fn command(runtime: Runtime, scripts: &Path, ourselves: &Path) -> (PathBuf, Vec<OsString>) {
     match runtime {
         Runtime::R => r::command(scripts),
-        Runtime::Python | Runtime::Command => python::command(scripts),
+        Runtime::Python => python::command(scripts),
+        Runtime::Command => command::command(ourselves),
     }
 }
 
@@ -225,7 +231,8 @@ const CORE_VARIABLES: [&str; 9] = [
 pub fn encode_job(runtime: Runtime, job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     match runtime {
         Runtime::R => r::encode_job(job),
-        Runtime::Python | Runtime::Command => python::encode_job(job),
+        Runtime::Python => python::encode_job(job),
+        Runtime::Command => command::encode_job(job),
     }
 }
 
@@ -241,7 +248,8 @@ pub fn encode_elements(
 ) -> Result<Vec<u8>, (usize, ElementError)> {
     match runtime {
         Runtime::R => r::encode_elements(options, elements),
-        Runtime::Python | Runtime::Command => python::encode_elements(options, elements),
+        Runtime::Python => python::encode_elements(options, elements),
+        Runtime::Command => command::encode_elements(elements),
     }
 }
 
@@ -277,7 +285,8 @@ fn decode_whole(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, Prot
         (kind::READY | kind::OUTCOMES | kind::PRINTED | kind::CONDITION, runtime) => {
             match runtime {
                 Runtime::R => r::decode(frame, body),
-                Runtime::Python | Runtime::Command => python::decode(frame, body),
+                Runtime::Python => python::decode(frame, body),
+                Runtime::Command => command::decode(frame, body),
             }
         }
         (other, _) => Err(ProtocolError(format!("no worker sends frames of kind {other:#04x}"))),
@@ -317,7 +326,8 @@ pub struct ProtocolError(pub String);
 pub async fn detect(runtime: Runtime) -> Result<String, DetectError> {
     let interpreter = match runtime {
         Runtime::R => &r::INTERPRETER,
-        Runtime::Python | Runtime::Command => &python::INTERPRETER,
+        Runtime::Python => &python::INTERPRETER,
+        Runtime::Command => return Ok(command::VERSION.to_owned()),
     };
     let mut command = Command::new(interpreter.program);
     command

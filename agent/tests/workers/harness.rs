@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use agent::frame::{self, kind};
@@ -13,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use protocol::JobId;
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, Runtime};
 use serde_json::Value;
@@ -24,6 +26,7 @@ const HANG_LIMIT: u16 = 60_000;
 /// A job of which only the function matters.
 pub fn job(function: &str) -> WorkerJob {
     WorkerJob {
+        id: JobId::new(),
         is_call: false,
         function: Function::Source(function.into()),
         args: BTreeMap::new(),
@@ -102,7 +105,10 @@ impl Worker {
         let (to, from) = (folder.path().join("in"), folder.path().join("out"));
         mkfifo(&to, Mode::S_IRWXU).unwrap();
         mkfifo(&from, Mode::S_IRWXU).unwrap();
-        let (program, args) = runtimes::command(runtime, folder.path());
+        let (program, args) = {
+            let ourselves = Path::new(env!("CARGO_BIN_EXE_farrow-supervise"));
+            runtimes::command(runtime, folder.path(), ourselves)
+        };
         let mut process = Command::new("sh")
             .args(["-c", r#"exec "$@" 3<"$FRAMES_IN" 4>"$FRAMES_OUT""#, "sh"])
             .arg(program)

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 mod both;
+mod command;
 mod harness;
 mod python;
 mod r;
