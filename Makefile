@@ -1,9 +1,10 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check openapi bench
+.PHONY: help setup venv build demo test check openapi bench
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(TARGET)/debug/farrow
+VENV := $(TARGET)/venv
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -11,13 +12,20 @@ help: ## List the commands
 setup: ## Install what is missing: R, Python, curl, jq, a C compiler (Debian, Ubuntu)
 	@bash scripts/setup.sh
 
+venv: setup $(VENV)/installed ## Install what checks the API against its description, into the target folder
+
+$(VENV)/installed: tests/contract/requirements.txt
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 build: setup ## Build the program: target/debug/farrow
 	cargo build -p cli --bin farrow
 
 demo: build ## Models by gear and the two-by-four topology, by curl, on two agents
 	@FARROW=$(FARROW) bash demo/demo.sh
 
-test: setup ## Everything that must hold before a change lands
+test: venv ## Everything that must hold before a change lands
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build -p cli --bin farrow

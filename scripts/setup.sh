@@ -1,22 +1,35 @@
 #!/usr/bin/env bash
-# Installs what building, testing and the demo need and this machine lacks. Quick when all is there.
+# Installs what building, testing and the demo need and this machine lacks (Debian, Ubuntu). Quick when
+# all is there.
 set -euo pipefail
 
 say() { echo "setup: $*" >&2; }
 
-# A command, and the Debian package that brings it.
-needed=(
-  Rscript:r-base-core
-  python3:python3
-  curl:curl
-  jq:jq
-  cc:build-essential
-)
-
 packages=()
-for pair in "${needed[@]}"; do
-  command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
-done
+
+command_from() { # command_from PACKAGE COMMAND: Debian's package that brings a command
+  command -v "$2" >/dev/null || packages+=("$1")
+}
+
+module_from() { # module_from PACKAGE MODULE: Debian's package that brings a module of Python
+  python3 -c "import $2" 2>/dev/null || packages+=("$1")
+}
+
+# What agents run, and what the demo speaks with.
+command_from r-base-core Rscript
+command_from python3 python3
+command_from curl curl
+command_from jq jq
+command_from build-essential cc
+
+# What tests compare with and install with: furrr and GNU parallel, which do the same work another
+# way; pictures; pip; a virtual environment for what checks the API.
+module_from python3-venv ensurepip
+module_from python3-pip pip
+command_from parallel parallel
+command_from imagemagick convert
+has_furrr='quit(status = if (requireNamespace("furrr", quietly = TRUE)) 0L else 1L)'
+Rscript --vanilla -e "$has_furrr" >/dev/null 2>&1 || packages+=(r-cran-furrr)
 
 if [ ${#packages[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then

@@ -5,6 +5,8 @@ mod bad_input;
 mod bad_jobs;
 mod bad_start;
 mod cli;
+mod contract;
+mod docs;
 mod future;
 mod kills;
 mod large;

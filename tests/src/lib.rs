@@ -4,12 +4,15 @@
 //! * [`world`]: a folder with a server, its agents, and commands run beside them.
 //! * [`process`]: one process of the program, whose log is printed when its test fails.
 //! * [`client`]: requests and their answers.
+//! * [`document`], [`matching`]: the examples of a document, and whether they print what it says.
 //! * [`audit`]: functions whose elements write down when they start and end.
 //! * [`procfs`]: which processes there are.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
 pub mod audit;
 pub mod client;
+pub mod document;
+pub mod matching;
 pub mod process;
 pub mod procfs;
 pub mod wait;
