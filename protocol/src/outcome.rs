@@ -99,6 +99,29 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+/// Neighbouring outcomes that were accepted together: an event `outcomes` of
+/// `GET /v1/jobs/{id}/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The index of the first element.
+    #[schema(example = 40)]
+    pub first: u64,
+    /// How many they are.
+    #[schema(example = 10)]
+    pub n: u64,
+    /// The indexes of those that are errors.
+    #[schema(example = json!([43]))]
+    pub failed: Vec<u64>,
+    /// The agent that ran them.
+    pub agent: AgentId,
+    /// That agent's name.
+    #[schema(example = "ip-10-0-0-12")]
+    pub agent_name: String,
+    /// How many outcomes of the job were accepted before the first of these.
+    #[schema(example = 120)]
+    pub rank: u64,
+}
+
 /// Something that a job said while it ran: a line of `GET /v1/jobs/{id}/logs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use protocol::JobId;
 
 use crate::state::AppState;
+use crate::store::StoreError;
 use crate::store::blocks::{self, Kind};
 use crate::store::jobs::{self, JobRow, Shape};
-use crate::store::{StoreError, outcomes};
+use crate::store::outcomes::{self, Start};
 
 /// Rows that one read takes: at most 64 KiB each, blobs apart.
 const ROWS: u32 = 16;
@@ -166,7 +167,11 @@ impl Outcomes {
         let rows = self
             .state
             .store
-            .read(|tx| Box::pin(async move { outcomes::read(tx, job, from, ROWS).await }))
+            .read(|tx| {
+                Box::pin(
+                    async move { outcomes::read(tx, job, Start::Index(from), false, ROWS).await },
+                )
+            })
             .await?;
         for row in rows {
             if row.block.first != self.next {

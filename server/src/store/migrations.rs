@@ -6,8 +6,10 @@ use std::borrow::Cow;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-const FILES: [(i64, &str, &str); 1] =
-    [(1, "init", include_str!("../../../migrations/0001_init.sql"))];
+const FILES: [(i64, &str, &str); 2] = [
+    (1, "init", include_str!("../../../migrations/0001_init.sql")),
+    (3, "watching", include_str!("../../../migrations/0003_watching.sql")),
+];
 
 /// All migrations, to be run at the start.
 pub fn migrator() -> Migrator {

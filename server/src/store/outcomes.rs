@@ -1,6 +1,7 @@
-//! Accepted outcomes, read in element order.
+//! Accepted outcomes, read in element order or in the order in which they were accepted.
 
 use protocol::agent::Note;
+use protocol::job::Accepted;
 use protocol::{AgentId, JobId, LeaseId};
 
 use super::StoreError;
@@ -9,11 +10,16 @@ use super::db::{Row, Tx, args, json_text};
 use crate::block;
 use crate::clock::Millis;
 
-/// Neighbouring outcomes that were reported together.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcomes {
+/// Neighbouring outcomes that are accepted now.
+#[derive(Clone, Debug)]
+pub(super) struct NewOutcomes {
+    /// Whose they are.
+    pub job: JobId,
     /// The values, and for errors the JSON of an [`ElementError`](protocol::job::ElementError).
     pub block: StoredBlock,
+    /// How many outcomes of the job were accepted by the same report before them: these are not
+    /// yet in the job's progress.
+    pub before: u64,
     /// Which of them are errors: positions from 0, ascending.
     pub errors: Vec<u32>,
     /// What else is to say of single elements.
@@ -39,33 +45,32 @@ pub struct Outcomes {
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn insert(
-    tx: &mut Tx<'_>,
-    job: JobId,
-    outcomes: Outcomes,
-) -> Result<(), StoreError> {
-    let (first, lengths) = (outcomes.block.first, outcomes.block.lengths);
-    let (data, digest) = outcomes.block.place.into_columns();
+pub(super) async fn insert(tx: &mut Tx<'_>, new: NewOutcomes) -> Result<(), StoreError> {
+    let (first, lengths) = (new.block.first, new.block.lengths);
+    let (data, digest) = new.block.place.into_columns();
     tx.execute(
         "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, slot, pid,
-             started_at, micros, errors, notes, lengths, data, digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             started_at, micros, errors, notes, lengths, data, digest, rank, agent_name)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+             $16 + (select done + failed from progress where job_id = $1),
+             coalesce((select name from agents where id = $6), ''))",
         args![
-            job,
+            new.job,
             first,
             lengths.len(),
-            outcomes.lease,
-            outcomes.attempt,
-            outcomes.agent,
-            outcomes.slot,
-            outcomes.pid,
-            outcomes.started_at,
-            outcomes.micros,
-            json_text(&outcomes.errors)?,
-            json_text(&outcomes.notes)?,
+            new.lease,
+            new.attempt,
+            new.agent,
+            new.slot,
+            new.pid,
+            new.started_at,
+            new.micros,
+            json_text(&new.errors)?,
+            json_text(&new.notes)?,
             block::encode_lengths(&lengths),
             data,
-            digest
+            digest,
+            new.before
         ],
     )
     .await?;
@@ -93,25 +98,92 @@ pub(super) async fn were_accepted(
     Ok(row.is_some())
 }
 
-/// Reads outcomes of a job from element `from` on, in order, at most `limit` rows.
+/// Neighbouring outcomes that were reported together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcomes {
+    /// The values, and for errors the JSON of an [`ElementError`](protocol::job::ElementError).
+    pub block: StoredBlock,
+    /// How many outcomes of the job were accepted before the first of these.
+    pub rank: u64,
+    /// Which of them are errors: positions from 0, ascending.
+    pub errors: Vec<u32>,
+    /// What else is to say of single elements.
+    pub notes: Vec<Note>,
+    /// Who ran them.
+    pub agent: AgentId,
+    /// That agent's name.
+    pub agent_name: String,
+    /// In which slot.
+    pub slot: u32,
+    /// In which process.
+    pub pid: u32,
+    /// When the first started, by the agent's clock.
+    pub started_at: Millis,
+    /// Microseconds that they took together.
+    pub micros: u64,
+}
+
+/// In which order outcomes are read, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In element order, from the one of this index.
+    Index(u64),
+    /// In the order in which they were accepted, from the one of this rank.
+    Rank(u64),
+}
+
+/// The statement that reads rows from the one that holds `$2` on.
+macro_rules! select_outcomes {
+    ($key:literal, $only:literal) => {
+        concat!(
+            "select first, rank, agent_id, agent_name, slot, pid, started_at, micros, errors,
+                 notes, lengths, data, digest
+             from outcomes where job_id = $1 and ",
+            $key,
+            " >= coalesce((select max(",
+            $key,
+            ") from outcomes where job_id = $1 and ",
+            $key,
+            " <= $2), 0) ",
+            $only,
+            " order by ",
+            $key,
+            " limit $3"
+        )
+    };
+}
+
+const BY_INDEX: &str = select_outcomes!("first", "");
+const BY_INDEX_WITH_ERRORS: &str = select_outcomes!("first", "and errors <> '[]'");
+const BY_RANK: &str = select_outcomes!("rank", "");
+const BY_RANK_WITH_ERRORS: &str = select_outcomes!("rank", "and errors <> '[]'");
+
+/// Reads outcomes of a job in order, about `limit` rows; on request only rows that hold errors.
+/// The first row may begin before `start`; there is none when nothing is left.
 ///
 /// # Errors
 /// The database's.
 pub async fn read(
     tx: &mut Tx<'_>,
     job: JobId,
-    from: u64,
+    start: Start,
+    only_with_errors: bool,
     limit: u32,
 ) -> Result<Vec<Outcomes>, StoreError> {
-    let rows = tx
-        .all(
-            "select first, lease_id, attempt, agent_id, slot, pid, started_at, micros, errors,
-                 notes, lengths, data, digest
-             from outcomes where job_id = $1 and first >= $2 order by first limit $3",
-            args![job, from, limit],
-        )
-        .await?;
-    rows.iter().map(outcomes).collect()
+    let (sql, from) = match (start, only_with_errors) {
+        (Start::Index(index), false) => (BY_INDEX, index),
+        (Start::Index(index), true) => (BY_INDEX_WITH_ERRORS, index),
+        (Start::Rank(rank), false) => (BY_RANK, rank),
+        (Start::Rank(rank), true) => (BY_RANK_WITH_ERRORS, rank),
+    };
+    // The row that begins before `start` may end before it too: then it is one too many.
+    let rows = tx.all(sql, args![job, from, limit + 1]).await?;
+    let mut read: Vec<Outcomes> = rows.iter().map(outcomes).collect::<Result<_, _>>()?;
+    read.retain(|row| match start {
+        Start::Index(index) => row.block.end() > index,
+        Start::Rank(rank) => row.rank + row.block.lengths.len() as u64 > rank,
+    });
+    Ok(read)
 }
 
 fn outcomes(row: &Row) -> Result<Outcomes, StoreError> {
@@ -120,14 +192,52 @@ fn outcomes(row: &Row) -> Result<Outcomes, StoreError> {
     let place = Place::from_row(row)?;
     Ok(Outcomes {
         block: StoredBlock { first: row.count("first")?, lengths, place },
+        rank: row.count("rank")?,
         errors: row.json("errors")?,
         notes: row.json("notes")?,
-        lease: row.id("lease_id")?,
-        attempt: row.small("attempt")?,
         agent: row.id("agent_id")?,
+        agent_name: row.text("agent_name")?,
         slot: row.small("slot")?,
         pid: row.small("pid")?,
         started_at: row.int("started_at")?,
         micros: row.count("micros")?,
+    })
+}
+
+/// Reads, without their payloads, the pieces that were accepted from `rank` on, about `limit`. The
+/// first may begin before `rank`.
+///
+/// # Errors
+/// The database's.
+pub async fn accepted(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    rank: u64,
+    limit: u32,
+) -> Result<Vec<Accepted>, StoreError> {
+    let rows = tx
+        .all(
+            "select first, n, rank, agent_id, agent_name, errors from outcomes
+             where job_id = $1 and rank >= coalesce(
+                 (select max(rank) from outcomes where job_id = $1 and rank <= $2), 0)
+             order by rank limit $3",
+            args![job, rank, limit + 1],
+        )
+        .await?;
+    let mut read: Vec<Accepted> = rows.iter().map(accepted_piece).collect::<Result<_, _>>()?;
+    read.retain(|piece| piece.rank + piece.n > rank);
+    Ok(read)
+}
+
+fn accepted_piece(row: &Row) -> Result<Accepted, StoreError> {
+    let first = row.count("first")?;
+    let errors: Vec<u32> = row.json("errors")?;
+    Ok(Accepted {
+        first,
+        n: row.count("n")?,
+        failed: errors.into_iter().map(|position| first + u64::from(position)).collect(),
+        agent: row.id("agent_id")?,
+        agent_name: row.text("agent_name")?,
+        rank: row.count("rank")?,
     })
 }

@@ -15,7 +15,7 @@ use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 use super::blocks::StoredBlock;
 use super::db::{Tx, args};
 use super::jobs::{self, Ended};
-use super::outcomes::{self, Outcomes};
+use super::outcomes::{self, NewOutcomes};
 use super::{StoreError, leases};
 use crate::clock::Millis;
 use crate::scheduler::lease::accept;
@@ -56,6 +56,8 @@ pub struct Outcome {
     pub ended: Vec<JobId>,
     /// Agents that run elements of a job that has ended by this.
     pub to_tell: Vec<AgentId>,
+    /// How many outcomes were accepted.
+    pub accepted: u64,
     /// Whether a lease was finished, which may let a bounded job go on elsewhere.
     pub lease_finished: bool,
 }
@@ -134,8 +136,10 @@ impl Acceptance {
         let Some(held) = accepted else { return replayed(tx, &piece).await };
         held.accepted += range.len();
         let (attempt, is_live) = (held.attempt, held.is_live);
+        let before = self.jobs.get(&piece.job).map_or(0, |moved| moved.done + moved.failed);
         self.count(tx, &piece, range.len(), is_live).await?;
-        outcomes::insert(tx, piece.job, outcomes_of(piece, self.agent, attempt)).await?;
+        self.outcome.accepted += range.len();
+        outcomes::insert(tx, new_outcomes(piece, self.agent, attempt, before)).await?;
         Ok(Verdict::Accepted)
     }
 
@@ -251,9 +255,11 @@ async fn replayed(tx: &mut Tx<'_>, piece: &NewPiece) -> Result<Verdict, StoreErr
     Ok(if known { Verdict::Accepted } else { Verdict::Stale })
 }
 
-fn outcomes_of(piece: NewPiece, agent: AgentId, attempt: u32) -> Outcomes {
-    Outcomes {
+fn new_outcomes(piece: NewPiece, agent: AgentId, attempt: u32, before: u64) -> NewOutcomes {
+    NewOutcomes {
+        job: piece.job,
         block: piece.block,
+        before,
         errors: piece.errors,
         notes: piece.notes,
         lease: piece.lease,

@@ -124,12 +124,16 @@ async fn finish(fixture: &Fixture, agent: AgentId) {
 async fn check_books(fixture: &Fixture, job: JobId) {
     let row = fixture.job(job).await;
     let mut seen = BTreeSet::new();
+    let mut ranks = Vec::new();
     for outcome in fixture.outcomes(job).await {
+        ranks.extend((outcome.rank..).take(outcome.block.lengths.len()));
         for index in outcome.block.first..outcome.block.end() {
             assert!(seen.insert(index), "element {index} has two outcomes");
         }
     }
     assert_eq!(seen.len() as u64, row.counts.done + row.counts.failed);
+    ranks.sort_unstable();
+    assert!(ranks.iter().copied().eq(0..seen.len() as u64), "ranks are not dense: {ranks:?}");
     let leases = read!(fixture, |tx| lease_rows(tx));
     let mut leased: HashMap<u64, LeaseId> = HashMap::new();
     let (mut running, mut slots) = (0, 0);

@@ -1,10 +1,12 @@
 //! The conformance suite of the store: what every database must do.
 //!
 //! * [`conformance`]: each function, by example.
+//! * [`watching`]: what those who watch a job read, by example.
 //! * [`history`]: any order of grants, reports, losses and returns keeps the books.
 
 mod conformance;
 mod history;
+mod watching;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,7 @@ use super::blocks::{Place, StoredBlock};
 use super::db::Tx;
 use super::jobs::{JobRow, NewJob, Shape};
 use super::leases::Grant;
+use super::outcomes::Start;
 use super::reports::{NewPiece, Outcome};
 use super::runnable::Walk;
 use super::{Store, StoreError, agents, jobs, outcomes, reports};
@@ -86,7 +89,7 @@ impl Fixture {
     }
 
     async fn outcomes(&self, job: JobId) -> Vec<outcomes::Outcomes> {
-        read!(self, |tx| outcomes::read(tx, job, 0, 100_000))
+        read!(self, |tx| outcomes::read(tx, job, Start::Index(0), false, 100_000))
     }
 }
 
