@@ -1,8 +1,9 @@
 //! How many elements a second one worker runs.
 
-use protocol::job::Runtime;
+use agent::runtimes::WorkerJob;
+use protocol::job::{Function, Runtime};
 
-use crate::harness::worker;
+use crate::harness::{Worker, job, worker};
 
 #[expect(clippy::disallowed_methods, reason = "a rate is printed, nothing depends on it")]
 fn rate(runtime: Runtime, function: &str) {
@@ -28,4 +29,24 @@ fn a_hundred_thousand_trivial_elements_in_python() {
 #[test]
 fn a_hundred_thousand_trivial_elements_in_r() {
     rate(Runtime::R, "function(x) x + 1");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a rate is printed, nothing depends on it")]
+fn a_thousand_programs_by_two_workers() {
+    let started = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut worker = Worker::start(Runtime::Command);
+                let function = Function::Command(vec!["true".to_owned()]);
+                worker.prepare(&WorkerJob { function, ..job("") });
+                for _ in 0..20 {
+                    assert_eq!(worker.run(&["0"; 25]).values(), [""; 25]);
+                }
+            });
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    println!("command: {:.0} programs a second", 1000.0 / seconds);
 }
