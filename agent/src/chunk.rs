@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub struct Element {
     /// Its index in the job.
     pub index: u64,
-    /// Its input, as JSON text.
+    /// Its input: JSON text, or bytes in the job's encoding.
     pub input: Bytes,
 }
 
@@ -20,6 +20,8 @@ pub struct Chunk {
     waiting: VecDeque<Element>,
     /// So many at the front are to run alone: one of them killed a worker that ran several.
     suspects: usize,
+    /// Runs of single elements that came to no outcome: they killed their worker, or ended with an
+    /// error after which the job runs them again.
     deaths: BTreeMap<u64, u32>,
     retries: u32,
     /// Elements without an outcome, in flight or waiting.
@@ -114,6 +116,17 @@ impl Chunk {
         Strike::Again
     }
 
+    /// Counts a run that ended with an error of the element's own, where such are run again. Whether
+    /// this one is; if not, the error is its outcome.
+    pub fn may_run_again(&mut self, index: u64) -> bool {
+        let failures = self.deaths.get(&index).copied().unwrap_or_default();
+        let may = failures < self.retries && !self.closed;
+        if may {
+            self.deaths.insert(index, failures + 1);
+        }
+        may
+    }
+
     /// Notes that `count` elements have their outcomes.
     pub fn finish(&mut self, count: usize) {
         self.unfinished -= count;
@@ -170,6 +183,15 @@ mod tests {
         assert_eq!(chunk.strike(&again[0]), Strike::Out(2));
         assert_eq!(indexes(&chunk.take(100, 100)), [1]);
         assert_eq!((chunk.attempts(0), chunk.attempts(1)), (3, 1));
+    }
+
+    #[test]
+    fn errors_and_deaths_are_counted_together() {
+        let elements = (0..2).map(|index| Element { index, input: Bytes::new() }).collect();
+        let mut chunk = Chunk::new(elements, BTreeMap::from([(1, 1)]), 2);
+        assert!(chunk.may_run_again(0) && chunk.may_run_again(0) && !chunk.may_run_again(0));
+        assert!(chunk.may_run_again(1) && !chunk.may_run_again(1));
+        assert_eq!((chunk.attempts(0), chunk.attempts(1)), (3, 3));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::chunk::{Chunk, Element};
+use crate::elements::Elements;
 use crate::held::Holding;
 use crate::inputs;
 use crate::jobs::{self, Job};
@@ -99,6 +100,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
     let work = Arc::new(Work {
         lease: grant.lease.id,
         job: Arc::clone(&grant.job),
+        elements: Elements::new(&grant.lease, &grant.job.spec.options),
         chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.options.retries)),
         draining: agent.draining.clone(),
         pool: Arc::clone(&agent.pool),

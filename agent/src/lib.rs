@@ -20,6 +20,7 @@ pub mod commands;
 mod config;
 mod death;
 mod descriptors;
+mod elements;
 pub mod frame;
 mod heartbeat;
 mod held;

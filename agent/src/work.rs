@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::Blobs;
 use crate::chunk::Chunk;
 use crate::clock;
+use crate::elements::Elements;
 use crate::jobs::Job;
 use crate::outbox::{Finished, Outbox};
 use crate::output::Printed;
@@ -23,6 +24,8 @@ pub struct Work {
     pub lease: LeaseId,
     /// Its job.
     pub job: Arc<Job>,
+    /// How its elements are said to workers.
+    pub elements: Elements,
     /// What is left of it.
     pub chunk: Mutex<Chunk>,
     /// Cancelled when no further element is to be begun.

@@ -97,6 +97,39 @@ def f(x):
 }
 
 #[tokio::test]
+async fn an_error_is_run_again_if_the_job_wants_it_and_only_the_last_run_is_told_of() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import os
+def f(x):
+    with open(f'@/ran{x}', 'a') as ran: ran.write('.')
+    runs = os.path.getsize(f'@/ran{x}')
+    print('run', runs)
+    if x == 5 or x == 3 and runs < 3: raise ValueError(runs)
+    return x
+";
+    let mut job = python(source, agent.folder.path());
+    job.options.retries = 2;
+    for (retry_on_error, attempts) in [(true, [1, 3, 3]), (false, [1, 1, 1])] {
+        job.id = protocol::JobId::new();
+        job.options.retry_on_error = retry_on_error;
+        let lease = integers(&job, 2, 7);
+        server.grant(lease.clone(), b"", &job);
+        let outcomes = server.outcomes(lease.id).await;
+        let ran = [0, 1, 3].map(|at| outcomes[at].note.attempts.max(1));
+        assert_eq!(ran, attempts, "{outcomes:?}");
+        // The files count on: without a second run the next job's only one is the fourth.
+        let last = if retry_on_error { 3 } else { 4 };
+        let error = outcomes[3].result.clone().unwrap_err();
+        assert_eq!((error.kind.as_str(), error.message), ("ValueError", last.to_string()));
+        assert_eq!(outcomes[3].note.stdout, format!("run {last}\n"));
+        assert!(outcomes[1].result.is_ok());
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_element_that_never_returns_is_killed_with_all_it_started() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);

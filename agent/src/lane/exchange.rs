@@ -1,0 +1,185 @@
+//! A frame of elements on its way through a worker.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use protocol::agent::{Condition, Note};
+use tokio::time::timeout;
+
+use super::Lane;
+use crate::chunk::Element;
+use crate::clock;
+use crate::death::Death;
+use crate::frame::{self, kind};
+use crate::output::Printed;
+use crate::runtimes::{Answer, Outcomes};
+use crate::work::Batch;
+use crate::worker::{Event, Worker};
+
+/// Conditions kept of one element.
+const MOST_CONDITIONS: usize = 1000;
+
+/// How a frame of elements came to its end, if not by all outcomes.
+pub(super) struct Broken {
+    pub(super) death: Death,
+    /// Elements of the frame that had their outcomes.
+    pub(super) done: usize,
+}
+
+impl Lane {
+    /// Sends a frame of elements and takes in their outcomes.
+    pub(super) async fn exchange(
+        &mut self,
+        batch: &[Element],
+        frame: &Bytes,
+    ) -> Result<(), Broken> {
+        let mut progress = Progress::new();
+        if let Some(worker) = &mut self.worker {
+            worker.send(frame);
+        }
+        while progress.done < batch.len() {
+            let broken = |death| Broken { death, done: progress.done };
+            match self.next_answer(&progress).await.map_err(broken)? {
+                Answer::Condition { position, condition } => progress.keep(position, condition),
+                Answer::Outcomes { outcomes, printed }
+                    if (1..=batch.len() - progress.done).contains(&outcomes.len()) =>
+                {
+                    self.take_in(batch, outcomes, printed, &mut progress);
+                    if printed && progress.done < batch.len() {
+                        self.let_go_on();
+                    }
+                }
+                _ => return Err(broken(Death::Untrusted("it answered out of turn".to_owned()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what the worker says next, no longer than an element may run.
+    async fn next_answer(&mut self, progress: &Progress) -> Result<Answer, Death> {
+        let Some(worker) = &mut self.worker else {
+            return Err(Death::Untrusted("it is gone".to_owned()));
+        };
+        let event = match self.work.job.timeout() {
+            None => worker.next().await,
+            Some(limit) => {
+                let left = limit.saturating_sub(clock::now() - progress.since);
+                timeout(left, worker.next()).await.map_err(|_| Death::TimedOut(limit))?
+            }
+        };
+        match event {
+            Event::Said(answer) => Ok(answer),
+            Event::Dead(death) => Err(death),
+            Event::Swept => Err(Death::Untrusted("it was swept while it worked".to_owned())),
+        }
+    }
+
+    /// Tells a worker that waits that what its element printed has been taken.
+    fn let_go_on(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.send(&frame::encode(kind::GO_ON, b"").unwrap_or_default());
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        batch: &[Element],
+        outcomes: Outcomes,
+        printed: bool,
+        progress: &mut Progress,
+    ) {
+        let end = progress.done + outcomes.len();
+        let elements = &batch[progress.done..end];
+        let indexes: Vec<u64> = elements.iter().map(|element| element.index).collect();
+        let output = self.take_output(printed, end == batch.len());
+        let pid = self.worker.as_ref().map_or(0, Worker::pid);
+        let (conditions, started_at, time) = progress.advance(outcomes.len());
+        let notes = self.work.notes(&indexes, conditions, &output);
+        let seconds = time.as_secs_f64();
+        let batch = Batch { started_at, seconds, slot: self.slot, pid, notes };
+        if self.work.job.spec.options.retry_on_error && outcomes.iter().any(Result::is_err) {
+            self.deliver_or_run_again(elements, outcomes, batch);
+        } else {
+            self.work.deliver(&indexes, outcomes, batch);
+        }
+    }
+
+    /// Delivers the outcomes but those of elements that are run again: nothing is said of such a
+    /// run, as if it had not been.
+    fn deliver_or_run_again(&self, elements: &[Element], outcomes: Outcomes, batch: Batch) {
+        let (mut indexes, mut delivered, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let mut notes = Vec::new();
+        let mut noted = batch.notes.into_iter().peekable();
+        for ((position, element), outcome) in (0..).zip(elements).zip(outcomes) {
+            let note = noted.next_if(|note| note.position == position);
+            let is_own_error = outcome.as_ref().is_err_and(|error| !error.fatal);
+            if is_own_error && self.work.chunk().may_run_again(element.index) {
+                again.push(element.clone());
+                continue;
+            }
+            let position = u32::try_from(indexes.len()).unwrap_or(u32::MAX);
+            notes.extend(note.map(|note| Note { position, ..note }));
+            indexes.push(element.index);
+            delivered.push(outcome);
+        }
+        self.work.chunk().narrow(again);
+        self.work.deliver(&indexes, delivered, Batch { notes, ..batch });
+    }
+
+    /// What was printed by the last of the elements whose outcomes have come. The worker says
+    /// whether it noticed that this one `printed`; it `ends` its frame if none is left.
+    fn take_output(&mut self, printed: bool, ends: bool) -> Printed {
+        // What is there may be the next element's already, since the worker did not wait.
+        if !printed && !ends {
+            return Printed::default();
+        }
+        let output = self.worker.as_mut().map(|worker| worker.output.take()).unwrap_or_default();
+        // These elements print in a way that the worker does not notice: the next ones get a frame
+        // each, so that their output can be told apart.
+        if !printed && !output.is_empty() {
+            self.pace.go_alone();
+        }
+        output
+    }
+}
+
+/// How far a frame of elements has come.
+struct Progress {
+    /// Elements with outcomes.
+    done: usize,
+    /// When the next outcomes' first element began.
+    since: Instant,
+    started_at: u64,
+    /// By position in the frame.
+    conditions: BTreeMap<u32, Vec<Condition>>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let (since, started_at) = (clock::now(), clock::unix_millis());
+        Self { done: 0, since, started_at, conditions: BTreeMap::new() }
+    }
+
+    fn keep(&mut self, position: u32, condition: Condition) {
+        let kept = self.conditions.entry(position).or_default();
+        if kept.len() < MOST_CONDITIONS {
+            kept.push(condition);
+        }
+    }
+
+    /// Notes that `count` more elements have their outcomes. Returns their conditions, by position
+    /// among them, when the first of them began, and how long they took.
+    fn advance(&mut self, count: usize) -> (BTreeMap<u32, Vec<Condition>>, u64, Duration) {
+        let start = u32::try_from(self.done).unwrap_or(u32::MAX);
+        self.done += count;
+        let end = u32::try_from(self.done).unwrap_or(u32::MAX);
+        let later = self.conditions.split_off(&end);
+        let conditions = std::mem::replace(&mut self.conditions, later);
+        let (now, since) = (clock::now(), self.since);
+        let started_at = std::mem::replace(&mut self.started_at, clock::unix_millis());
+        self.since = now;
+        let conditions = conditions.into_iter().map(|(at, list)| (at.saturating_sub(start), list));
+        (conditions.collect(), started_at, now - since)
+    }
+}

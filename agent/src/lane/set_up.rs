@@ -1,0 +1,111 @@
+//! How a lane comes by a worker that has the job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::job::ElementError;
+use tokio::time::timeout;
+
+use super::Lane;
+use crate::death::{self, Death};
+use crate::runtimes::Answer;
+use crate::worker::{Event, Worker};
+
+/// Why there is no worker that has the job.
+enum Unready {
+    /// None starts: what is left is for another agent, or for later.
+    NoWorker(Death),
+    /// The job cannot be set up.
+    Failed(ElementError),
+}
+
+impl Lane {
+    /// Sees to it that there is a worker with the job set up; `false` when that cannot be.
+    /// Either that is the job's fault and fails it, or what is left is given back.
+    pub(super) async fn have_worker(&mut self) -> bool {
+        if self.worker.as_mut().is_some_and(Worker::is_sound) {
+            return true;
+        }
+        if let Some(unsound) = self.worker.take() {
+            unsound.kill().await;
+        }
+        let ready = match self.work.job.frame(self.key.cores, &self.work.blobs).await {
+            Ok(frame) => self.set_up(&frame).await,
+            Err(error) => Err(Unready::Failed(error)),
+        };
+        match ready {
+            Ok(()) => return true,
+            Err(Unready::Failed(error)) => self.work.fail(self.slot, error),
+            Err(Unready::NoWorker(death)) => {
+                tracing::warn!(lease = %self.work.lease, %death, "no worker; giving the rest back");
+                self.work.chunk().close();
+            }
+        }
+        false
+    }
+
+    /// Gets a worker and sets the job up in it. One that dies over it is replaced as often as one
+    /// that dies over an element. One that does not even start has not seen the job.
+    async fn set_up(&mut self, job_frame: &Bytes) -> Result<(), Unready> {
+        let job = Arc::clone(&self.work.job);
+        let spec = &job.spec;
+        let mut attempts = 0;
+        loop {
+            let worker = self.work.pool.acquire(&self.key, spec.id).await;
+            let worker = self.worker.insert(worker.map_err(Unready::NoWorker)?);
+            if worker.job == Some(spec.id) {
+                return Ok(());
+            }
+            let is_new = worker.is_new;
+            let death = match set_up_in(worker, job_frame, job.timeout()).await {
+                Ok(None) => {
+                    self.mark_set_up();
+                    return Ok(());
+                }
+                Ok(Some(error)) => return Err(Unready::Failed(error)),
+                Err(death) => death,
+            };
+            let printed = self.lose_worker().await;
+            // What it ran before may have damaged it: that is not this job's fault.
+            if !is_new && !matches!(death, Death::TimedOut(_)) {
+                tracing::warn!(job = %spec.id, %death, "a used worker is replaced");
+                continue;
+            }
+            attempts += 1;
+            tracing::warn!(job = %spec.id, %death, attempts, "a worker died while a job was set up");
+            if attempts > spec.options.retries {
+                return Err(Unready::Failed(death::set_up_error(&death, attempts, &printed)));
+            }
+        }
+    }
+
+    fn mark_set_up(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.job = Some(self.work.job.spec.id);
+            worker.is_new = false;
+            // What the set-up printed belongs to no element.
+            worker.output.take();
+        }
+    }
+}
+
+/// Sets a job up in a worker, for no longer than `limit`: nothing, or the error because of which
+/// the worker refuses.
+async fn set_up_in(
+    worker: &mut Worker,
+    job_frame: &Bytes,
+    limit: Option<Duration>,
+) -> Result<Option<ElementError>, Death> {
+    worker.send(job_frame);
+    let event = match limit {
+        None => worker.next().await,
+        Some(limit) => timeout(limit, worker.next()).await.map_err(|_| Death::TimedOut(limit))?,
+    };
+    match event {
+        Event::Said(Answer::Ready) => Ok(None),
+        Event::Said(Answer::Refused(error)) => Ok(Some(error)),
+        Event::Dead(death) => Err(death),
+        _ => Err(Death::Untrusted("it answered out of turn".to_owned())),
+    }
+}
