@@ -1,7 +1,7 @@
 //! The one place that reads the time.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
@@ -29,6 +29,11 @@ impl Clock {
     pub fn now(&self) -> Millis {
         let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.base.load(Ordering::Relaxed).saturating_add(elapsed)
+    }
+
+    /// Since it was started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Moves forward so that it is not before `stored`, a time read from the database.

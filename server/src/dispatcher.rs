@@ -65,6 +65,11 @@ impl Dispatcher {
         self.work.notify_one();
     }
 
+    /// Agents that wait here for work.
+    pub fn n_waiting(&self) -> u64 {
+        self.waiting().agents.len() as u64
+    }
+
     /// Waits until there is work for `agent`, at most for `wait`. An earlier request of the same
     /// agent that still waits is answered with nothing.
     ///

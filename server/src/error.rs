@@ -3,6 +3,7 @@
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use protocol::job::ElementError;
 use protocol::{FieldError, Problem, problem};
 use serde_json::Value;
 
@@ -144,6 +145,17 @@ impl ApiError {
                 element: None,
             },
         }
+    }
+}
+
+/// What stands for an error that an agent reported and that cannot be read.
+pub fn unreadable() -> ElementError {
+    ElementError {
+        kind: "Unreadable".to_owned(),
+        message: "the agent reported an error that cannot be read".to_owned(),
+        call: None,
+        traceback: Vec::new(),
+        fatal: false,
     }
 }
 

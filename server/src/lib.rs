@@ -13,6 +13,10 @@ mod elements;
 mod error;
 mod http;
 mod inputs;
+mod logs;
+mod metrics;
+mod names;
+mod outcomes;
 mod plan;
 mod reaper;
 mod scheduler;
@@ -101,6 +105,8 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         tokens: Arc::default(),
         job_watchers,
         end_watchers: Arc::default(),
+        log_watchers: Arc::default(),
+        metrics: Arc::default(),
         agent_watchers: Arc::default(),
         shutdown,
     })

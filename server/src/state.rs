@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatcher::Dispatcher;
 use crate::http::auth::Tokens;
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::reports;
 use crate::watchers::Watchers;
@@ -33,6 +34,10 @@ pub struct AppState {
     pub job_watchers: Arc<Watchers<JobId>>,
     /// Clients that wait for a job to end.
     pub end_watchers: Arc<Watchers<JobId>>,
+    /// Clients that wait for a job to say something.
+    pub log_watchers: Arc<Watchers<JobId>>,
+    /// What is counted for `/metrics`.
+    pub metrics: Arc<Metrics>,
     /// Heartbeats that wait for orders.
     pub agent_watchers: Arc<Watchers<AgentId>>,
     /// Every wait ends when it is cancelled: the server is stopping.
@@ -42,12 +47,14 @@ pub struct AppState {
 impl AppState {
     /// Wakes all who wait for a job that has ended.
     pub fn ended(&self, job: JobId) {
+        self.metrics.jobs_ended.add(1);
         self.job_watchers.wake(&job);
         self.end_watchers.wake(&job);
     }
 
     /// Wakes those whom a report or the loss of an agent concerns.
     pub fn moved(&self, outcome: &reports::Outcome) {
+        self.metrics.elements_accepted.add(outcome.accepted);
         outcome.jobs.iter().for_each(|job| self.job_watchers.wake(job));
         outcome.ended.iter().for_each(|job| self.ended(*job));
         outcome.to_tell.iter().for_each(|agent| self.agent_watchers.wake(agent));

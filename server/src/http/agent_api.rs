@@ -14,7 +14,7 @@ use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 
 use super::extract::{Body, Id, Json};
-use crate::error::ApiError;
+use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
@@ -289,13 +289,7 @@ async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPie
 
 /// Reads an error as an agent wrote it; one that cannot be read is an error all the same.
 fn element_error(json: &[u8]) -> ElementError {
-    serde_json::from_slice(json).unwrap_or_else(|_| ElementError {
-        kind: "Unreadable".to_owned(),
-        message: "the agent reported an error that cannot be read".to_owned(),
-        call: None,
-        traceback: Vec::new(),
-        fatal: false,
-    })
+    serde_json::from_slice(json).unwrap_or_else(|_| unreadable())
 }
 
 /// An agent says that it is alive. Held until there are orders or the wait is over.

@@ -1,5 +1,7 @@
 //! Jobs: submitted, looked at, cancelled.
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -42,6 +44,7 @@ pub async fn submit(
     let job = submission::prepare(submission, identity.owner, &state.blobs).await?;
     let (id, now) = (job.id, state.clock.now());
     state.store.write(move |tx| Box::pin(async move { jobs::insert(tx, job, now).await })).await?;
+    state.metrics.jobs_submitted.add(1);
     state.dispatcher.wake();
     let status = status::of(&state, wait::find(&state, id).await?).await?;
     let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
@@ -103,16 +106,27 @@ pub async fn find(
     Params(wait): Params<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let patience = wait.or_preferred(&headers)?;
     let known = headers.get(IF_NONE_MATCH).and_then(|etags| etags.to_str().ok());
+    Ok(patience.applied(status_within(&state, job, known, patience.time).await))
+}
+
+async fn status_within(
+    state: &AppState,
+    job: JobId,
+    known: Option<&str>,
+    wait: Duration,
+) -> Result<Response, ApiError> {
     let mut waiter = match known {
-        Some(_) => JobWaiter::for_move(&state, job, wait.duration()?),
-        None => JobWaiter::for_end(&state, job, wait.duration()?),
+        Some(_) => JobWaiter::for_move(state, job, wait),
+        None => JobWaiter::for_end(state, job, wait),
     };
     let mut goes_on = true;
     let (etag, body) = loop {
         let row = waiter.look().await?;
         let is_final = row.state.is_final();
-        let (etag, body) = tagged(&status::of(&state, row).await?)?;
+        let status = status::of(state, row).await?;
+        let (etag, body) = (tag(&status)?, json(&status)?);
         let differs = known.is_some_and(|known| !is_among(&etag, known));
         if differs || is_final || !goes_on {
             break (etag, body);
@@ -133,14 +147,14 @@ fn is_among(etag: &str, etags: &str) -> bool {
     tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
-/// A status and its tag. The pace moves with the clock alone, so it is left out of the tag.
-fn tagged(status: &JobStatus) -> Result<(String, Vec<u8>), ApiError> {
-    let write = |status: &JobStatus| {
-        serde_json::to_vec(status).map_err(|e| ApiError::Internal(e.to_string()))
-    };
+/// What differs whenever a status does. The pace moves with the clock alone and is left out.
+pub(super) fn tag(status: &JobStatus) -> Result<String, ApiError> {
     let still = JobStatus { rate: None, remaining: None, ..status.clone() };
-    let etag = format!("\"{}\"", &hex_digest(&write(&still)?)[..16]);
-    Ok((etag, write(status)?))
+    Ok(format!("\"{}\"", &hex_digest(&json(&still)?)[..16]))
+}
+
+fn json(status: &JobStatus) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(status).map_err(|e| ApiError::Internal(e.to_string()))
 }
 
 /// Cancels a job: what runs is stopped within a second, what was accepted stays. Cancelling again

@@ -4,9 +4,14 @@ mod agent_api;
 mod agents;
 pub mod auth;
 mod blobs;
+mod events;
 mod extract;
 mod health;
 mod jobs;
+mod logs;
+mod metrics;
+mod ndjson;
+mod outcomes;
 mod page;
 mod problems;
 mod status;
@@ -35,6 +40,9 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::submit, jobs::list))
         .routes(routes!(jobs::find))
         .routes(routes!(value::value))
+        .routes(routes!(outcomes::outcomes))
+        .routes(routes!(events::events))
+        .routes(routes!(logs::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(agents::list, agent_api::register))
         .routes(routes!(agents::drain))
@@ -42,9 +50,12 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(agent_api::leave))
         .routes(routes!(agent_api::lease))
         .routes(routes!(agent_api::report))
+        .routes(routes!(logs::add))
         .routes(routes!(agent_api::heartbeat))
         .routes(routes!(agent_api::release))
         .routes(routes!(blobs::get))
+        // For operators.
+        .routes(routes!(metrics::metrics))
         // For everybody, without a token.
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
@@ -63,6 +74,7 @@ pub fn router(state: AppState) -> Router {
         .layer(
             ServiceBuilder::new()
                 .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
+                .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
                 .layer(TraceLayer::new_for_http().make_span_with(span))
                 .layer(CatchPanicLayer::custom(problems::panicked))
                 .layer(middleware::from_fn(problems::with_instance))

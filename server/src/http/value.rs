@@ -1,17 +1,17 @@
 //! The value of a job: every outcome in element order, whole or not at all.
 
-use axum::body::Body;
+use std::time::Duration;
+
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
 use protocol::job::{JobState, JobStatus};
 use protocol::{JobId, Problem};
 
 use super::extract::{Id, Params};
-use super::status;
 use super::wait::{JobWaiter, Wait};
+use super::{ndjson, status};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::jobs::JobRow;
@@ -35,8 +35,14 @@ pub async fn value(
     State(state): State<AppState>,
     Id(job): Id<JobId>,
     Params(wait): Params<Wait>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut waiter = JobWaiter::for_end(&state, job, wait.duration()?);
+    let patience = wait.or_preferred(&headers)?;
+    Ok(patience.applied(value_within(&state, job, patience.time).await))
+}
+
+async fn value_within(state: &AppState, job: JobId, wait: Duration) -> Result<Response, ApiError> {
+    let mut waiter = JobWaiter::for_end(state, job, wait);
     let mut row = waiter.look().await?;
     while !row.state.is_final() {
         let goes_on = waiter.has_news().await;
@@ -52,7 +58,7 @@ pub async fn value(
             "job {job} was cancelled, so it has no value; submit it again to get one"
         ))),
         JobState::Queued | JobState::Running => {
-            let status = status::of(&state, row).await?;
+            let status = status::of(state, row).await?;
             Ok((StatusCode::ACCEPTED, [(RETRY_AFTER, "1")], axum::Json(status)).into_response())
         }
     }
@@ -67,9 +73,9 @@ fn failed(row: JobRow) -> ApiError {
 
 fn whole(state: AppState, row: &JobRow) -> Response {
     let reader = ValueReader::new(state, row);
-    let chunks = stream::try_unfold(reader, |mut reader| async move {
+    let parts = ndjson::streamed(reader, |mut reader| async move {
         let chunk = reader.next_chunk().await?;
-        Ok::<_, crate::store::StoreError>(chunk.map(|chunk| (chunk, reader)))
+        Ok(chunk.map(|chunk| (chunk, reader)))
     });
-    ([(CONTENT_TYPE, "application/json")], Body::from_stream(chunks)).into_response()
+    ([(CONTENT_TYPE, "application/json")], parts).into_response()
 }

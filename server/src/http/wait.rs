@@ -3,12 +3,15 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 use protocol::JobId;
 use serde::Deserialize;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 
 use crate::error::ApiError;
+use crate::metrics::Waiting;
 use crate::state::AppState;
 use crate::store::jobs::{self, JobRow};
 
@@ -20,52 +23,125 @@ const MAX_WAIT: f64 = 60.0;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wait {
-    /// Seconds to wait for a change before answering; at most 60.
+    /// Seconds to wait for a change before answering; at most 60. `Prefer: wait=30` is the same.
     #[serde(default)]
     #[param(minimum = 0, maximum = 60, example = 30)]
     pub wait: Option<f64>,
 }
 
 impl Wait {
-    /// The time to wait.
+    /// The time to wait: as the query says, else as the client prefers, else none.
     ///
     /// # Errors
-    /// When it is negative, not a number or too long.
-    pub fn duration(self) -> Result<Duration, ApiError> {
-        let seconds = self.wait.unwrap_or(0.0);
+    /// When the query's is negative, not a number or too long.
+    pub fn or_preferred(self, headers: &HeaderMap) -> Result<Patience, ApiError> {
+        let Some(seconds) = self.wait else {
+            let preferred = preferred_wait(headers);
+            let time = Duration::from_secs(preferred.unwrap_or(0));
+            return Ok(Patience { time, preferred });
+        };
         if (0.0..=MAX_WAIT).contains(&seconds) {
-            return Ok(Duration::from_secs_f64(seconds));
+            return Ok(Patience { time: Duration::from_secs_f64(seconds), preferred: None });
         }
         Err(ApiError::field("wait", format!("is {seconds}, must be from 0 to {MAX_WAIT} seconds")))
     }
 }
 
+/// How long a client waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// The time to wait.
+    pub time: Duration,
+    /// The seconds of `Prefer: wait=`, if it is these that are waited.
+    preferred: Option<u64>,
+}
+
+impl Patience {
+    /// Whether there is any.
+    pub fn is_some(self) -> bool {
+        !self.time.is_zero()
+    }
+
+    /// Says in the answer which preference was applied.
+    pub fn applied(self, answer: impl IntoResponse) -> Response {
+        let mut answer = answer.into_response();
+        let applied =
+            self.preferred.map(|seconds| HeaderValue::try_from(format!("wait={seconds}")));
+        if let Some(Ok(applied)) = applied {
+            answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        }
+        answer
+    }
+}
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The seconds of `Prefer: wait=30` (RFC 7240), at most [`MAX_WAIT`]. A preference binds nobody, so
+/// one that cannot be read is none; of several the first counts.
+fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split(',')).filter_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))
+    });
+    let seconds = preferences.next()?;
+    let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+    // More digits than a number holds are more than the most.
+    is_number.then(|| seconds.parse().unwrap_or(u64::MAX).min(MAX_WAIT as u64))
+}
+
 /// How long news of a job that goes on are collected before they are told.
 const COLLECT: Duration = Duration::from_millis(100);
 
-/// Looks at a job until it is as wanted or the wait is over.
-pub struct JobWaiter<'a> {
-    state: &'a AppState,
-    job: JobId,
-    deadline: Pin<Box<Sleep>>,
-    /// Also wakes when the job moves without ending.
-    any_move: bool,
-    moved: Pin<Box<OwnedNotified>>,
-    ended: Pin<Box<OwnedNotified>>,
+/// What wakes one who waits for a job, beside its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing.
+    End,
+    /// Any move of its elements.
+    Move,
+    /// Something that it said.
+    Log,
 }
 
-impl<'a> JobWaiter<'a> {
+/// Looks at a job until it is as wanted or the wait is over.
+pub struct JobWaiter {
+    state: AppState,
+    job: JobId,
+    deadline: Pin<Box<Sleep>>,
+    news: News,
+    stirred: Pin<Box<OwnedNotified>>,
+    ended: Pin<Box<OwnedNotified>>,
+    _waiting: Waiting,
+}
+
+impl JobWaiter {
     /// A waiter for the end of `job` that waits at most for `wait` in all.
-    pub fn for_end(state: &'a AppState, job: JobId, wait: Duration) -> Self {
-        let moved = Box::pin(state.job_watchers.register(&job).notified_owned());
-        let ended = Box::pin(state.end_watchers.register(&job).notified_owned());
-        let deadline = Box::pin(tokio::time::sleep(wait));
-        Self { state, job, deadline, any_move: false, moved, ended }
+    pub fn for_end(state: &AppState, job: JobId, wait: Duration) -> Self {
+        Self::new(state, job, wait, News::End)
     }
 
     /// A waiter for any move of `job` that waits at most for `wait` in all.
-    pub fn for_move(state: &'a AppState, job: JobId, wait: Duration) -> Self {
-        Self { any_move: true, ..Self::for_end(state, job, wait) }
+    pub fn for_move(state: &AppState, job: JobId, wait: Duration) -> Self {
+        Self::new(state, job, wait, News::Move)
+    }
+
+    /// A waiter for anything that `job` says, that waits at most for `wait` in all.
+    pub fn for_log(state: &AppState, job: JobId, wait: Duration) -> Self {
+        Self::new(state, job, wait, News::Log)
+    }
+
+    fn new(state: &AppState, job: JobId, wait: Duration, news: News) -> Self {
+        Self {
+            stirred: stirred(state, job, news),
+            ended: Box::pin(state.end_watchers.register(&job).notified_owned()),
+            deadline: Box::pin(tokio::time::sleep(wait)),
+            _waiting: state.metrics.waiting(),
+            state: state.clone(),
+            job,
+            news,
+        }
     }
 
     /// The job as it is now.
@@ -74,9 +150,9 @@ impl<'a> JobWaiter<'a> {
     /// When there is no such job, or the database fails.
     pub async fn look(&mut self) -> Result<JobRow, ApiError> {
         // Registered before the look, so that no change between look and wait is missed.
-        self.moved = Box::pin(self.state.job_watchers.register(&self.job).notified_owned());
+        self.stirred = stirred(&self.state, self.job, self.news);
         self.ended = Box::pin(self.state.end_watchers.register(&self.job).notified_owned());
-        find(self.state, self.job).await
+        find(&self.state, self.job).await
     }
 
     /// Waits until there is news of the job. `false`: the wait is over, or the server is stopping;
@@ -84,7 +160,7 @@ impl<'a> JobWaiter<'a> {
     pub async fn has_news(&mut self) -> bool {
         tokio::select! {
             () = &mut self.ended => return true,
-            () = &mut self.moved, if self.any_move => {}
+            () = &mut self.stirred, if self.news != News::End => {}
             () = &mut self.deadline => return false,
             () = self.state.shutdown.cancelled() => return false,
         }
@@ -97,6 +173,14 @@ impl<'a> JobWaiter<'a> {
     }
 }
 
+fn stirred(state: &AppState, job: JobId, news: News) -> Pin<Box<OwnedNotified>> {
+    let watchers = match news {
+        News::Log => &state.log_watchers,
+        News::End | News::Move => &state.job_watchers,
+    };
+    Box::pin(watchers.register(&job).notified_owned())
+}
+
 /// The job of this id.
 ///
 /// # Errors
@@ -104,4 +188,49 @@ impl<'a> JobWaiter<'a> {
 pub async fn find(state: &AppState, job: JobId) -> Result<JobRow, ApiError> {
     let row = state.store.read(|tx| Box::pin(async move { jobs::find(tx, job).await })).await?;
     row.ok_or_else(|| ApiError::NotFound(format!("there is no job {job}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience(wait: Option<f64>, preferences: &[&'static str]) -> Patience {
+        let mut headers = HeaderMap::new();
+        for preference in preferences {
+            headers.append(PREFER, HeaderValue::from_static(preference));
+        }
+        Wait { wait }.or_preferred(&headers).unwrap()
+    }
+
+    #[test]
+    fn a_preference_is_the_same_as_the_parameter() {
+        for preferences in [
+            &["wait=30"][..],
+            &["respond-async, WAIT = 30; foo"],
+            &["respond-async", "wait=\"30\""],
+        ] {
+            let patience = patience(None, preferences);
+            assert_eq!(patience.time, Duration::from_secs(30), "{preferences:?}");
+            assert_eq!(patience.applied(()).headers()[PREFERENCE_APPLIED], "wait=30");
+        }
+        assert_eq!(patience(None, &["wait=99999999999999999999"]).time, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_preference_that_cannot_be_read_is_none() {
+        for preference in ["wait", "wait=", "wait=-1", "wait=1.5", "wait=soon", "waiting=3"] {
+            let patience = patience(None, &[preference]);
+            assert!(!patience.is_some(), "{preference}");
+            assert!(patience.applied(()).headers().is_empty(), "{preference}");
+        }
+    }
+
+    #[test]
+    fn the_parameter_counts_before_the_preference_and_is_checked() {
+        let patience = patience(Some(1.5), &["wait=30"]);
+        assert_eq!(patience.time, Duration::from_millis(1500));
+        assert!(patience.applied(()).headers().is_empty());
+        assert!(Wait { wait: Some(60.5) }.or_preferred(&HeaderMap::new()).is_err());
+        assert!(Wait { wait: Some(f64::NAN) }.or_preferred(&HeaderMap::new()).is_err());
+    }
 }

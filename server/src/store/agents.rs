@@ -154,6 +154,45 @@ pub async fn live_slots(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     row.map_or(Ok(0), |row| row.count("slots"))
 }
 
+/// All agents that are there, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Agents that take chunks.
+    pub live: u64,
+    /// Agents that take nothing new.
+    pub draining: u64,
+    /// Slots of the live ones.
+    pub slots: u64,
+    /// Slots that hold a lease.
+    pub busy: u64,
+}
+
+/// What agents there are, together.
+///
+/// # Errors
+/// The database's.
+pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
+    let row = tx
+        .first(
+            "select cast(coalesce(sum(case when state = 'live' then 1 end), 0) as bigint) as live,
+                 cast(coalesce(sum(case when state = 'draining' then 1 end), 0) as bigint)
+                     as draining,
+                 cast(coalesce(sum(case when state = 'live' then slots end), 0) as bigint) as slots,
+                 cast((select coalesce(sum(slots), 0) from leases where state = 'live') as bigint)
+                     as busy
+             from agents where state <> 'gone'",
+            args![],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(Totals::default()) };
+    Ok(Totals {
+        live: row.count("live")?,
+        draining: row.count("draining")?,
+        slots: row.count("slots")?,
+        busy: row.count("busy")?,
+    })
+}
+
 const SELECT_ONE: &str = "
     select a.*, cast(coalesce((select sum(slots) from leases
         where agent_id = a.id and state = 'live'), 0) as bigint) as busy

@@ -146,6 +146,50 @@ pub async fn groups(
     rows.iter().map(|row| row.count("n")).collect()
 }
 
+/// An outer element of a nested job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its index among the outer elements.
+    pub position: u64,
+    /// The index of its first inner element.
+    pub first: u64,
+    /// Its inner elements.
+    pub n: u64,
+}
+
+impl Group {
+    /// Whether element `index` is in it.
+    pub fn holds(&self, index: u64) -> bool {
+        (self.first..self.first + self.n).contains(&index)
+    }
+}
+
+/// The outer element that holds element `index` of a nested job.
+///
+/// # Errors
+/// The database's.
+pub async fn group_of(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    index: u64,
+) -> Result<Option<Group>, StoreError> {
+    let row = tx
+        .first(
+            "select position, first, n from groups
+             where job_id = $1 and first <= $2 and n > 0 order by first desc limit 1",
+            args![job, index],
+        )
+        .await?;
+    let group = |row: Row| {
+        Ok(Group {
+            position: row.count("position")?,
+            first: row.count("first")?,
+            n: row.count("n")?,
+        })
+    };
+    row.map(group).transpose()
+}
+
 /// A job and its progress.
 #[derive(Clone, Debug)]
 pub struct JobRow {

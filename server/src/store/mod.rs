@@ -4,7 +4,8 @@
 //! * [`runnable`]: the snapshot that the scheduler decides on.
 //! * [`leases`]: granting, releasing, lapsing, reviving.
 //! * [`reports`]: accepting outcomes, once.
-//! * [`outcomes`]: accepted outcomes, read in element order.
+//! * [`outcomes`]: accepted outcomes, read in either order.
+//! * [`logs`]: what jobs say while they run.
 //! * [`blocks`]: inputs and names, read by range.
 //! * [`agents`]: who is there.
 //! * [`tokens`]: who may call.
@@ -16,6 +17,7 @@ pub mod blocks;
 pub mod db;
 pub mod jobs;
 pub mod leases;
+pub mod logs;
 mod migrations;
 pub mod outcomes;
 pub mod reports;
@@ -38,7 +40,7 @@ use sqlx::sqlite::{
 
 use crate::clock::Millis;
 use db::{Tx, args};
-use writer::Writer;
+use writer::{Writer, WriterStats};
 
 /// Connections that read.
 const READERS: u32 = 4;
@@ -98,6 +100,11 @@ impl Store {
         let result = operation(&mut Tx::new(&mut transaction)).await;
         transaction.rollback().await?;
         result
+    }
+
+    /// What the writer has done since the start.
+    pub fn writer_stats(&self) -> &WriterStats {
+        self.writer.stats()
     }
 
     /// Whether the database answers.

@@ -7,6 +7,7 @@
 //! own, so one that fails undoes itself and nothing else.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::db::Tx;
+use crate::metrics::Counter;
 
 /// Operations that one transaction takes at the most: the first answered must not wait long for
 /// the last.
@@ -31,10 +33,22 @@ type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Runs an operation. Says whether it succeeded, and how to answer its caller after the commit.
 type Operation = Box<dyn for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> + Send>;
 
+/// What the writer has done since it was started.
+#[derive(Debug, Default)]
+pub struct WriterStats {
+    /// Transactions that were committed.
+    pub commits: Counter,
+    /// Transactions that were not.
+    pub failures: Counter,
+    /// Operations in either.
+    pub operations: Counter,
+}
+
 /// Sends operations to the writer task.
 #[derive(Clone)]
 pub struct Writer {
     operations: mpsc::Sender<Operation>,
+    stats: Arc<WriterStats>,
 }
 
 impl Writer {
@@ -45,8 +59,14 @@ impl Writer {
     pub async fn start(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
         let connection = options.connect().await?;
         let (operations, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(run(connection, receiver));
-        Ok(Self { operations })
+        let stats = Arc::<WriterStats>::default();
+        tokio::spawn(run(connection, receiver, Arc::clone(&stats)));
+        Ok(Self { operations, stats })
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> &WriterStats {
+        &self.stats
     }
 
     /// Runs `operation` in a transaction and answers once it is on disk.
@@ -75,11 +95,18 @@ impl Writer {
     }
 }
 
-async fn run(mut connection: SqliteConnection, mut operations: mpsc::Receiver<Operation>) {
+async fn run(
+    mut connection: SqliteConnection,
+    mut operations: mpsc::Receiver<Operation>,
+    stats: Arc<WriterStats>,
+) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while operations.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        stats.operations.add(batch.len() as u64);
         let mut finishes = Vec::with_capacity(batch.len());
         let committed = commit_batch(&mut connection, &mut batch, &mut finishes).await;
+        let outcome = if committed.is_ok() { &stats.commits } else { &stats.failures };
+        outcome.add(1);
         if let Err(error) = &committed {
             tracing::error!(%error, "a transaction was not committed");
             let _ = execute(&mut connection, "rollback").await;
