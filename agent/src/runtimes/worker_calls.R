@@ -26,18 +26,33 @@ element_call <- function(arguments) {
 # What runs an element that takes more than one call, the same for all: a function without
 # arguments. `position` tells which one it is.
 stepper <- function(batch, frame, position) {
+  if (job$is_call) return(call_stepper(batch, frame))
   same <- if (job$variant %in% c("map", "walk")) element_call(list(quote(element)))
   function() {
     at <- position()
-    if (length(batch$seeds) > 0L) {
-      assign(".Random.seed", batch$seeds[seq.int(7L * at - 6L, 7L * at)], globalenv())
-    }
-    if (job$is_call) return(run_call(frame))
+    seed_element(batch$seeds, at)
     if (is.raw(frame$element)) frame$element <- read_element(frame$element)
     if (job$variant == "imap") frame$key <- batch$keys[[at]]
     call <- if (is.null(same)) element_call(own_arguments(frame)) else same
     .Internal(eval(call, frame, NULL))
   }
+}
+
+# A call: a function is called with the arguments of the job; anything else is the value.
+call_stepper <- function(batch, frame) {
+  function() {
+    seed_element(batch$seeds, 1L)
+    value <- NULL
+    for (expression in job$fn) value <- .Internal(eval(expression, globalenv(), NULL))
+    if (!is.function(value)) return(value)
+    frame$f <- value
+    .Internal(eval(element_call(list()), frame, NULL))
+  }
+}
+
+seed_element <- function(seeds, at) {
+  if (length(seeds) == 0L) return()
+  assign(".Random.seed", seeds[seq.int(7L * at - 6L, 7L * at)], globalenv())
 }
 
 own_arguments <- function(frame) {
@@ -64,13 +79,4 @@ spread <- function(element) {
   arguments <- lapply(seq_along(unclass(element)), function(i) call("[[", quote(element), i))
   names(arguments) <- names(element)
   arguments
-}
-
-# A function is called with the arguments of the job; anything else is the value.
-run_call <- function(frame) {
-  value <- NULL
-  for (expression in job$fn) value <- .Internal(eval(expression, globalenv(), NULL))
-  if (!is.function(value)) return(value)
-  frame$f <- value
-  .Internal(eval(element_call(list()), frame, NULL))
 }

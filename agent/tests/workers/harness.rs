@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use agent::frame::{self, kind};
-use agent::runtimes::{self, Answer, ConstantValue, Constants, Element, Input, WorkerJob};
+use agent::runtimes::{
+    self, Answer, ConstantValue, Constants, Element, Input, Key, Outcomes, WorkerJob,
+};
 use bytes::BytesMut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -47,12 +49,29 @@ pub fn constants(pairs: &[(&str, &str)]) -> Constants {
     pairs.iter().map(|(name, json)| ((*name).to_owned(), value(json))).collect()
 }
 
+/// Elements that are JSON texts, counted from 0.
+pub fn elements<'a>(texts: &[&'a str]) -> Vec<Element<'a>> {
+    let element = |(index, text): (u64, &&'a str)| {
+        let input = Input::Json(text.as_bytes());
+        Element { index, input, key: Some(Key { index, name: None, outer: None }) }
+    };
+    (0..).zip(texts).map(element).collect()
+}
+
+/// What a call is run with.
+pub const CALL: Element<'static> = Element { index: 0, input: Input::Nothing, key: None };
+
+/// The values of outcomes that are JSON; every one must be a value.
+pub fn json_values(outcomes: Outcomes) -> Vec<Value> {
+    let parse = |outcome: Result<Vec<u8>, ElementError>| {
+        serde_json::from_slice(&outcome.expect("a value")).expect("JSON")
+    };
+    outcomes.into_iter().map(parse).collect()
+}
+
 /// The body of a frame of elements that are these JSON texts.
 pub fn encode(runtime: Runtime, texts: &[&str]) -> Result<Vec<u8>, (usize, ElementError)> {
-    let elements: Vec<_> = (0..)
-        .zip(texts)
-        .map(|(index, text)| Element { index, input: Input::Json(text.as_bytes()), key: None })
-        .collect();
+    let elements = elements(texts);
     runtimes::encode_elements(runtime, &Options::default(), &elements)
 }
 
@@ -211,15 +230,29 @@ impl Worker {
     /// Runs elements. The outcomes are fewer when the worker ends.
     pub fn run(&mut self, elements: &[&str]) -> Run {
         let body = encode(self.runtime, elements).unwrap();
-        self.send(kind::ELEMENTS, &body);
-        let mut run = Run::default();
-        while run.outcomes.len() < elements.len() {
+        let (outcomes, mut run) = self.exchange(&body, elements.len());
+        run.outcomes = outcomes.into_iter().map(text).collect();
+        run
+    }
+
+    /// Gives it a job and runs elements of it, whatever they are.
+    pub fn outcomes(&mut self, job: &WorkerJob, elements: &[Element<'_>]) -> Outcomes {
+        self.prepare(job);
+        let body = runtimes::encode_elements(self.runtime, &job.options, elements).unwrap();
+        self.exchange(&body, elements.len()).0
+    }
+
+    /// Sends a frame of elements and takes what comes back.
+    fn exchange(&mut self, body: &[u8], count: usize) -> (Outcomes, Run) {
+        self.send(kind::ELEMENTS, body);
+        let (mut all, mut run) = (Outcomes::new(), Run::default());
+        while all.len() < count {
             match self.answer() {
                 Some(Answer::Outcomes { outcomes, printed }) => {
-                    run.outcomes.extend(outcomes.into_iter().map(text));
-                    let ends = run.outcomes.len() == elements.len();
+                    all.extend(outcomes);
+                    let ends = all.len() == count;
                     if printed || ends {
-                        self.take_printed(&mut run);
+                        self.take_printed(&mut run, all.len() - 1);
                     }
                     if printed && !ends {
                         self.send(kind::GO_ON, &[]);
@@ -232,14 +265,14 @@ impl Worker {
                 None => break,
             }
         }
-        run
+        (all, run)
     }
 
-    fn take_printed(&mut self, run: &mut Run) {
+    fn take_printed(&mut self, run: &mut Run, last: usize) {
         let printed = std::mem::take(&mut self.printed);
         if !printed.is_empty() {
             let printed = String::from_utf8(printed).unwrap();
-            run.printed.push((run.outcomes.len() - 1, printed));
+            run.printed.push((last, printed));
         }
     }
 

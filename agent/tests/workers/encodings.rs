@@ -1,0 +1,192 @@
+//! Encodings other than JSON: of elements, values, arguments and globals.
+
+use std::collections::BTreeMap;
+
+use agent::runtimes::{ConstantValue, Element, Input, Outcomes, WorkerJob};
+use protocol::job::Runtime::{self, Python, R};
+use protocol::job::{Encoding, Options, Variant};
+use serde_json::json;
+
+use crate::both::both;
+use crate::harness::{CALL, Worker, elements, job, json_values};
+
+fn encoded(encoding: Encoding, function: &str) -> WorkerJob {
+    let options = Options { encoding, ..Options::default() };
+    WorkerJob { options, ..job(function) }
+}
+
+fn own(runtime: Runtime) -> Encoding {
+    if runtime == R { Encoding::Rds } else { Encoding::Pickle }
+}
+
+/// What an expression is in the language's own encoding.
+fn make(worker: &mut Worker, runtime: Runtime, expression: &str) -> Vec<u8> {
+    let call = WorkerJob { is_call: true, ..encoded(own(runtime), expression) };
+    worker.outcomes(&call, &[CALL]).remove(0).unwrap()
+}
+
+fn inputs<'a>(values: &'a [Vec<u8>]) -> Vec<Element<'a>> {
+    let element = |(index, value): (u64, &'a Vec<u8>)| Element {
+        index,
+        input: Input::Encoded(value),
+        key: None,
+    };
+    (0..).zip(values).map(element).collect()
+}
+
+fn bytes(outcomes: Outcomes) -> Vec<Vec<u8>> {
+    outcomes.into_iter().map(Result::unwrap).collect()
+}
+
+#[test]
+fn what_json_cannot_say_goes_through_the_languages_own_encoding() {
+    both(
+        "list(lm(mpg ~ wt, mtcars), c(NaN, Inf, 1e-320), 1i, quote(a + b), sum, NULL)[[x]]",
+        "[float('nan'), {1, 2}, 1j, b'a', {(1, 2): 3}, None][x - 1]",
+        |runtime, expression| {
+            let mut worker = Worker::start(runtime);
+            let function = match runtime {
+                R => format!("function(x) {expression}"),
+                _ => format!("lambda x: {expression}"),
+            };
+            // The elements of a range are JSON whatever the encoding.
+            let texts = ["1", "2", "3", "4", "5", "6"];
+            let values =
+                bytes(worker.outcomes(&encoded(own(runtime), &function), &elements(&texts)));
+            let head: &[u8] = if runtime == R { b"B\n\x03\0\0\0" } else { b"\x80" };
+            assert!(values.iter().all(|value| value.starts_with(head)));
+            // They are the elements of a next job, and come back as they were.
+            let identity = if runtime == R { "function(x) x" } else { "lambda x: x" };
+            let job = encoded(own(runtime), identity);
+            assert_eq!(bytes(worker.outcomes(&job, &inputs(&values)))[1..], values[1..]);
+        },
+    );
+}
+
+#[test]
+fn bytes_go_through_as_they_are() {
+    let all: Vec<u8> = (0..=255).collect();
+    let values = [Vec::new(), all, vec![0; 3]];
+    both("function(x) rev(x)", "lambda x: x[::-1]", |runtime, function| {
+        let job = encoded(Encoding::Bytes, function);
+        let outcomes = Worker::start(runtime).outcomes(&job, &inputs(&values));
+        let reversed = values.clone().map(|value| value.into_iter().rev().collect::<Vec<_>>());
+        assert_eq!(bytes(outcomes), reversed);
+    });
+}
+
+#[test]
+fn what_is_not_bytes_is_named() {
+    both("function(x) 'text'", "lambda x: 'text'", |runtime, function| {
+        let outcomes = Worker::start(runtime)
+            .outcomes(&encoded(Encoding::Bytes, function), &inputs(&[vec![], vec![1]]));
+        let error = outcomes[1].as_ref().unwrap_err();
+        assert_eq!(error.kind, "TypeMismatch");
+        let expected = if runtime == R {
+            "element 1: the value must be a raw vector, with the encoding bytes, is a character of length 1"
+        } else {
+            "element 1: the value must be bytes, with the encoding bytes, is a str"
+        };
+        assert_eq!(error.message, expected);
+    });
+}
+
+#[test]
+fn one_that_cannot_be_read_or_written_spoils_no_other() {
+    let function = "import threading\nlambda x: threading.Lock() if x == 2 else x";
+    both("function(x) x", function, |runtime, function| {
+        let mut worker = Worker::start(runtime);
+        let [one, two] = ["1", "2"].map(|text| make(&mut worker, runtime, text));
+        let broken = vec![one.clone(), b"nonsense".to_vec(), two, one[..one.len() - 1].to_vec()];
+        let job = encoded(own(runtime), function);
+        let outcomes = worker.outcomes(&job, &inputs(&broken));
+        assert_eq!(outcomes[0].as_ref().unwrap(), &one);
+        for position in [1, 3] {
+            let error = outcomes[position].as_ref().unwrap_err();
+            assert_eq!((error.kind.as_str(), error.fatal), ("Untranslatable", false));
+            assert!(error.message.starts_with("the element "), "{}", error.message);
+            assert_eq!(error.traceback, Vec::<String>::new());
+        }
+        if runtime == Python {
+            let error = outcomes[2].as_ref().unwrap_err();
+            assert!(error.message.contains("cannot be written as pickle"), "{}", error.message);
+        }
+    });
+}
+
+#[test]
+fn arguments_and_globals_may_be_in_any_encoding() {
+    let rows = [
+        (
+            R,
+            "local({ m <- lm(mpg ~ wt, mtcars); m })",
+            "function(x, arg, raw, json) list(class(arg), class(global), as.integer(raw), as.integer(bytes), json, is.null(nothing))",
+            json!(["lm", "lm", [1, 2], 3, [1, 2], true]),
+        ),
+        (
+            Python,
+            "{(1, 2): {3}}",
+            "def f(x, arg, raw, json):\n    return [list(arg[1, 2]), str(bglobal), list(raw), list(bytes_), json, nothing is None]",
+            json!([[3], "{(1, 2): {3}}", [1, 2], [3], [1, 2], true]),
+        ),
+    ];
+    for (runtime, expression, function, expected) in rows {
+        let mut worker = Worker::start(runtime);
+        let value = make(&mut worker, runtime, expression);
+        let nothing = make(&mut worker, runtime, if runtime == R { "NULL" } else { "None" });
+        let constant =
+            |encoding, bytes: &[u8]| ConstantValue { encoding, bytes: bytes.to_vec().into() };
+        let names = if runtime == R { ["global", "bytes"] } else { ["bglobal", "bytes_"] };
+        let args = BTreeMap::from([
+            ("arg".to_owned(), constant(own(runtime), &value)),
+            ("json".to_owned(), constant(Encoding::Json, b"[1, 2]")),
+            ("raw".to_owned(), constant(Encoding::Bytes, &[1, 2])),
+        ]);
+        let globals = BTreeMap::from([
+            (names[0].to_owned(), constant(own(runtime), &value)),
+            (names[1].to_owned(), constant(Encoding::Bytes, &[3])),
+            ("nothing".to_owned(), constant(own(runtime), &nothing)),
+        ]);
+        let job = WorkerJob { args, globals, ..job(function) };
+        assert_eq!(json_values(worker.outcomes(&job, &elements(&["0"]))), [expected]);
+    }
+}
+
+#[test]
+fn a_constant_that_cannot_be_read_fails_the_job_and_is_named() {
+    both("function(x) x", "lambda x: x", |runtime, function| {
+        let value = ConstantValue { encoding: own(runtime), bytes: b"nonsense".to_vec().into() };
+        let globals = BTreeMap::from([("model".to_owned(), value)]);
+        let error = Worker::start(runtime).refusal(&WorkerJob { globals, ..job(function) });
+        assert_eq!((error.kind.as_str(), error.fatal), ("Untranslatable", true));
+        assert!(error.message.starts_with("`globals.model` "), "{}", error.message);
+    });
+}
+
+#[test]
+fn variants_take_encoded_elements() {
+    let rows = [
+        (R, Variant::Pmap, "list(y = 1, x = 5)", "function(x, y) x - y", "4"),
+        (R, Variant::Pmap, "data.frame(x = 5, y = 1)", "function(x, y) x - y", "4"),
+        (R, Variant::Walk, "1", "function(x) 2", "NULL"),
+        (Python, Variant::Pmap, "{'y': 1, 'x': 5}", "lambda x, y: x - y", "4"),
+        (Python, Variant::Pmap, "(5, 1)", "lambda x, y: x - y", "4"),
+        (Python, Variant::Walk, "1", "lambda x: 2", "None"),
+    ];
+    let mut workers = [R, Python].map(Worker::start);
+    for (runtime, variant, element, function, expected) in rows {
+        let worker = &mut workers[usize::from(runtime == Python)];
+        let element = make(worker, runtime, element);
+        let expected = make(worker, runtime, expected);
+        let options = Options { variant, encoding: own(runtime), ..Options::default() };
+        let job = WorkerJob { options, ..job(function) };
+        let values = bytes(worker.outcomes(&job, &inputs(&[element])));
+        assert_eq!(values, [expected], "{function}");
+    }
+    both("function(x) x", "lambda x: x", |runtime, function| {
+        let options =
+            Options { variant: Variant::Walk, encoding: Encoding::Bytes, ..Options::default() };
+        let job = WorkerJob { options, ..job(function) };
+        assert_eq!(Worker::start(runtime).outcomes(&job, &inputs(&[vec![1]])), [Ok(Vec::new())]);
+    });
+}

@@ -1,0 +1,1 @@
+//! What docs/values.md says, done.
