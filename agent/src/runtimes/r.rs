@@ -337,6 +337,6 @@ fn json(value: &Value<'_>) -> Result<Vec<u8>, Untranslatable> {
 fn unsayable(why: &Untranslatable) -> ElementError {
     untranslatable(format!(
         "the value {why}; return what JSON can say: vectors, lists and data frames of numbers, \
-         strings, logicals, factors, dates and times"
+         strings, logicals, factors, dates and times; or submit with the encoding `rds`"
     ))
 }

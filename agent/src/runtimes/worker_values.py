@@ -216,10 +216,9 @@ def untranslatable(value, error):
         where, what = find_untranslatable(value, "", 0)
     except RecursionError:
         what = "it is nested too deeply, or contains itself"
-    message = "the value%s cannot be said in JSON: %s; return something else" % (
-        " at `%s`" % where if where else "",
-        what or error,
-    )
+    message = "the value%s cannot be said in JSON: %s; return something else, or submit with the "
+    message += "encoding `pickle`"
+    message %= " at `%s`" % where if where else "", what or error
     return failure("Untranslatable", message)
 
 
