@@ -6,8 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 mod both;
-mod command;
 mod calls;
+mod command;
 mod encodings;
 mod harness;
 mod python;

@@ -1,6 +1,7 @@
-//! How many elements a second one worker runs.
+//! How many elements a second one worker runs, and how soon a late element's seed is there.
 
 use agent::runtimes::WorkerJob;
+use agent::seeds::{Seeds, Stream};
 use protocol::job::{Function, Runtime};
 
 use crate::harness::{Worker, job, worker};
@@ -49,4 +50,17 @@ fn a_thousand_programs_by_two_workers() {
     });
     let seconds = started.elapsed().as_secs_f64();
     println!("command: {:.0} programs a second", 1000.0 / seconds);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a time is printed, nothing depends on it")]
+fn the_seed_of_element_ten_million() {
+    let start = Stream::from_number(123);
+    // The matrices of a stream are made once a process.
+    Seeds::new(start).at(0);
+    let started = std::time::Instant::now();
+    let seed = Seeds::new(start).at(10_000_000);
+    println!("the seed of element 10,000,000: {:.1} us", started.elapsed().as_secs_f64() * 1e6);
+    let halfway = start.jump(5_000_000);
+    assert_eq!(seed, Seeds::new(halfway).at(5_000_000));
 }

@@ -41,6 +41,50 @@ fn doubles_keep_their_bits() {
     });
 }
 
+/// Doubles of random bits, and those at the ends of their range.
+fn random_doubles(count: usize) -> Vec<f64> {
+    let ends = [0, 1, 2, 0xF_FFFF_FFFF_FFFF, 0x10_0000_0000_0000, 0x7FEF_FFFF_FFFF_FFFF];
+    let mut word = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = move || {
+        // Marsaglia's xorshift.
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        word
+    };
+    let random = std::iter::repeat_with(move || {
+        let word = next();
+        // One in eight is subnormal: of random bits few are.
+        if word & 7 == 0 { f64::from_bits(word & !(0x7FF << 52)) } else { f64::from_bits(word) }
+    });
+    let signed = ends.into_iter().flat_map(|bits| [bits, bits | 1 << 63]).map(f64::from_bits);
+    signed.chain(random).filter(|double| double.is_finite()).take(count).collect()
+}
+
+#[test]
+fn a_hundred_thousand_doubles_keep_their_bits() {
+    let doubles = random_doubles(100_000);
+    let subnormal = doubles.iter().filter(|double| double.is_subnormal()).count();
+    assert!(subnormal > 5_000, "{subnormal}");
+    let texts: Vec<String> = doubles
+        .chunks(500)
+        .map(|chunk| {
+            let texts: Vec<_> = chunk.iter().map(|double| format!("{double:e}")).collect();
+            format!("[{}]", texts.join(","))
+        })
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    both("function(x) x", "lambda x: x", |runtime, function| {
+        let run = worker(runtime, function).run(&texts);
+        let back = run.outcomes.iter().flat_map(|outcome| {
+            let text = outcome.as_ref().unwrap().trim_matches(['[', ']']);
+            text.split(',').map(|text| text.trim().parse::<f64>().unwrap().to_bits())
+        });
+        let sent = doubles.iter().map(|double| double.to_bits());
+        assert!(back.eq(sent), "{runtime:?}");
+    });
+}
+
 #[test]
 fn what_json_cannot_say_names_the_place() {
     both(
