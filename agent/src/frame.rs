@@ -22,7 +22,7 @@
 //! | `r` | worker | empty | |
 //!
 //! Bodies of `J`, `j`, `E`, `c`, `o`, `p` are the runtime's: JSON for Python, R's serialization for
-//! R ([`crate::runtimes`]).
+//! R ([`crate::runtimes`]), envelopes for commands ([`crate::commands::wire`]).
 
 use bytes::{Buf, Bytes, BytesMut};
 

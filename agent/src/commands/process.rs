@@ -176,7 +176,6 @@ impl<P: AsyncRead + AsFd + Unpin> Stream<P> {
         match self.purpose {
             Use::Keep { limit } if self.kept.len() >= limit => {
                 self.kept = Vec::new();
-                self.pipe = None;
                 return Err(TooLong);
             }
             Use::Keep { .. } => {}
