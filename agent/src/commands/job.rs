@@ -62,7 +62,8 @@ impl Job {
         Ok(Self { words, setup, args, variables, options })
     }
 
-    /// Runs the job's set-up.
+    /// Runs the job's set-up. What it leaves behind, such as a server that the elements are to
+    /// talk to, keeps its pipes, and so may print for as long as it lives.
     ///
     /// # Errors
     /// When that fails; the error is fatal.
@@ -76,6 +77,7 @@ impl Job {
             .await
             .map_err(|error| fatal("CommandNotStarted", format!("setup: sh: {error}")))?;
         if finished.status.success() {
+            finished.open.into_iter().for_each(|(pipe, stream)| process::pass_on(pipe, stream));
             return Ok(());
         }
         let story = story(finished.status, &finished.stderr);
@@ -144,7 +146,7 @@ impl Job {
     }
 
     fn judge(&self, finished: Finished, index: u64) -> Ran {
-        let Finished { status, stdout, stderr, mut has_printed } = finished;
+        let Finished { status, stdout, stderr, mut has_printed, open: _ } = finished;
         let outcome = match stdout {
             None => Err(value::too_large(TOO_LONG)),
             Some(written) if status.success() => value::value(written, index, &self.options),

@@ -1,7 +1,7 @@
 //! The worker of commands: a program, started anew for each element, one after the other.
 //!
 //! `farrow run-commands` stands where R or Python stand for the other runtimes: behind a
-//! supervisor, speaking the frames of [`crate::frame`]. It has one thread and no state but the job.
+//! supervisor, speaking the frames of [`crate::frame`]. It has no state but the job.
 //!
 //! Of each element's program, standard input is the element and standard output the value.
 //! Standard error goes on to the worker's own as it comes, and with it, of a program that has

@@ -1,10 +1,13 @@
 //! One run of a program: written to and read from at once, and over when its process has ended.
 
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
+use std::thread;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -38,6 +41,8 @@ pub struct Finished {
     pub stderr: Vec<u8>,
     /// Whether anything was passed on.
     pub has_printed: bool,
+    /// What would still be passed on, but for being dropped: what is left behind holds these pipes.
+    pub open: Vec<(OwnedFd, Standard)>,
 }
 
 /// Runs a program with `input` as its standard input, in a process group of its own, so that one
@@ -72,8 +77,24 @@ pub async fn run(mut command: Command, input: &[u8], stdout: Stdout) -> io::Resu
     };
     let is_whole = exchanged.is_ok() & stdout.drain().is_ok() & stderr.drain().is_ok();
     let has_printed = stdout.has_passed_on || stderr.has_passed_on;
+    let open = stdout.still_open().into_iter().chain(stderr.still_open()).collect();
     let stdout = is_whole.then_some(stdout.kept);
-    Ok(Finished { status, stdout, stderr: stderr.kept, has_printed })
+    Ok(Finished { status, stdout, stderr: stderr.kept, has_printed, open })
+}
+
+/// Passes on what is written to a pipe until nobody holds it any more, on a thread of its own. If
+/// there can be none, the pipe is closed.
+pub fn pass_on(pipe: OwnedFd, stream: Standard) {
+    let copy = move || {
+        // It is shared with nobody now, so to wait in it blocks nobody else.
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).ok();
+        let mut pipe = File::from(pipe);
+        let mut chunk = vec![0; TAIL];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+            print(stream, &chunk[..length]);
+        }
+    };
+    thread::Builder::new().spawn(copy).ok();
 }
 
 /// Writes bytes to a standard stream of ours, which the agent reads all the time. If it is gone,
@@ -165,10 +186,18 @@ impl<P: AsyncRead + AsFd + Unpin> Stream<P> {
                     drained += length;
                 }
                 Err(Errno::EINTR) => {}
+                // It is empty, but somebody holds it still.
+                Err(Errno::EAGAIN) => break,
                 Ok(0) | Err(_) => self.pipe = None,
             }
         }
         Ok(())
+    }
+
+    /// The pipe, if its program is over, what it left behind holds it, and it is to be passed on.
+    fn still_open(&self) -> Option<(OwnedFd, Standard)> {
+        let Use::PassOn(stream) = self.purpose else { return None };
+        Some((self.pipe.as_ref()?.as_fd().try_clone_to_owned().ok()?, stream))
     }
 
     /// Does with the last `length` bytes what they were read for.

@@ -321,6 +321,17 @@ fn a_setup_that_fails_fails_the_job() {
 }
 
 #[test]
+fn what_a_setup_leaves_behind_lives_on_and_may_print() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |script: &str| script.replace('@', folder.path().to_str().unwrap());
+    let setup =
+        "(until test -e @/asked; do sleep 0.01; done; echo one; echo two >&2; echo > @/heard)&";
+    let element = "echo > @/asked; until test -e @/heard; do sleep 0.01; done; echo ok";
+    let job = WorkerJob { setup: at(setup), ..sh(&at(element)) };
+    assert_eq!(worker(&job).value("1"), "ok");
+}
+
+#[test]
 fn what_an_element_leaves_behind_holds_nobody_up() {
     let mut worker = worker(&sh("sleep 1000 & echo $!"));
     let values = worker.run(&["1", "2"]).values();
