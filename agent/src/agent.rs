@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::heartbeat::Pulse;
 use crate::held::Held;
 use crate::jobs::Jobs;
+use crate::logs::Logs;
 use crate::outbox::Outbox;
 use crate::pool::WorkerPool;
 use crate::runtimes::{self, DetectError};
@@ -28,10 +29,13 @@ use crate::slots::Slots;
 use crate::topology::Topology;
 use crate::transport::{Transport, TransportError};
 use crate::worker::Launcher;
-use crate::{poll, report};
+use crate::{logs, poll, report};
 
 /// For how long leases that are not finished when the grace is over may take to be given back.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// For how long the rest of the log may take to be sent at the end.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What all parts of an agent share.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub struct Agent {
     pub held: Arc<Held>,
     /// What is to be reported.
     pub outbox: Arc<Outbox>,
+    /// What jobs say as they run.
+    pub logs: Arc<Logs>,
     /// Its workers.
     pub pool: Arc<WorkerPool>,
     /// The jobs it knows.
@@ -130,6 +136,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         blobs: Arc::new(Blobs::new(client.clone())),
         client,
         outbox: Arc::default(),
+        logs: Arc::default(),
         pool,
         jobs: Jobs::default(),
         slots: Slots::new(register.slots),
@@ -158,6 +165,8 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
         Arc::clone(&agent.outbox),
         Arc::clone(&agent.held),
     ));
+    let (client, logs) = (agent.client.clone(), Arc::clone(&agent.logs));
+    let log = tokio::spawn(async move { logs::run(&client, &logs).await });
     let leases = TaskTracker::new();
     poll::run(agent, &leases).await;
     tracing::info!(leases = leases.len(), "draining");
@@ -169,6 +178,8 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
     }
     agent.pool.close().await;
     reports.abort();
+    timeout(LAST_WORDS_LIMIT, agent.logs.all_sent()).await.ok();
+    log.abort();
     match agent.outbox.unsettled() {
         0 => {}
         lost => tracing::error!(outcomes = lost, "the server was not there to take all outcomes"),

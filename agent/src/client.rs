@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::agent::{
-    Heartbeat, LeaseRequest, Leases, Orders, Register, Registered, Release, Reported,
+    Heartbeat, LeaseRequest, Leases, Logs, Orders, Register, Registered, Release, Reported,
 };
 use protocol::{Problem, envelope};
 use reqwest::header::CONTENT_TYPE;
@@ -169,6 +169,18 @@ impl Client {
                     retry_after: None,
                 })
             })
+        })
+        .await
+    }
+
+    /// Tells what jobs have said.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn logs(&self, logs: &Logs) -> Result<(), Problem> {
+        self.persist("sending logs", || async {
+            let request = self.transport.request(Method::POST, &self.path("/logs"));
+            transport::send(request.json(logs), LIMIT).await.map(drop)
         })
         .await
     }

@@ -105,6 +105,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
         draining: agent.draining.clone(),
         pool: Arc::clone(&agent.pool),
         outbox: Arc::clone(&agent.outbox),
+        logs: Arc::clone(&agent.logs),
         blobs: Arc::clone(&agent.blobs),
     });
     if let Some(failure) = failure {

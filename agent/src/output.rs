@@ -6,7 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use protocol::job::LogStream;
 use tokio::net::unix::pipe;
+
+use crate::tap::Tap;
 
 /// Bytes kept of what an element prints to one stream, at the start and at the end.
 const KEPT: usize = 32 * 1024;
@@ -71,6 +74,7 @@ pub fn clip(text: &mut String) {
 /// One stream of a worker.
 #[derive(Debug)]
 struct Stream {
+    name: LogStream,
     /// Nothing once the worker has closed it.
     pipe: Option<pipe::Receiver>,
     clip: Clip,
@@ -78,29 +82,42 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(pipe: OwnedFd) -> io::Result<Self> {
+    fn new(name: LogStream, pipe: OwnedFd) -> io::Result<Self> {
         let pipe = Some(pipe::Receiver::from_owned_fd(pipe)?);
-        Ok(Self { pipe, clip: Clip::default(), buffer: vec![0; CHUNK] })
+        Ok(Self { name, pipe, clip: Clip::default(), buffer: vec![0; CHUNK] })
     }
 
-    /// Waits until something is printed, and keeps it. Never returns once the stream is closed.
-    async fn read(&mut self) {
-        let Some(pipe) = &self.pipe else { return std::future::pending().await };
-        if pipe.readable().await.is_err() {
-            self.pipe = None;
-            return;
+    /// Waits until there is something to read. For ever once the stream is closed.
+    async fn readable(&self) {
+        match &self.pipe {
+            // An error is met again by whoever reads.
+            Some(pipe) => drop(pipe.readable().await),
+            None => std::future::pending().await,
         }
+    }
+
+    /// Reads and keeps what is there.
+    fn read(&mut self, tap: Option<&mut Tap>) {
+        let Some(pipe) = &self.pipe else { return };
         match pipe.try_read(&mut self.buffer) {
             Ok(0) => self.pipe = None,
-            Ok(length) => self.clip.push(&self.buffer[..length]),
+            Ok(length) => self.keep(length, tap),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.pipe = None,
         }
     }
 
+    /// Keeps what was read into the buffer.
+    fn keep(&mut self, length: usize, tap: Option<&mut Tap>) {
+        self.clip.push(&self.buffer[..length]);
+        if let Some(tap) = tap {
+            tap.hear(self.name, &self.buffer[..length]);
+        }
+    }
+
     /// Reads what is in the pipe now. The system is asked itself: the runtime may not have heard
     /// yet that there is something to read.
-    fn drain(&mut self) {
+    fn drain(&mut self, mut tap: Option<&mut Tap>) {
         let mut length = 0;
         while let Some(pipe) = &self.pipe
             && length < DRAIN
@@ -108,7 +125,7 @@ impl Stream {
             match nix::unistd::read(pipe, &mut self.buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
-                    self.clip.push(&self.buffer[..read]);
+                    self.keep(read, tap.as_deref_mut());
                     length += read;
                 }
                 Err(Errno::EINTR) => {}
@@ -123,6 +140,8 @@ impl Stream {
 pub struct Output {
     stdout: Stream,
     stderr: Stream,
+    /// Where what is read goes besides, if anybody listens.
+    tap: Option<Tap>,
 }
 
 /// What was printed since the last time it was asked for.
@@ -147,21 +166,43 @@ impl Output {
     /// # Errors
     /// When they are no pipes.
     pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
-        Ok(Self { stdout: Stream::new(stdout)?, stderr: Stream::new(stderr)? })
+        let stdout = Stream::new(LogStream::Stdout, stdout)?;
+        Ok(Self { stdout, stderr: Stream::new(LogStream::Stderr, stderr)?, tap: None })
+    }
+
+    /// From now on what is read goes to `tap` as well; what the one before still holds goes on.
+    pub fn listen(&mut self, tap: Option<Tap>) {
+        if let Some(mut before) = std::mem::replace(&mut self.tap, tap) {
+            before.pass_on(true);
+        }
+    }
+
+    /// Who listens.
+    pub fn tap(&mut self) -> Option<&mut Tap> {
+        self.tap.as_mut()
     }
 
     /// Waits until something is printed, and keeps it.
     pub async fn read(&mut self) {
-        tokio::select! {
-            () = self.stdout.read() => {}
-            () = self.stderr.read() => {}
-        }
+        let tap = &mut self.tap;
+        let due = async {
+            match tap {
+                Some(tap) => tap.due().await,
+                None => std::future::pending().await,
+            }
+        };
+        let stream = tokio::select! {
+            () = self.stdout.readable() => &mut self.stdout,
+            () = self.stderr.readable() => &mut self.stderr,
+            () = due => return,
+        };
+        stream.read(self.tap.as_mut());
     }
 
     /// Reads what has been printed up to now.
     pub fn drain(&mut self) {
-        self.stdout.drain();
-        self.stderr.drain();
+        self.stdout.drain(self.tap.as_mut());
+        self.stderr.drain(self.tap.as_mut());
     }
 
     /// Takes what has been read.

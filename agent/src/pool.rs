@@ -122,6 +122,7 @@ impl WorkerPool {
             return None;
         }
         worker.seat = None;
+        worker.output.listen(None);
         workers.rests += 1;
         let rest = workers.rests;
         workers.idle.push(Idle { worker, rest });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::LeaseId;
 use protocol::agent::{Condition, Note};
-use protocol::job::ElementError;
+use protocol::job::{ElementError, LogSource};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
@@ -13,9 +13,11 @@ use crate::chunk::Chunk;
 use crate::clock;
 use crate::elements::Elements;
 use crate::jobs::Job;
+use crate::logs::Logs;
 use crate::outbox::{Finished, Outbox};
 use crate::output::Printed;
 use crate::pool::WorkerPool;
+use crate::tap::Tap;
 
 /// What all lanes of a lease share.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Work {
     pub pool: Arc<WorkerPool>,
     /// Where outcomes go.
     pub outbox: Arc<Outbox>,
+    /// Where what the job says goes as it is said.
+    pub logs: Arc<Logs>,
     /// Where constants come from.
     pub blobs: Arc<Blobs>,
 }
@@ -42,6 +46,13 @@ impl Work {
     /// The lock is held for moments only and never while something is waited for.
     pub fn chunk(&self) -> MutexGuard<'_, Chunk> {
         self.chunk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A way to the log for a worker that runs this `source`.
+    pub fn tap(&self, source: LogSource) -> Tap {
+        let prints = self.job.spec.options.stdout || source != LogSource::Element;
+        let audience = Arc::new(Mutex::new(vec![self.job.spec.id]));
+        Tap::new(Arc::clone(&self.logs), audience, source, prints)
     }
 
     /// Fails the job by way of the next element, and begins no other.

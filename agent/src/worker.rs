@@ -253,6 +253,7 @@ impl Worker {
             self.supervisor.start_kill().ok();
         }
         self.output.drain();
+        self.output.listen(None);
         self.output.take()
     }
 

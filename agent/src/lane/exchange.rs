@@ -35,13 +35,13 @@ impl Lane {
         frame: &Bytes,
     ) -> Result<(), Broken> {
         let mut progress = Progress::new();
-        if let Some(worker) = &mut self.worker {
-            worker.send(frame);
-        }
+        self.begin(batch, frame);
         while progress.done < batch.len() {
             let broken = |death| Broken { death, done: progress.done };
             match self.next_answer(&progress).await.map_err(broken)? {
-                Answer::Condition { position, condition } => progress.keep(position, condition),
+                Answer::Condition { position, condition } => {
+                    self.take_note(batch, position, condition, &mut progress);
+                }
                 Answer::Outcomes { outcomes, printed }
                     if (1..=batch.len() - progress.done).contains(&outcomes.len()) =>
                 {
@@ -54,6 +54,32 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, batch: &[Element], frame: &Bytes) {
+        if let Some(worker) = &mut self.worker {
+            if let Some(tap) = worker.output.tap() {
+                tap.move_to(batch.first().map(|element| element.index));
+            }
+            worker.send(frame);
+        }
+    }
+
+    /// Keeps a condition for its element's outcome, and tells it to whoever watches.
+    fn take_note(
+        &mut self,
+        batch: &[Element],
+        position: u32,
+        condition: Condition,
+        progress: &mut Progress,
+    ) {
+        let tap = self.worker.as_mut().and_then(|worker| worker.output.tap());
+        if self.work.job.spec.options.conditions
+            && let (Some(tap), Some(element)) = (tap, batch.get(position as usize))
+        {
+            tap.signal(element.index, &condition);
+        }
+        progress.keep(position, condition);
     }
 
     /// Waits for what the worker says next, no longer than an element may run.
@@ -93,6 +119,12 @@ impl Lane {
         let elements = &batch[progress.done..end];
         let indexes: Vec<u64> = elements.iter().map(|element| element.index).collect();
         let output = self.take_output(printed, end == batch.len());
+        if let Some(tap) = self.worker.as_mut().and_then(|worker| worker.output.tap()) {
+            if printed || end == batch.len() {
+                elements.last().inspect(|last| tap.attribute(last.index));
+            }
+            tap.move_to(batch.get(end).map(|next| next.index));
+        }
         let pid = self.worker.as_ref().map_or(0, Worker::pid);
         let (conditions, started_at, time) = progress.advance(outcomes.len());
         let notes = self.work.notes(&indexes, conditions, &output);

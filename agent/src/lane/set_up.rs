@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::job::ElementError;
+use protocol::job::{ElementError, LogSource};
 use tokio::time::timeout;
 
 use super::Lane;
@@ -55,8 +55,10 @@ impl Lane {
             let worker = self.work.pool.acquire(&self.key, spec.id).await;
             let worker = self.worker.insert(worker.map_err(Unready::NoWorker)?);
             if worker.job == Some(spec.id) {
+                worker.output.listen(Some(self.work.tap(LogSource::Element)));
                 return Ok(());
             }
+            worker.output.listen(Some(self.work.tap(LogSource::Setup)));
             let is_new = worker.is_new;
             let death = match set_up_in(worker, job_frame, job.timeout()).await {
                 Ok(None) => {
@@ -84,8 +86,9 @@ impl Lane {
         if let Some(worker) = &mut self.worker {
             worker.job = Some(self.work.job.spec.id);
             worker.is_new = false;
-            // What the set-up printed belongs to no element.
+            // What the set-up printed belongs to no element; it is in the log.
             worker.output.take();
+            worker.output.listen(Some(self.work.tap(LogSource::Element)));
         }
     }
 }

@@ -8,3 +8,4 @@ mod harness;
 mod losing;
 mod running;
 mod server;
+mod watching;

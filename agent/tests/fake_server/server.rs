@@ -16,11 +16,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use protocol::agent::{
-    Heartbeat, JobSpec, Lease, LeaseRequest, Leases, Note, Orders, Register, Registered, Release,
-    Released, Report, Reported, Verdict,
+    Heartbeat, JobSpec, Lease, LeaseRequest, Leases, Logs, Note, Orders, Register, Registered,
+    Release, Released, Report, Reported, Verdict,
 };
-use protocol::job::ElementError;
-use protocol::{LeaseId, Problem, RangeSet, envelope};
+use protocol::job::{ElementError, LogSource, LogStream};
+use protocol::{JobId, LeaseId, Problem, RangeSet, envelope};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -48,6 +48,7 @@ pub struct Record {
     pub lease_requests: Vec<LeaseRequest>,
     pub heartbeats: Vec<Heartbeat>,
     pub reports: Vec<(Report, Vec<u8>)>,
+    pub logs: Vec<Logs>,
     pub released: Vec<Released>,
     pub left: bool,
     pub blob_fetches: usize,
@@ -62,6 +63,7 @@ pub struct Record {
     pub orders: Orders,
     pub refuses_registration: Option<u16>,
     pub loses_next_report_answer: bool,
+    pub loses_next_logs_answer: bool,
     pub loses_next_lease: bool,
     pub largest_report: Option<usize>,
 }
@@ -72,6 +74,9 @@ struct Grant {
     payload: Vec<u8>,
     job: JobSpec,
 }
+
+/// Texts by the element that said them.
+pub type Said = BTreeMap<Option<u64>, String>;
 
 /// An accepted outcome.
 #[derive(Clone, Debug)]
@@ -170,6 +175,23 @@ impl Record {
     /// From now on a lease is good only for the elements that are given here.
     pub fn expect_only(&mut self, lease: &Lease) {
         self.remaining.insert(lease.id, lease.ranges.clone());
+    }
+
+    /// What a job has said to a stream of a source, by element.
+    pub fn said(&self, job: JobId, source: LogSource, stream: LogStream) -> Said {
+        let mut said = Said::new();
+        let mut batch = 0;
+        // What was sent again is there twice.
+        for logs in
+            self.logs.iter().filter(|logs| std::mem::replace(&mut batch, logs.batch) != logs.batch)
+        {
+            for entry in &logs.entries {
+                if entry.job == job && entry.source == source && entry.stream == stream {
+                    said.entry(entry.element).or_default().push_str(&entry.text);
+                }
+            }
+        }
+        said
     }
 
     pub fn outcomes_of(&self, lease: LeaseId) -> Vec<Outcome> {
@@ -315,6 +337,7 @@ fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
         .route("/v1/agents/{id}/lease", post(lease))
         .route("/v1/agents/{id}/report", post(report))
         .route("/v1/agents/{id}/heartbeat", post(heartbeat))
+        .route("/v1/agents/{id}/logs", post(logs))
         .route("/v1/agents/{id}/release", post(release))
         .route("/v1/agents/{id}", delete(leave))
         .route("/v1/blobs/{digest}", get(blob))
@@ -400,6 +423,19 @@ async fn heartbeat(State(app): App, Json(heartbeat): Json<Heartbeat>) -> Respons
             (orders != Orders::default()).then_some(orders)
         });
         Json(orders.await.unwrap_or_default()).into_response()
+    })
+    .await
+}
+
+async fn logs(State(app): App, Json(logs): Json<Logs>) -> Response {
+    if_known(&app, async {
+        app.change(|record| {
+            record.logs.push(logs);
+            if std::mem::take(&mut record.loses_next_logs_answer) {
+                return broken_off();
+            }
+            StatusCode::NO_CONTENT.into_response()
+        })
     })
     .await
 }
