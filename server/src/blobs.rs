@@ -1,16 +1,48 @@
 //! Content-addressed payloads: a folder in which a file's name is the SHA-256 of its bytes.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+/// Parts of an upload that wait for the disk at the most.
+const PARTS_AHEAD: usize = 8;
 
 /// The blobs of one server.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     folder: Arc<Path>,
+}
+
+/// What an upload came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Whether it was not there before.
+    pub is_new: bool,
+}
+
+/// Why an upload was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// Its bytes have another digest.
+    #[error("the bytes have the digest sha256:{0}")]
+    Mismatch(String),
+    /// It is larger than the limit, in bytes.
+    #[error("the blob is larger than {0} bytes")]
+    TooLarge(u64),
+    /// It broke off.
+    #[error("the body ends early: {0}")]
+    Interrupted(String),
+    /// It cannot be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl Blobs {
@@ -21,6 +53,27 @@ impl Blobs {
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         Ok(Self { folder: folder.into() })
+    }
+
+    /// Removes what uploads left behind that were cut off with an earlier server. No other server
+    /// may run on the folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or a file not be removed.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let folder = entry?.path();
+            if !folder.is_dir() {
+                continue;
+            }
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "tmp") {
+                    std::fs::remove_file(path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Stores `data` and gives its digest, `sha256:` and 64 hex digits. It is on disk when this
@@ -38,16 +91,76 @@ impl Blobs {
         .await
     }
 
+    /// Stores the parts of `body`, of `limit` bytes at most, whose digest must be `digest`. It is
+    /// on disk when this returns.
+    ///
+    /// # Errors
+    /// When it is too large, breaks off, or has another digest; then nothing is stored.
+    pub async fn upload<S, E>(
+        &self,
+        digest: &str,
+        body: S,
+        limit: u64,
+    ) -> Result<Uploaded, UploadError>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let hex = checked(digest)?.to_owned();
+        let path = path_of(&self.folder, &hex);
+        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let writing = tokio::task::spawn_blocking(move || receive(&path, &hex, receiver));
+        let mut size = 0;
+        let mut body = std::pin::pin!(body);
+        while let Some(part) = body.next().await {
+            let part = part.map_err(|error| UploadError::Interrupted(error.to_string()))?;
+            size += part.len() as u64;
+            if size > limit {
+                return Err(UploadError::TooLarge(limit));
+            }
+            // A writer that has gone has failed; it says why below.
+            if parts.send(Part::Bytes(part)).await.is_err() {
+                break;
+            }
+        }
+        let _ = parts.send(Part::End).await;
+        let is_new = writing.await.map_err(io::Error::other)??;
+        Ok(Uploaded { size, is_new })
+    }
+
+    /// The size of a blob in bytes; `None`: there is none of this digest.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `digest` is not one; when the folder cannot be read.
+    pub async fn size(&self, digest: &str) -> io::Result<Option<u64>> {
+        match self.open_blob(digest).await {
+            Ok((_, size)) => Ok(Some(size)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the blob of `digest` for reading, and says how large it is.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
+    pub async fn open_blob(&self, digest: &str) -> io::Result<(File, u64)> {
+        let path = path_of(&self.folder, checked(digest)?);
+        run(move || {
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        })
+        .await
+    }
+
     /// Reads the blob of `digest`.
     ///
     /// # Errors
     /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
     pub async fn get(&self, digest: &str) -> io::Result<Bytes> {
-        let digest = parse_digest(digest)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
-            .to_owned();
-        let folder = Arc::clone(&self.folder);
-        run(move || std::fs::read(path_of(&folder, &digest)).map(Bytes::from)).await
+        let path = path_of(&self.folder, checked(digest)?);
+        run(move || std::fs::read(path).map(Bytes::from)).await
     }
 }
 
@@ -58,39 +171,112 @@ pub fn parse_digest(digest: &str) -> Option<&str> {
     (hex.len() == 64 && hex.bytes().all(is_hex)).then_some(hex)
 }
 
+fn checked(digest: &str) -> io::Result<&str> {
+    parse_digest(digest).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
 /// The SHA-256 of `data` in hex.
 pub fn hex_digest(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(data))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn path_of(folder: &Path, digest: &str) -> PathBuf {
     folder.join(&digest[..2]).join(digest)
 }
 
-/// Writes a file that is there whole or not at all, whatever is killed and whenever.
-fn write_once(path: &Path, data: &[u8]) -> io::Result<()> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let folder = path.parent().ok_or_else(invalid)?;
-    if !path.exists() {
-        std::fs::create_dir_all(folder)?;
-        let temporary = folder.join(format!("{}.tmp", protocol::LeaseId::new()));
-        if let Err(error) =
-            write_synced(&temporary, data).and_then(|()| std::fs::rename(&temporary, path))
-        {
-            let _ = std::fs::remove_file(&temporary);
-            return Err(error);
-        }
-    }
-    // A name is on disk only when its folder is, and that one's name when its own is. Also where
-    // the file was there: whoever wrote it may not have come so far.
-    std::fs::File::open(folder)?.sync_all()?;
-    std::fs::File::open(folder.parent().ok_or_else(invalid)?)?.sync_all()
+/// A part of an upload.
+enum Part {
+    Bytes(Bytes),
+    /// All of it has come: what ends without this was cut off.
+    End,
 }
 
-fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(data)?;
-    file.sync_all()
+/// Writes the parts of an upload. Says whether the blob was not there before.
+fn receive(path: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bool, UploadError> {
+    let is_new = !path.exists();
+    let mut temporary = if is_new { Some(Temporary::beside(path)?) } else { None };
+    let mut hasher = Sha256::new();
+    loop {
+        match parts.blocking_recv() {
+            Some(Part::Bytes(bytes)) => {
+                hasher.update(&bytes);
+                if let Some(temporary) = &mut temporary {
+                    temporary.file.write_all(&bytes)?;
+                }
+            }
+            Some(Part::End) => break,
+            None => return Err(UploadError::Interrupted("it was cut off".to_owned())),
+        }
+    }
+    let found = self::hex(&hasher.finalize());
+    if found != hex {
+        return Err(UploadError::Mismatch(found));
+    }
+    if let Some(temporary) = temporary {
+        temporary.keep_as(path)?;
+    }
+    flush_names(path)?;
+    Ok(is_new)
+}
+
+/// Writes a file that is there whole or not at all, whatever is killed and whenever.
+fn write_once(path: &Path, data: &[u8]) -> io::Result<()> {
+    if !path.exists() {
+        let mut temporary = Temporary::beside(path)?;
+        temporary.file.write_all(data)?;
+        temporary.keep_as(path)?;
+    }
+    flush_names(path)
+}
+
+/// A file that is removed again unless it is kept.
+struct Temporary {
+    file: File,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Temporary {
+    /// A new file in the folder of `path`, which is made as needed.
+    fn beside(path: &Path) -> io::Result<Self> {
+        let folder = folder_of(path)?;
+        std::fs::create_dir_all(folder)?;
+        let path = folder.join(format!("{}.tmp", protocol::LeaseId::new()));
+        Ok(Self { file: File::create(&path)?, path, is_kept: false })
+    }
+
+    /// Flushes it and gives it its name.
+    fn keep_as(mut self, path: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        std::fs::rename(&self.path, path)?;
+        self.is_kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // What cannot be removed now is swept at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Flushes the name of `path`. A name is on disk only when its folder is, and that one's name when
+/// its own is. Also where the file was there: whoever wrote it may not have come so far.
+fn flush_names(path: &Path) -> io::Result<()> {
+    let folder = folder_of(path)?;
+    File::open(folder)?.sync_all()?;
+    File::open(folder_of(folder)?)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 async fn run<T: Send + 'static>(
@@ -101,7 +287,21 @@ async fn run<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+
     use super::*;
+
+    fn parts(texts: &[&'static str]) -> impl Stream<Item = Result<Bytes, String>> + use<> {
+        let parts: Vec<_> = texts.iter().map(|text| Ok(Bytes::from(*text))).collect();
+        stream::iter(parts)
+    }
+
+    fn files(folder: &Path) -> usize {
+        let inside = |folder: io::Result<std::fs::DirEntry>| {
+            std::fs::read_dir(folder.unwrap().path()).unwrap().count()
+        };
+        std::fs::read_dir(folder).unwrap().map(inside).sum()
+    }
 
     #[tokio::test]
     async fn what_was_put_is_got_and_stored_once() {
@@ -110,6 +310,9 @@ mod tests {
         let digest = blobs.put(Bytes::from_static(b"farrow")).await.unwrap();
         assert_eq!(blobs.put(Bytes::from_static(b"farrow")).await.unwrap(), digest);
         assert_eq!(blobs.get(&digest).await.unwrap(), "farrow");
+        assert_eq!(blobs.size(&digest).await.unwrap(), Some(6));
+        let other = format!("sha256:{}", hex_digest(b"other"));
+        assert_eq!(blobs.size(&other).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -118,5 +321,42 @@ mod tests {
         let blobs = Blobs::open(folder.path()).unwrap();
         let outside = format!("sha256:../{}", "a".repeat(61));
         assert_eq!(blobs.get(&outside).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_stored_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let digest = format!("sha256:{}", hex_digest(b"farrow"));
+
+        let other = blobs.upload(&digest, parts(&["far", "ro"]), 9).await;
+        assert!(
+            matches!(other, Err(UploadError::Mismatch(found)) if found == hex_digest(b"farro"))
+        );
+        let large = blobs.upload(&digest, parts(&["far", "row"]), 5).await;
+        assert!(matches!(large, Err(UploadError::TooLarge(5))));
+        let broken = parts(&["farrow"]).chain(stream::iter([Err("gone".to_owned())]));
+        let broken = blobs.upload(&digest, broken, 9).await;
+        assert!(matches!(broken, Err(UploadError::Interrupted(why)) if why == "gone"));
+        assert_eq!(blobs.size(&digest).await.unwrap(), None);
+
+        for is_new in [true, false] {
+            let stored = blobs.upload(&digest, parts(&["far", "row"]), 6).await.unwrap();
+            assert_eq!(stored, Uploaded { size: 6, is_new });
+        }
+        assert_eq!(blobs.get(&digest).await.unwrap(), "farrow");
+    }
+
+    #[tokio::test]
+    async fn what_an_upload_left_behind_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let digest = blobs.put(Bytes::from_static(b"farrow")).await.unwrap();
+        let path = path_of(folder.path(), parse_digest(&digest).unwrap());
+        std::fs::write(path.with_file_name("half.tmp"), "far").unwrap();
+        assert_eq!(files(folder.path()), 2);
+        blobs.sweep().unwrap();
+        assert_eq!(files(folder.path()), 1);
+        assert_eq!(blobs.size(&digest).await.unwrap(), Some(6));
     }
 }

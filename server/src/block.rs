@@ -42,24 +42,49 @@ impl Block {
 
 /// Packs payloads into blocks of bounded size, in order.
 pub fn pack<P: AsRef<[u8]>>(payloads: impl IntoIterator<Item = P>) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let (mut first, mut lengths, mut data) = (0, Vec::new(), Vec::new());
-    for payload in payloads {
-        let payload = payload.as_ref();
-        if lengths.len() == MAX_PAYLOADS
-            || (!lengths.is_empty() && data.len() + payload.len() > MAX_BYTES)
-        {
-            let n = lengths.len() as u64;
-            blocks.push(Block { first, lengths, data: data.into() });
-            (first, lengths, data) = (first + n, Vec::new(), Vec::new());
-        }
-        lengths.push(u32::try_from(payload.len()).unwrap_or(u32::MAX));
-        data.extend_from_slice(payload);
-    }
-    if !lengths.is_empty() {
-        blocks.push(Block { first, lengths, data: data.into() });
-    }
+    let mut packer = Packer::default();
+    let mut blocks: Vec<Block> =
+        payloads.into_iter().filter_map(|payload| packer.push(payload.as_ref())).collect();
+    blocks.extend(packer.finish());
     blocks
+}
+
+/// Packs payloads that come one by one.
+#[derive(Debug, Default)]
+pub struct Packer {
+    first: u64,
+    lengths: Vec<u32>,
+    data: Vec<u8>,
+}
+
+impl Packer {
+    /// Takes the next payload. Gives the block before it, if that is full.
+    pub fn push(&mut self, payload: &[u8]) -> Option<Block> {
+        let is_full = self.lengths.len() == MAX_PAYLOADS
+            || (!self.lengths.is_empty() && self.data.len() + payload.len() > MAX_BYTES);
+        let full = if is_full { self.close() } else { None };
+        self.lengths.push(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        self.data.extend_from_slice(payload);
+        full
+    }
+
+    /// The last block, if there is one.
+    pub fn finish(mut self) -> Option<Block> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Option<Block> {
+        if self.lengths.is_empty() {
+            return None;
+        }
+        let block = Block {
+            first: self.first,
+            lengths: std::mem::take(&mut self.lengths),
+            data: std::mem::take(&mut self.data).into(),
+        };
+        self.first = block.end();
+        Some(block)
+    }
 }
 
 /// Writes lengths as varints (LEB128).

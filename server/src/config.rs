@@ -23,6 +23,10 @@ pub struct Settings {
     /// Bytes of a request's body at the most.
     #[arg(long, env = "FARROW_MAX_BODY", default_value_t = 256 << 20, value_name = "BYTES")]
     pub max_body: usize,
+
+    /// Bytes of an uploaded blob at the most.
+    #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
+    pub max_blob: u64,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -240,12 +240,13 @@ pub async fn decide(
     Ok(Some(grants))
 }
 
-/// Those of `agents` that still live: one that was lost while its request was held, without its
-/// connection being closed, must get nothing.
+/// Those of `agents` that still live, with the memory that they have left: one that was lost while
+/// its request was held, without its connection being closed, must get nothing.
 async fn live(tx: &mut Tx<'_>, agents: Vec<Agent>) -> Result<Vec<Agent>, StoreError> {
     let mut live = Vec::with_capacity(agents.len());
-    for agent in agents {
-        if agents::is_live(tx, agent.id).await? {
+    for mut agent in agents {
+        if let Some(in_use) = agents::memory_in_use(tx, agent.id).await? {
+            agent.free_memory = agent.memory.saturating_sub(in_use);
             live.push(agent);
         }
     }

@@ -41,6 +41,17 @@ pub enum ApiError {
         "the body is larger than {0} bytes: send less, or start the server with a larger --max-body"
     )]
     TooLarge(usize),
+    /// The blob is larger than the limit, in bytes.
+    #[error(
+        "the blob is larger than {0} bytes: send less, or start the server with a larger --max-blob"
+    )]
+    BlobTooLarge(u64),
+    /// An `Idempotency-Key` comes again with another body.
+    #[error(
+        "the Idempotency-Key {0:?} was used before with another body: send the same body again, or \
+         another key"
+    )]
+    IdempotencyKeyReused(String),
     /// The job has failed.
     #[error("the job has failed")]
     JobFailed(Box<Problem>),
@@ -109,6 +120,14 @@ impl ApiError {
             Self::TooLarge(_) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
             }
+            Self::BlobTooLarge(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
+            }
+            Self::IdempotencyKeyReused(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The Idempotency-Key was used before",
+            ),
             Self::JobFailed(_) => (StatusCode::CONFLICT, "job-failed", "The job has failed"),
             Self::JobCancelled(_) => (StatusCode::GONE, "job-cancelled", "The job was cancelled"),
             Self::Conflict(_) => {

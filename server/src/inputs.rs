@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use protocol::agent::{BlockSlice, Input, JobSpec, Lease, Leases};
-use protocol::{JobId, Range};
+use protocol::agent::{BlockSlice, Input, JobSpec, Lease, Leases, Outer};
+use protocol::job::Variant;
+use protocol::{JobId, Range, RangeSet};
 
 use crate::error::ApiError;
+use crate::names::Names;
 use crate::state::AppState;
 use crate::store::blocks::{self, Kind, Place, StoredBlock};
-use crate::store::jobs::{self, Shape};
+use crate::store::jobs::{self, Group, Shape};
 use crate::store::leases::Grant;
 
 /// Bytes of input up to which a lease carries them, wherever they are stored.
@@ -42,8 +44,16 @@ pub async fn leases(
             }
             entry.insert((spec, shape));
         }
-        let shape = specs[&job].1;
+        let (spec, shape) = &specs[&job];
+        let (shape, is_indexed) = (*shape, spec.options.variant == Variant::Imap);
         let input = input(state, &grant, shape, &mut body).await?;
+        let names = if is_indexed && shape.named {
+            names(state, job, &grant.ranges).await?
+        } else {
+            Vec::new()
+        };
+        let outer =
+            if is_indexed && shape.nested { outer(state, &grant, shape).await? } else { None };
         header.leases.push(Lease {
             id: grant.id,
             job,
@@ -53,8 +63,8 @@ pub async fn leases(
             width: grant.width,
             deaths: grant.deaths,
             input,
-            names: Vec::new(),
-            outer: None,
+            names,
+            outer,
         });
     }
     Ok((header, body))
@@ -66,6 +76,9 @@ async fn input(
     shape: Shape,
     body: &mut Vec<u8>,
 ) -> Result<Input, ApiError> {
+    if shape.is_call {
+        return Ok(Input::Nothing);
+    }
     if let Some(from) = shape.range {
         return Ok(Input::Range { from });
     }
@@ -108,6 +121,41 @@ impl Slice {
             Place::Row(_) => None,
         }
     }
+}
+
+/// The names of the elements of `ranges`, in order.
+async fn names(state: &AppState, job: JobId, ranges: &RangeSet) -> Result<Vec<String>, ApiError> {
+    let mut of_job = Names::new(state.clone(), job, Kind::Name);
+    let mut names = Vec::new();
+    for index in ranges.indexes() {
+        names.push(read_name(&of_job.get(index).await?)?);
+    }
+    Ok(names)
+}
+
+fn read_name(json: &[u8]) -> Result<String, ApiError> {
+    serde_json::from_slice(json).map_err(|error| ApiError::Internal(format!("a name: {error}")))
+}
+
+/// The outer element that the chunk is of.
+async fn outer(state: &AppState, grant: &Grant, shape: Shape) -> Result<Option<Outer>, ApiError> {
+    let (job, Some(&Range(first, _))) = (grant.job, grant.ranges.ranges().first()) else {
+        return Ok(None);
+    };
+    let group = state
+        .store
+        .read(|tx| Box::pin(async move { jobs::group_of(tx, job, first).await }))
+        .await?;
+    let Some(Group { position: index, first, .. }) = group else {
+        return Err(ApiError::Internal(format!("job {job} has no outer element of {first}")));
+    };
+    let name = if shape.outer_named {
+        let name = Names::new(state.clone(), job, Kind::OuterName).get(index).await?;
+        Some(read_name(&name)?)
+    } else {
+        None
+    };
+    Ok(Some(Outer { index, first, name }))
 }
 
 async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Slice>, ApiError> {

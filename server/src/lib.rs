@@ -19,11 +19,13 @@ mod names;
 mod outcomes;
 mod plan;
 mod reaper;
+mod retry;
 mod scheduler;
 mod state;
 mod store;
 mod submission;
 mod token;
+mod trash;
 mod value;
 mod watchers;
 
@@ -61,6 +63,7 @@ pub async fn serve(
     let state = open(config, shutdown.clone()).await?;
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
+    let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
     // An answer is one small write after another: Nagle's algorithm would hold the last one back
     // until the client's delayed acknowledgement, some 40 ms.
     let listener = listener.tap_io(|connection| {
@@ -74,8 +77,8 @@ pub async fn serve(
         served = serving.into_future() => served.map_err(ServeError::Listener)?,
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
-    // Both end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper);
+    // All end by the same token, which has been cancelled.
+    let _ = tokio::join!(dispatcher, reaper, trash);
     Ok(())
 }
 
@@ -91,6 +94,8 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(cannot_write)?;
     let blobs = Blobs::open(&data.join("blobs")).map_err(cannot_write)?;
     let store = Store::open(&data).await?;
+    // The store's lock keeps other servers off the folder.
+    blobs.sweep().map_err(cannot_write)?;
     let clock = Arc::new(Clock::start());
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
@@ -108,6 +113,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         log_watchers: Arc::default(),
         metrics: Arc::default(),
         agent_watchers: Arc::default(),
+        deleted: Arc::default(),
         shutdown,
     })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::{AgentId, JobId};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
@@ -12,6 +13,7 @@ use crate::dispatcher::Dispatcher;
 use crate::http::auth::Tokens;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::store::ends::Ending;
 use crate::store::reports;
 use crate::watchers::Watchers;
 
@@ -40,6 +42,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Heartbeats that wait for orders.
     pub agent_watchers: Arc<Watchers<AgentId>>,
+    /// Notified when a job was deleted, so that what it left is cleared.
+    pub deleted: Arc<Notify>,
     /// Every wait ends when it is cancelled: the server is stopping.
     pub shutdown: CancellationToken,
 }
@@ -52,13 +56,21 @@ impl AppState {
         self.end_watchers.wake(&job);
     }
 
+    /// Wakes all whom the end of a job concerns.
+    pub fn all_ended(&self, ending: &Ending) {
+        ending.ended.iter().for_each(|job| self.ended(*job));
+        ending.freed.iter().for_each(|job| self.job_watchers.wake(job));
+        ending.holders.iter().for_each(|agent| self.agent_watchers.wake(agent));
+        self.dispatcher.wake();
+    }
+
     /// Wakes those whom a report or the loss of an agent concerns.
     pub fn moved(&self, outcome: &reports::Outcome) {
         self.metrics.elements_accepted.add(outcome.accepted);
         outcome.jobs.iter().for_each(|job| self.job_watchers.wake(job));
         outcome.ended.iter().for_each(|job| self.ended(*job));
         outcome.to_tell.iter().for_each(|agent| self.agent_watchers.wake(agent));
-        if outcome.lease_finished {
+        if outcome.can_go_on {
             self.dispatcher.wake();
         }
     }

@@ -50,9 +50,18 @@ fn checked(token: &str, path: Option<&Path>) -> Result<String, TokenError> {
     Err(TokenError::Weak { place })
 }
 
-fn random() -> io::Result<String> {
-    let mut bytes = [0; 32];
+/// Random bytes from the kernel.
+///
+/// # Errors
+/// When it gives none.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn random() -> io::Result<String> {
+    let bytes = random_bytes::<32>()?;
     Ok(format!("farrow_{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 

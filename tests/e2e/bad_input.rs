@@ -100,7 +100,11 @@ fn submissions() -> Vec<Refusal> {
         text("null", INVALID, &["body"]),
         text("{}", INVALID, &["runtime"]),
         text(r#"{"runtime": "r", "elements": [1]}"#, INVALID, &["function"]),
-        text(r#"{"runtime": "r", "function": "~ 1"}"#, INVALID, &["elements: is missing"]),
+        text(
+            r#"{"runtime": "command", "function": "~ 1"}"#,
+            INVALID,
+            &["function: is a string, must be an array"],
+        ),
         text(
             r#"{"runtime": "r", "function": "~ 1", "function": "~ 2", "elements": [1]}"#,
             INVALID,
@@ -115,7 +119,7 @@ fn submissions() -> Vec<Refusal> {
         submission(&json!({"runtime": 3}), "runtime", &["wrong type", "must be a word"]),
         submission(&json!({"function": ""}), "function", &["is empty", "lambda"]),
         submission(&json!({"function": " \n "}), "function", &["is empty"]),
-        submission(&json!({"function": ["abs"]}), "function", &["invalid type"]),
+        submission(&json!({"function": ["abs"]}), "function", &["is an array, must be a string"]),
         submission(&json!({"name": "x".repeat(201)}), "name", &["201 characters", "200"]),
         submission(&json!({"elements": 3}), "elements", &["is a number", "must be an array"]),
         submission(&json!({"elements": "abc"}), "elements", &["is a string"]),

@@ -194,6 +194,8 @@ async fn wait_for_work(
         id: agent.id,
         free: request.free.min(agent.slots),
         slots: agent.slots,
+        memory: agent.memory,
+        free_memory: agent.memory,
         runtimes: agent.runtimes.keys().copied().collect(),
         labels: agent.labels.clone(),
     };

@@ -1,16 +1,101 @@
 //! Large payloads, by their digest.
 
-use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use protocol::Problem;
+use serde::Serialize;
+use tokio_util::io::ReaderStream;
 
+use crate::blobs::{UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
 
+/// Bytes that one read takes.
+const READ: usize = 256 << 10;
+
+/// The media type of every blob.
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// A blob that is stored.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BlobStatus {
+    /// Names it wherever a blob can be given: `sha256:` and 64 hex digits.
+    #[schema(example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")]
+    pub digest: String,
+    /// Its bytes.
+    #[schema(example = 0)]
+    pub size: u64,
+}
+
+/// Uploads a blob, to be named in submissions. The path says the SHA-256 of the body, which is
+/// checked. Uploading what is there changes nothing.
+#[utoipa::path(put, path = "/v1/blobs/{digest}", tag = "jobs",
+    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
+        example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes."),
+    responses(
+        (status = 200, description = "It was there before.", body = BlobStatus),
+        (status = 201, description = "It is stored, and on disk.", body = BlobStatus),
+        (status = 400, description = "The body breaks off.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "It is larger than the server takes (`--max-blob`).", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not a digest, or not that of the body.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn put(
+    State(state): State<AppState>,
+    Path(digest): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let digest = checked(&digest)?;
+    let limit = state.config.settings.max_blob;
+    let body = request.into_body().into_data_stream();
+    let uploaded = state.blobs.upload(&digest, body, limit).await.map_err(|error| match error {
+        UploadError::Mismatch(found) => ApiError::field(
+            "digest",
+            format!(
+                "is not that of the body, which is sha256:{found}: send the bytes that it names, \
+                 or put them under their own digest"
+            ),
+        ),
+        UploadError::TooLarge(limit) => ApiError::BlobTooLarge(limit),
+        UploadError::Interrupted(why) => {
+            ApiError::BadRequest(format!("the body ends early: {why}"))
+        }
+        UploadError::Io(error) => error.into(),
+    })?;
+    let status = if uploaded.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let stored = BlobStatus { digest, size: uploaded.size };
+    Ok((status, axum::Json(stored)).into_response())
+}
+
+/// Says whether a blob is there, and how large it is.
+#[utoipa::path(head, path = "/v1/blobs/{digest}", tag = "jobs",
+    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
+        example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
+    responses(
+        (status = 200, description = "It is there.",
+            headers(("Content-Length" = u64, description = "Its bytes."))),
+        (status = 401, description = "No token, or a wrong one."),
+        (status = 404, description = "There is no such blob."),
+        (status = 422, description = "Not a digest.")
+    ))]
+pub async fn head(
+    State(state): State<AppState>,
+    Path(digest): Path<String>,
+) -> Result<Response, ApiError> {
+    let digest = checked(&digest)?;
+    let size = state.blobs.size(&digest).await?.ok_or_else(|| no_blob(&digest))?;
+    let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
+    Ok((headers, Body::empty()).into_response())
+}
+
 /// Reads a blob.
-#[utoipa::path(get, path = "/v1/blobs/{digest}", tag = "agent protocol",
-    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits.")),
+#[utoipa::path(get, path = "/v1/blobs/{digest}", tag = "jobs",
+    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
+        example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     responses(
         (status = 200, description = "Its bytes.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -20,14 +105,28 @@ use crate::state::AppState;
 pub async fn get(
     State(state): State<AppState>,
     Path(digest): Path<String>,
-) -> Result<impl IntoResponse, ApiError> {
-    let bytes = state.blobs.get(&digest).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidInput => ApiError::field(
-            "digest",
-            format!("{digest:?} is not `sha256:` and 64 hex digits in lower case"),
-        ),
-        std::io::ErrorKind::NotFound => ApiError::NotFound(format!("there is no blob {digest}")),
-        _ => error.into(),
-    })?;
-    Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes))
+) -> Result<Response, ApiError> {
+    let digest = checked(&digest)?;
+    let (file, size) =
+        state.blobs.open_blob(&digest).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => no_blob(&digest),
+            _ => error.into(),
+        })?;
+    let parts = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ);
+    let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
+    Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+fn no_blob(digest: &str) -> ApiError {
+    ApiError::NotFound(format!("there is no blob {digest}; upload it by PUT /v1/blobs/{digest}"))
+}
+
+/// The digest in the path, with or without `sha256:`, with it.
+fn checked(digest: &str) -> Result<String, ApiError> {
+    let whole = if digest.contains(':') { digest.to_owned() } else { format!("sha256:{digest}") };
+    if parse_digest(&whole).is_some() {
+        return Ok(whole);
+    }
+    let message = format!("{digest:?} is not `sha256:` and 64 hex digits in lower case");
+    Err(ApiError::field("digest", message))
 }

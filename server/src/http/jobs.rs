@@ -1,55 +1,22 @@
-//! Jobs: submitted, looked at, cancelled.
+//! Jobs, looked at.
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{ETAG, HeaderMap, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use axum::http::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use axum::response::{IntoResponse, Response};
-use protocol::job::{JobState, JobStatus, Page, SubmitJob};
+use protocol::job::{JobState, JobStatus, Page};
 use protocol::{JobId, Problem};
 use serde::Deserialize;
 
-use super::extract::{Body, Id, Params};
-use super::wait::{self, JobWaiter, Wait};
+use super::extract::{Id, Params};
+use super::wait::{JobWaiter, Wait};
 use super::{page, status};
 use crate::blobs::hex_digest;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::jobs::{self, Ended};
-use crate::store::tokens::Identity;
-use crate::submission;
-
-/// Submits a map. It is a future: this answers as soon as the job is on disk.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
-    request_body(content = SubmitJob, content_type = "application/json"),
-    responses(
-        (status = 202, description = "The job is on disk and will run.", body = JobStatus,
-            headers(
-                ("Location" = String, description = "The job."),
-                ("Retry-After" = u32, description = "Seconds after which to ask for the value.")
-            )),
-        (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field cannot be; `errors` says which and what to do.", body = Problem, content_type = "application/problem+json")
-    ))]
-pub async fn submit(
-    State(state): State<AppState>,
-    Extension(identity): Extension<Identity>,
-    Body(body): Body,
-) -> Result<Response, ApiError> {
-    let submission: SubmitJob = submission::read_json(&body)?;
-    let job = submission::prepare(submission, identity.owner, &state.blobs).await?;
-    let (id, now) = (job.id, state.clock.now());
-    state.store.write(move |tx| Box::pin(async move { jobs::insert(tx, job, now).await })).await?;
-    state.metrics.jobs_submitted.add(1);
-    state.dispatcher.wake();
-    let status = status::of(&state, wait::find(&state, id).await?).await?;
-    let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
-    Ok((StatusCode::ACCEPTED, headers, axum::Json(status)).into_response())
-}
+use crate::store::jobs;
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -155,44 +122,4 @@ pub(super) fn tag(status: &JobStatus) -> Result<String, ApiError> {
 
 fn json(status: &JobStatus) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(status).map_err(|e| ApiError::Internal(e.to_string()))
-}
-
-/// Cancels a job: what runs is stopped within a second, what was accepted stays. Cancelling again
-/// changes nothing.
-#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
-    params(("id" = JobId, Path, description = "The job.")),
-    responses(
-        (status = 200, description = "It is cancelled.", body = JobStatus),
-        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It is resolved or has failed already.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
-    ))]
-pub async fn cancel(
-    State(state): State<AppState>,
-    Id(job): Id<JobId>,
-) -> Result<axum::Json<JobStatus>, ApiError> {
-    let now = state.clock.now();
-    let ended = state
-        .store
-        .write(move |tx| {
-            Box::pin(async move { jobs::end(tx, job, JobState::Cancelled, None, now).await })
-        })
-        .await?;
-    match ended {
-        Ended::Now(holders) => {
-            holders.iter().for_each(|agent| state.agent_watchers.wake(agent));
-            state.ended(job);
-            state.dispatcher.wake();
-        }
-        Ended::Before(JobState::Cancelled) => {}
-        Ended::Before(before) => {
-            return Err(ApiError::Conflict(format!(
-                "job {job} is {} already and cannot be cancelled",
-                before.as_str()
-            )));
-        }
-        Ended::Unknown => return Err(ApiError::NotFound(format!("there is no job {job}"))),
-    }
-    Ok(axum::Json(status::of(&state, wait::find(&state, job).await?).await?))
 }

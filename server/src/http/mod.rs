@@ -4,6 +4,7 @@ mod agent_api;
 mod agents;
 pub mod auth;
 mod blobs;
+mod endings;
 mod events;
 mod extract;
 mod health;
@@ -15,6 +16,7 @@ mod outcomes;
 mod page;
 mod problems;
 mod status;
+mod submit;
 mod value;
 mod wait;
 
@@ -37,13 +39,16 @@ use crate::state::AppState;
 fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         // For clients.
-        .routes(routes!(jobs::submit, jobs::list))
-        .routes(routes!(jobs::find))
+        .routes(routes!(submit::submit, jobs::list))
+        .routes(routes!(submit::submit_batch))
+        .routes(routes!(jobs::find, endings::delete))
         .routes(routes!(value::value))
         .routes(routes!(outcomes::outcomes))
         .routes(routes!(events::events))
         .routes(routes!(logs::logs))
-        .routes(routes!(jobs::cancel))
+        .routes(routes!(endings::cancel))
+        .routes(routes!(endings::retry))
+        .routes(routes!(blobs::put, blobs::head, blobs::get))
         .routes(routes!(agents::list, agent_api::register))
         .routes(routes!(agents::drain))
         // For agents.
@@ -53,7 +58,6 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(logs::add))
         .routes(routes!(agent_api::heartbeat))
         .routes(routes!(agent_api::release))
-        .routes(routes!(blobs::get))
         // For operators.
         .routes(routes!(metrics::metrics))
         // For everybody, without a token.

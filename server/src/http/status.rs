@@ -1,5 +1,6 @@
 //! The status of a job in words: what its row, its progress and the agents say together.
 
+use protocol::JobId;
 use protocol::job::{AgentState, AgentStatus, JobKind, JobStatus, Slots};
 
 use crate::clock::{Millis, rfc3339};
@@ -48,7 +49,7 @@ fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
         id: job.id,
         name: job.name,
         runtime: job.runtime,
-        kind: JobKind::Map,
+        kind: if job.shape.is_call { JobKind::Call } else { JobKind::Map },
         state: job.state,
         elements: job.counts,
         slots: job.slots,
@@ -61,9 +62,9 @@ fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
         finished_at: job.finished_at.map(rfc3339),
         plan: job.plan,
         options: job.options,
-        after: Vec::new(),
-        retry_of: None,
-        retried_as: None,
+        after: job.after,
+        retry_of: job.retry_of,
+        retried_as: job.retried_as,
     }
 }
 
@@ -78,8 +79,24 @@ fn pace(job: &JobRow, now: Millis) -> (Option<f64>, Option<f64>) {
     (Some(rate), remaining)
 }
 
+/// Jobs that are named in words at the most.
+const MAX_NAMED: usize = 3;
+
+fn for_jobs(after: &[JobId]) -> String {
+    let named: Vec<String> = after.iter().take(MAX_NAMED).map(JobId::to_string).collect();
+    let jobs = if after.len() == 1 { "job" } else { "jobs" };
+    let more = match after.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!("{jobs} {}{more} to be resolved", named.join(", "))
+}
+
 /// Why nothing of `job` runs, if nothing can.
 fn explain(job: &JobRow, agents: &[AgentStatus]) -> Option<String> {
+    if !job.after.is_empty() {
+        return Some(for_jobs(&job.after));
+    }
     let live: Vec<_> = agents.iter().filter(|agent| agent.state == AgentState::Live).collect();
     if live.is_empty() {
         return Some("no agent is connected: start one with `farrow agent`".to_owned());
@@ -103,6 +120,11 @@ fn explain(job: &JobRow, agents: &[AgentStatus]) -> Option<String> {
         && labelled.iter().all(|agent| agent.slots < n)
     {
         return Some(format!("no agent has {n} slots, which one element occupies"));
+    }
+    if let Some(bytes) = job.options.memory
+        && labelled.iter().all(|agent| agent.memory < bytes)
+    {
+        return Some(format!("no agent has {bytes} bytes of memory, which one element may use"));
     }
     labelled
         .iter()

@@ -3,7 +3,8 @@
 //! Jobs of higher priority go first; among these the owner with the fewest slots at work; within
 //! an owner the oldest. An element goes to the agent with the most free slots, so that work
 //! spreads over agents before it fills one. A job that needs more free slots than any agent has
-//! keeps the best agent's free slots for itself, so that small jobs cannot hold it up for ever.
+//! keeps the best agent's free slots for itself, so that small jobs cannot hold it up for ever; so
+//! does one that needs more memory than is free, with the memory.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,6 +29,8 @@ pub struct Job {
     pub labels: BTreeMap<String, String>,
     /// What one element occupies.
     pub slots: Slots,
+    /// Bytes of memory that one element may use; 0: no bound.
+    pub memory: u64,
     /// How it may be spread.
     pub placement: Placement,
     /// Elements in all.
@@ -44,7 +47,7 @@ pub struct Job {
     pub measured: Measured,
     /// The mean size of an element in bytes.
     pub element_bytes: u64,
-    /// Slots at work for it, by agent. Only needed where `placement` bounds them.
+    /// Slots at work for it, by agent. Only needed where `placement` or `memory` bounds them.
     pub usage: HashMap<AgentId, u32>,
 }
 
@@ -81,6 +84,10 @@ pub struct Agent {
     pub free: u32,
     /// Slots in all.
     pub slots: u32,
+    /// Bytes of memory in all.
+    pub memory: u64,
+    /// Bytes of it that no element at work may use.
+    pub free_memory: u64,
     /// The runtimes it has.
     pub runtimes: Vec<Runtime>,
     /// Its labels.
@@ -106,6 +113,8 @@ pub struct Assignment {
     pub slots: u32,
     /// Elements of it to run at once.
     pub width: u32,
+    /// Bytes of memory that these may use together.
+    pub memory: u64,
 }
 
 /// Gives elements of `jobs` to the free slots of `agents`, which become fewer: those that were
@@ -128,6 +137,7 @@ pub fn assign(
             Place::On { agent, slots, width } => {
                 let assignment = cut(job, &agents[agent], slots, width, cluster_slots);
                 agents[agent].free -= slots;
+                agents[agent].free_memory -= assignment.memory;
                 *owners.entry(job.owner.clone()).or_default() += u64::from(slots);
                 *job.usage.entry(agents[agent].id).or_default() += slots;
                 assignments.push(assignment);
@@ -135,8 +145,12 @@ pub fn assign(
                     jobs.swap_remove(next);
                 }
             }
-            Place::Reserve { agent } => {
+            Place::ReserveSlots { agent } => {
                 agents[agent].free = 0;
+                jobs.swap_remove(next);
+            }
+            Place::ReserveMemory { agent } => {
+                agents[agent].free_memory = 0;
                 jobs.swap_remove(next);
             }
             Place::Nowhere => {
@@ -165,7 +179,11 @@ enum Place {
         width: u32,
     },
     /// It would fit on this agent once more of its slots are free.
-    Reserve {
+    ReserveSlots {
+        agent: usize,
+    },
+    /// It would fit on this agent once more of its memory is free.
+    ReserveMemory {
         agent: usize,
     },
     Nowhere,
@@ -184,14 +202,28 @@ fn place(job: &Job, agents: &[Agent]) -> Place {
         .collect();
     let most_free =
         |&(i, _, _): &(usize, u32, u32)| (agents[i].free, std::cmp::Reverse(agents[i].id));
-    let free_enough = candidates.iter().copied().filter(|&(i, slots, _)| agents[i].free >= slots);
-    match free_enough.max_by_key(most_free) {
-        Some((agent, slots, width)) => Place::On { agent, slots, width },
-        None => match candidates.iter().copied().max_by_key(most_free) {
-            Some((agent, ..)) => Place::Reserve { agent },
-            None => Place::Nowhere,
-        },
+    let (in_memory, too_large): (Vec<_>, Vec<_>) = candidates
+        .into_iter()
+        .partition(|&(i, _, width)| memory_of(job, width) <= agents[i].free_memory);
+    let free_enough = in_memory.iter().copied().filter(|&(i, slots, _)| agents[i].free >= slots);
+    if let Some((agent, slots, width)) = free_enough.max_by_key(most_free) {
+        return Place::On { agent, slots, width };
     }
+    if let Some((agent, ..)) = in_memory.iter().copied().max_by_key(most_free) {
+        return Place::ReserveSlots { agent };
+    }
+    // Memory that its own elements use comes back to it without being kept.
+    let is_at_work_on = |i: usize| job.usage.get(&agents[i].id).is_some_and(|&slots| slots > 0);
+    let held_up = too_large.iter().map(|&(i, ..)| i).filter(|&i| !is_at_work_on(i));
+    match held_up.max_by_key(|&i| (agents[i].free_memory, std::cmp::Reverse(agents[i].id))) {
+        Some(agent) => Place::ReserveMemory { agent },
+        None => Place::Nowhere,
+    }
+}
+
+/// Bytes of memory that `width` elements of the job may use at once.
+fn memory_of(job: &Job, width: u32) -> u64 {
+    job.memory.saturating_mul(width.into())
 }
 
 /// The slots that the job's next chunk would occupy on `agent`, and how many elements of it would
@@ -205,7 +237,8 @@ fn size_on(job: &Job, agent: &Agent) -> Option<(u32, u32)> {
         Slots::Count(n) => n.max(1),
         Slots::All(_) => agent.slots,
     };
-    let room = agent.slots / each.max(1);
+    let by_memory = agent.memory.checked_div(job.memory).unwrap_or(u64::MAX);
+    let room = (agent.slots / each.max(1)).min(u32::try_from(by_memory).unwrap_or(u32::MAX));
     if room == 0 {
         return None;
     }
@@ -261,6 +294,7 @@ fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64)
         lost: chunk.lost,
         slots,
         width,
+        memory: memory_of(job, width),
     }
 }
 
@@ -284,6 +318,8 @@ fn take_new(job: &mut Job, n: u64) -> Range {
 fn take_returned(job: &mut Job, n: u64, whole: bool) -> Chunk {
     let returned = &mut job.returned[0];
     let n_left = returned.ranges.len();
+    // What was never leased, of a retry, is no chunk yet.
+    let whole = whole && (returned.attempt > 0 || job.placement.nested);
     let wanted = if whole { n_left } else { n.min(n_left) };
     let ranges = returned.ranges.take(lease::narrowed(wanted, returned.lost, whole));
     let (from, attempt, lost) = (Some(returned.lease), returned.attempt, returned.lost);

@@ -6,10 +6,12 @@
 //! * [`assign`]: which agent gets elements of which job.
 //! * [`chunking`]: how many.
 //! * [`lease`]: what a report and a loss change in a lease.
+//! * [`retry`]: what a retry runs again.
 
 pub mod assign;
 pub mod chunking;
 pub mod lease;
+pub mod retry;
 
 #[cfg(test)]
 mod tests;

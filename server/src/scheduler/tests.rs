@@ -18,6 +18,7 @@ fn job(total: u64) -> Job {
         runtime: Runtime::Python,
         labels: BTreeMap::new(),
         slots: Slots::Count(1),
+        memory: 0,
         placement: Placement::default(),
         total,
         cursor: 0,
@@ -35,6 +36,8 @@ fn agent(slots: u32) -> Agent {
         id: AgentId::new(),
         free: slots,
         slots,
+        memory: 16 << 30,
+        free_memory: 16 << 30,
         runtimes: vec![Runtime::Python, Runtime::R],
         labels: BTreeMap::new(),
     }

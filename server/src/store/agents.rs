@@ -97,14 +97,21 @@ pub async fn set_state(
     Ok(changed > 0)
 }
 
-/// Whether an agent may be given work.
+/// The bytes of memory that an agent's live leases may use; `None`: it is not live and must be
+/// given nothing.
 ///
 /// # Errors
 /// The database's.
-pub async fn is_live(tx: &mut Tx<'_>, agent: AgentId) -> Result<bool, StoreError> {
-    let row =
-        tx.first("select 1 from agents where id = $1 and state = 'live'", args![agent]).await?;
-    Ok(row.is_some())
+pub async fn memory_in_use(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<u64>, StoreError> {
+    let row = tx
+        .first(
+            "select cast(coalesce((select sum(memory) from leases
+                 where agent_id = $1 and state = 'live'), 0) as bigint) as memory
+             from agents where id = $1 and state = 'live'",
+            args![agent],
+        )
+        .await?;
+    row.map(|row| row.count("memory")).transpose()
 }
 
 /// The agents that have not been heard of since `now`, and any that is gone and still holds

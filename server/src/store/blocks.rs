@@ -46,8 +46,16 @@ impl Place {
     /// # Errors
     /// When the blob cannot be written.
     pub async fn of(data: &Bytes, blobs: &Blobs) -> std::io::Result<Self> {
+        Self::within(data, blobs, block::MAX_INLINE).await
+    }
+
+    /// As [`Place::of`], where a row takes at most `max_inline` compressed bytes.
+    ///
+    /// # Errors
+    /// When the blob cannot be written.
+    pub async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> std::io::Result<Self> {
         let compressed = block::compress(data);
-        if compressed.len() <= block::MAX_INLINE {
+        if compressed.len() <= max_inline {
             return Ok(Self::Row(compressed));
         }
         blobs.put(data.clone()).await.map(Self::Blob)

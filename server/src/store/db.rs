@@ -169,6 +169,15 @@ impl Row {
         text.parse().map_err(|_| StoreError::corrupt(column, &text))
     }
 
+    /// A `text` that holds an id or is null.
+    pub fn maybe_id<T: std::str::FromStr>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(text) = self.maybe_text(column)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| StoreError::corrupt(column, &text))
+    }
+
     /// A `text` that holds JSON.
     pub fn json<T: serde::de::DeserializeOwned>(
         &self,

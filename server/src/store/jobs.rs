@@ -1,14 +1,15 @@
-//! Jobs: submitted, looked at, ended.
+//! Jobs: written down, looked at.
 
 use protocol::agent::JobSpec;
 use protocol::job::{ElementCounts, JobState, Level, Options, Runtime};
-use protocol::{AgentId, JobId, Problem};
+use protocol::{JobId, Problem};
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
-use super::blocks::{self, Kind, StoredBlock};
+use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
+use super::{StoreError, ends, leases};
 use crate::clock::Millis;
+use crate::elements::Elements;
 
 /// A job as it is submitted, checked and with its large parts stored.
 #[derive(Clone, Debug)]
@@ -19,26 +20,18 @@ pub struct NewJob {
     pub owner: String,
     /// A name for people.
     pub name: Option<String>,
-    /// Elements, counted through all levels.
-    pub total: u64,
-    /// Bytes of all elements.
-    pub input_bytes: u64,
-    /// Where its elements are.
-    pub shape: Shape,
     /// Its topology.
     pub plan: Vec<Level>,
     /// How it is run.
     pub options: Options,
+    /// Jobs that must be resolved before.
+    pub after: Vec<JobId>,
+    /// The `Idempotency-Key` of its submission.
+    pub idempotency_key: Option<String>,
     /// What agents must know.
     pub spec: JobSpec,
-    /// Its elements, unless they are a range.
-    pub elements: Vec<StoredBlock>,
-    /// The names of its elements, if they have any.
-    pub names: Vec<StoredBlock>,
-    /// The names of its outer elements, if they have any.
-    pub outer_names: Vec<StoredBlock>,
-    /// Of a nested job, the inner elements of each outer one.
-    pub groups: Vec<u64>,
+    /// Its elements.
+    pub elements: Elements,
 }
 
 /// Where the elements of a job are, and how its value is put together again.
@@ -52,50 +45,76 @@ pub struct Shape {
     pub nested: bool,
     /// Whether the outer level of a nested value is an object, by the outer elements' names.
     pub outer_named: bool,
+    /// Whether it is a call: one element without an input, whose value is bare.
+    #[serde(default)]
+    pub is_call: bool,
 }
 
-/// Writes a job down. One without elements is resolved at once.
+/// Writes a job down. One without elements that waits for no other is resolved at once; one that
+/// comes after a job that has failed fails at once.
 ///
 /// # Errors
 /// The database's.
 pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<(), StoreError> {
-    let is_empty = job.total == 0;
-    let state = if is_empty { JobState::Resolved } else { JobState::Queued };
+    let (id, elements) = (job.id, job.elements);
     tx.execute(
         "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
-             plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, null)",
+             plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error,
+             after_jobs, idempotency_key)
+         values ($1, $2, $3, $4, 'queued', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, null, null,
+             null, $15, $16)",
         args![
-            job.id,
+            id,
             job.owner,
             job.name,
             job.spec.runtime.as_str(),
-            state.as_str(),
             job.options.priority,
-            job.total,
-            job.input_bytes,
-            json_text(&job.shape)?,
+            elements.total,
+            elements.input_bytes,
+            json_text(&elements.shape)?,
             json_text(&job.plan)?,
             json_text(&job.options)?,
             json_text(&job.spec)?,
             job.options.chunk_size.and_then(|n| i64::try_from(n).ok()),
-            !is_empty,
+            false,
             now,
-            is_empty.then_some(now),
-            is_empty.then_some(now)
+            json_text(&job.after)?,
+            job.idempotency_key
         ],
     )
     .await?;
     tx.execute(
         "insert into progress (job_id, cursor, done, failed, running, slots, busy_us, version)
          values ($1, 0, 0, 0, 0, 0, 0, 0)",
-        args![job.id],
+        args![id],
     )
     .await?;
-    blocks::insert(tx, job.id, Kind::Element, job.elements).await?;
-    blocks::insert(tx, job.id, Kind::Name, job.names).await?;
-    blocks::insert(tx, job.id, Kind::OuterName, job.outer_names).await?;
-    insert_groups(tx, job.id, &job.groups).await
+    blocks::insert(tx, id, Kind::Element, elements.blocks).await?;
+    blocks::insert(tx, id, Kind::Name, elements.names).await?;
+    blocks::insert(tx, id, Kind::OuterName, elements.outer_names).await?;
+    insert_groups(tx, id, &elements.groups).await?;
+    begin(tx, id, &job.after, elements.total == 0, now).await
+}
+
+/// Says of a job that was just written what it waits for, or lets it run.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn begin(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    after: &[JobId],
+    is_empty: bool,
+    now: Millis,
+) -> Result<(), StoreError> {
+    if let Some((on, state)) = ends::wait_for(tx, job, after).await? {
+        let problem = ends::dependency_failed(job, on, state);
+        return ends::end(tx, job, JobState::Failed, Some(&problem), now).await.map(drop);
+    }
+    if is_empty && ends::waits_for(tx, job).await?.is_empty() {
+        return ends::end(tx, job, JobState::Resolved, None, now).await.map(drop);
+    }
+    leases::refresh_runnable(tx, job).await
 }
 
 /// Outer elements that one statement writes.
@@ -213,6 +232,12 @@ pub struct JobRow {
     pub options: Options,
     /// What failed it.
     pub error: Option<Problem>,
+    /// The jobs that it still waits for.
+    pub after: Vec<JobId>,
+    /// The job of which it runs again what failed or was missing.
+    pub retry_of: Option<JobId>,
+    /// The job that does so for it.
+    pub retried_as: Option<JobId>,
     /// When it was submitted.
     pub submitted_at: Millis,
     /// When its first element was leased.
@@ -223,13 +248,15 @@ pub struct JobRow {
 
 const SELECT_ONE: &str = "
     select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
-        j.submitted_at, j.started_at, j.finished_at,
+        j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
+        exists (select 1 from dependencies d where d.job_id = j.id) as waits,
         p.done, p.failed, p.running, p.slots
     from jobs j join progress p on p.job_id = j.id where j.id = $1";
 
 const SELECT_PAGE: &str = "
     select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
-        j.submitted_at, j.started_at, j.finished_at,
+        j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
+        exists (select 1 from dependencies d where d.job_id = j.id) as waits,
         p.done, p.failed, p.running, p.slots
     from jobs j join progress p on p.job_id = j.id
     where j.id < $1 and ($2 = '' or j.state = $2) order by j.id desc limit $3";
@@ -239,8 +266,10 @@ const SELECT_PAGE: &str = "
 /// # Errors
 /// The database's.
 pub async fn find(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobRow>, StoreError> {
-    let row = tx.first(SELECT_ONE, args![job]).await?;
-    row.map(|row| job_row(&row)).transpose()
+    match tx.first(SELECT_ONE, args![job]).await? {
+        Some(row) => job_row(tx, &row).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Jobs, the youngest first, older than the id `before`, at most `limit`.
@@ -255,23 +284,27 @@ pub async fn list(
 ) -> Result<Vec<JobRow>, StoreError> {
     let state = state.map_or("", JobState::as_str);
     let rows = tx.all(SELECT_PAGE, args![before, state, limit]).await?;
-    // One that cannot be read must not hide the others.
-    let readable = |row: &Row| match job_row(row) {
-        Ok(job) => Some(job),
-        Err(error) => {
-            tracing::error!(%error, "a job cannot be read and is left out of the list");
-            None
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        match job_row(tx, &row).await {
+            Ok(job) => jobs.push(job),
+            // One that cannot be read must not hide the others.
+            Err(error) => {
+                tracing::error!(%error, "a job cannot be read and is left out of the list");
+            }
         }
-    };
-    Ok(rows.iter().filter_map(readable).collect())
+    }
+    Ok(jobs)
 }
 
-fn job_row(row: &Row) -> Result<JobRow, StoreError> {
+async fn job_row(tx: &mut Tx<'_>, row: &Row) -> Result<JobRow, StoreError> {
     let (total, done) = (row.count("total")?, row.count("done")?);
     let (failed, running) = (row.count("failed")?, row.count("running")?);
     let waiting = total.saturating_sub(done + failed + running);
+    let id = row.id("id")?;
+    let after = if row.flag("waits")? { ends::waits_for(tx, id).await? } else { Vec::new() };
     Ok(JobRow {
-        id: row.id("id")?,
+        id,
         name: row.maybe_text("name")?,
         runtime: runtime(row)?,
         state: state(row)?,
@@ -281,6 +314,9 @@ fn job_row(row: &Row) -> Result<JobRow, StoreError> {
         plan: row.json("plan")?,
         options: row.json("options")?,
         error: row.maybe_text("error")?.and_then(|text| serde_json::from_str(&text).ok()),
+        after,
+        retry_of: row.maybe_id("retry_of")?,
+        retried_as: row.maybe_id("retried_as")?,
         submitted_at: row.int("submitted_at")?,
         started_at: row.maybe_int("started_at")?,
         finished_at: row.maybe_int("finished_at")?,
@@ -294,7 +330,8 @@ pub(super) fn runtime(row: &Row) -> Result<Runtime, StoreError> {
     found.ok_or_else(|| StoreError::corrupt("runtime", &name))
 }
 
-fn state(row: &Row) -> Result<JobState, StoreError> {
+/// The column `state`.
+pub(super) fn state(row: &Row) -> Result<JobState, StoreError> {
     let name = row.text("state")?;
     JobState::parse(&name).ok_or_else(|| StoreError::corrupt("state", &name))
 }
@@ -306,53 +343,4 @@ fn state(row: &Row) -> Result<JobState, StoreError> {
 pub async fn spec(tx: &mut Tx<'_>, job: JobId) -> Result<Option<(JobSpec, Shape)>, StoreError> {
     let row = tx.first("select spec, shape from jobs where id = $1", args![job]).await?;
     row.map(|row| Ok((row.json("spec")?, row.json("shape")?))).transpose()
-}
-
-/// What an attempt to end a job came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It has ended now; these agents run elements of it and must be told.
-    Now(Vec<AgentId>),
-    /// It had ended before, so.
-    Before(JobState),
-    /// There is no such job.
-    Unknown,
-}
-
-/// Ends a job for good: takes back its leases and says who held them.
-///
-/// # Errors
-/// The database's.
-pub async fn end(
-    tx: &mut Tx<'_>,
-    job: JobId,
-    to: JobState,
-    error: Option<&Problem>,
-    now: Millis,
-) -> Result<Ended, StoreError> {
-    let Some(row) = tx.first("select state from jobs where id = $1", args![job]).await? else {
-        return Ok(Ended::Unknown);
-    };
-    let before = state(&row)?;
-    if before.is_final() {
-        return Ok(Ended::Before(before));
-    }
-    let holders = tx
-        .all(
-            "select distinct agent_id from leases where job_id = $1 and state = 'live'",
-            args![job],
-        )
-        .await?;
-    tx.execute("delete from leases where job_id = $1", args![job]).await?;
-    tx.execute(
-        "update jobs set state = $2, error = $3, finished_at = $4, runnable = $5 where id = $1",
-        args![job, to.as_str(), error.map(json_text).transpose()?, now, false],
-    )
-    .await?;
-    tx.execute(
-        "update progress set running = 0, slots = 0, version = version + 1 where job_id = $1",
-        args![job],
-    )
-    .await?;
-    holders.iter().map(|row| row.id("agent_id")).collect::<Result<_, _>>().map(Ended::Now)
 }

@@ -74,7 +74,7 @@ pub async fn grant_all(
             lost: assignment.lost,
             deaths,
         };
-        insert(tx, &grant, now).await?;
+        insert(tx, &grant, assignment.memory, now).await?;
         advance(tx, &grant, assignment.from.is_none()).await?;
         start(tx, grant.job, now).await?;
         grants.push(grant);
@@ -132,11 +132,16 @@ pub(super) async fn set_ranges(
     Err(StoreError::corrupt("leases.version", "another value than was just read"))
 }
 
-async fn insert(tx: &mut Tx<'_>, grant: &Grant, now: Millis) -> Result<(), StoreError> {
+async fn insert(
+    tx: &mut Tx<'_>,
+    grant: &Grant,
+    memory: u64,
+    now: Millis,
+) -> Result<(), StoreError> {
     tx.execute(
         "insert into leases (id, job_id, agent_id, state, ranges, remaining, slots, width, attempt,
-             lost, deaths, granted_at, version)
-         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, 0)",
+             lost, deaths, memory, granted_at, version)
+         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, $12, 0)",
         args![
             grant.id,
             grant.job,
@@ -148,6 +153,7 @@ async fn insert(tx: &mut Tx<'_>, grant: &Grant, now: Millis) -> Result<(), Store
             grant.attempt,
             grant.lost,
             json_text(&grant.deaths)?,
+            memory,
             now
         ],
     )
@@ -194,7 +200,8 @@ pub async fn fix_chunk(tx: &mut Tx<'_>, job: JobId, chunk: u64) -> Result<(), St
 pub(super) async fn refresh_runnable(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
     let row = tx
         .first(
-            "select j.runnable as was, j.state in ('queued', 'running') and (
+            "select j.runnable as was, j.state in ('queued', 'running')
+                 and not exists (select 1 from dependencies where job_id = j.id) and (
                  p.cursor < j.total or exists (select 1 from leases
                      where job_id = j.id and state <> 'live')) as is_now
              from jobs j join progress p on p.job_id = j.id where j.id = $1",

@@ -1,6 +1,10 @@
 //! The database: the only truth. All SQL stands in this folder.
 //!
-//! * [`jobs`]: submissions, status, lists, ends.
+//! * [`submissions`]: accepting jobs, once.
+//! * [`jobs`]: what is known of them.
+//! * [`ends`]: their ends, and what these mean for the jobs that come after.
+//! * [`retries`]: running again what failed or was missing.
+//! * [`trash`]: deleted jobs.
 //! * [`runnable`]: the snapshot that the scheduler decides on.
 //! * [`leases`]: granting, releasing, lapsing, reviving.
 //! * [`reports`]: accepting outcomes, once.
@@ -15,14 +19,18 @@
 pub mod agents;
 pub mod blocks;
 pub mod db;
+pub mod ends;
 pub mod jobs;
 pub mod leases;
 pub mod logs;
 mod migrations;
 pub mod outcomes;
 pub mod reports;
+pub mod retries;
 pub mod runnable;
+pub mod submissions;
 pub mod tokens;
+pub mod trash;
 mod writer;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 
 use super::blocks::StoredBlock;
 use super::db::{Tx, args};
-use super::jobs::{self, Ended};
+use super::ends::{self, Ended};
 use super::outcomes::{self, NewOutcomes};
 use super::{StoreError, leases};
 use crate::clock::Millis;
@@ -58,8 +58,9 @@ pub struct Outcome {
     pub to_tell: Vec<AgentId>,
     /// How many outcomes were accepted.
     pub accepted: u64,
-    /// Whether a lease was finished, which may let a bounded job go on elsewhere.
-    pub lease_finished: bool,
+    /// Whether something else may go on by this: a lease was finished, whose job is bounded, or a
+    /// job is resolved for which others wait.
+    pub can_go_on: bool,
 }
 
 /// Accepts what can be accepted of a report by `agent`.
@@ -177,7 +178,7 @@ impl Acceptance {
         for (lease, held) in std::mem::take(&mut self.leases) {
             let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
             if held.ranges.is_empty() && held.is_live {
-                self.outcome.lease_finished = true;
+                self.outcome.can_go_on = true;
                 self.jobs.entry(held.job).or_default().freed_slots += held.slots;
             }
             leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
@@ -210,15 +211,17 @@ impl Acceptance {
         )
         .await?;
         let ended = if let Some(failure) = moved.failure {
-            jobs::end(tx, job, JobState::Failed, Some(&failure), self.now).await?
+            ends::end(tx, job, JobState::Failed, Some(&failure), self.now).await?
         } else if is_complete(tx, job).await? {
-            jobs::end(tx, job, JobState::Resolved, None, self.now).await?
+            ends::end(tx, job, JobState::Resolved, None, self.now).await?
         } else {
             return leases::refresh_runnable(tx, job).await;
         };
-        if let Ended::Now(holders) = ended {
-            self.outcome.ended.push(job);
-            self.outcome.to_tell.extend(holders);
+        if let Ended::Now(ending) = ended {
+            self.outcome.ended.extend(ending.ended);
+            self.outcome.to_tell.extend(ending.holders);
+            self.outcome.can_go_on |= !ending.freed.is_empty();
+            self.outcome.jobs.extend(ending.freed);
         }
         Ok(())
     }

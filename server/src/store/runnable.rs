@@ -79,7 +79,7 @@ async fn load(
     if job.placement.nested {
         job.groups = next_groups(tx, job.id, job.cursor, limit).await?;
     }
-    if job.placement != Placement::default() {
+    if job.placement != Placement::default() || job.memory > 0 {
         job.usage = usage(tx, job.id).await?;
     }
     Ok(Some(job))
@@ -115,8 +115,10 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
     let options: Options = row.json("options")?;
     let plan: Vec<Level> = row.json("plan")?;
     let shape: Shape = row.json("shape")?;
-    let total = row.count("total")?;
+    let (total, done) = (row.count("total")?, row.count("done")?);
     let from_scheduling = |scheduling| {
+        // What a retry took over needs no chunk.
+        let total = total.saturating_sub(done);
         let each = match options.slots {
             protocol::job::Slots::Count(n) => u64::from(n.max(1)),
             protocol::job::Slots::All(_) => 1,
@@ -131,6 +133,7 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
         runtime: jobs::runtime(row)?,
         labels: options.labels,
         slots: options.slots,
+        memory: options.memory.unwrap_or(0),
         placement: placement(&plan, shape.nested),
         total,
         cursor: row.count("cursor")?,
@@ -138,7 +141,7 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
         returned: Vec::new(),
         chunk: fixed.or_else(|| options.scheduling.map(from_scheduling)),
         measured: Measured {
-            elements: row.count("done")? + row.count("failed")?,
+            elements: done + row.count("failed")?,
             seconds: row.count("busy_us")? as f64 / 1e6,
         },
         element_bytes: row.count("input_bytes")? / total.max(1),

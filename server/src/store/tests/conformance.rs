@@ -7,9 +7,12 @@ use protocol::job::{AgentState, JobState, Level, Strategy};
 use protocol::{JobId, LeaseId, Range, RangeSet};
 
 use super::super::blocks::{self, Kind};
-use super::super::jobs::{Ended, JobRow, Shape};
+use super::super::ends::{Ended, Ending};
+use super::super::jobs::{JobRow, Shape};
 use super::super::leases::Lapsed;
-use super::super::{Store, StoreError, agents, jobs, leases, store_time, stored_time, tokens};
+use super::super::{
+    Store, StoreError, agents, ends, jobs, leases, store_time, stored_time, tokens,
+};
 use super::{Fixture, all_of, collecting, failing, new_job, piece, read, runnable_jobs, write};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
@@ -29,7 +32,7 @@ async fn a_map_is_leased_reported_and_resolved() {
     let last = fixture.grant(agent, 2).await;
     assert!(!fixture.is_runnable(job).await, "the cursor is at the end and nothing came back");
     let outcome = fixture.report(agent, all_of(&last[0])).await;
-    assert_eq!((outcome.jobs, outcome.lease_finished), (vec![job], true));
+    assert_eq!((outcome.jobs, outcome.can_go_on), (vec![job], true));
     let row = fixture.job(job).await;
     assert_eq!(
         (row.state, row.counts.done, row.counts.running, row.slots),
@@ -187,12 +190,15 @@ async fn a_cancelled_job_stays_cancelled() {
     let fixture = Fixture::new().await;
     let (agent, job) = (fixture.agent(1).await, fixture.map(3).await);
     let grant = fixture.grant(agent, 1).await.remove(0);
-    let ended = write!(fixture, |tx| jobs::end(tx, job, JobState::Cancelled, None, 8));
-    assert_eq!(ended, Ended::Now(vec![agent]));
-    let ended = write!(fixture, |tx| jobs::end(tx, job, JobState::Cancelled, None, 8));
+    let ended = write!(fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
+    assert_eq!(
+        ended,
+        Ended::Now(Ending { holders: vec![agent], ended: vec![job], freed: Vec::new() })
+    );
+    let ended = write!(fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
     assert_eq!(ended, Ended::Before(JobState::Cancelled));
     let unknown = JobId::new();
-    let ended = write!(fixture, |tx| jobs::end(tx, unknown, JobState::Cancelled, None, 8));
+    let ended = write!(fixture, |tx| ends::end(tx, unknown, JobState::Cancelled, None, 8));
     assert_eq!(ended, Ended::Unknown);
     assert_eq!(fixture.report(agent, all_of(&grant)).await.verdicts, [Verdict::Stale]);
     assert_eq!(fixture.job(job).await.state, JobState::Cancelled);
@@ -213,9 +219,9 @@ async fn a_report_of_a_foreign_lease_is_stale() {
 async fn outer_elements_are_leased_whole_and_empty_ones_skipped() {
     let fixture = Fixture::new().await;
     let mut submission = new_job(5);
-    submission.shape.nested = true;
+    submission.elements.shape.nested = true;
     submission.plan.push(Level::new(Strategy::Multisession));
-    submission.groups = vec![0, 3, 0, 2];
+    submission.elements.groups = vec![0, 3, 0, 2];
     let job = fixture.submit(submission).await;
     let (one, two) = (fixture.agent(64).await, fixture.agent(64).await);
     let first = fixture.grant(one, 64).await;

@@ -16,7 +16,7 @@ use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
 
 use super::blocks::{Place, StoredBlock};
 use super::db::Tx;
-use super::jobs::{JobRow, NewJob, Shape};
+use super::jobs::{JobRow, NewJob};
 use super::leases::Grant;
 use super::outcomes::Start;
 use super::reports::{NewPiece, Outcome};
@@ -24,6 +24,7 @@ use super::runnable::Walk;
 use super::{Store, StoreError, agents, jobs, outcomes, reports};
 use crate::block::{compress, pack};
 use crate::dispatcher::decide;
+use crate::elements::Elements;
 use crate::scheduler::assign::{Agent, Job};
 
 /// Runs an operation in a transaction of the fixture's store.
@@ -98,6 +99,8 @@ async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>,
         id: agent,
         free,
         slots: 64,
+        memory: 1 << 34,
+        free_memory: 1 << 34,
         runtimes: vec![Runtime::Python],
         labels: BTreeMap::new(),
     }];
@@ -144,11 +147,10 @@ fn new_job(n: usize) -> NewJob {
         id,
         owner: "ada".to_owned(),
         name: Some("squares".to_owned()),
-        total: n as u64,
-        input_bytes: 1,
-        shape: Shape::default(),
         plan: vec![Level::new(Strategy::Cluster)],
         options: Options::default(),
+        after: Vec::new(),
+        idempotency_key: None,
         spec: JobSpec {
             id,
             owner: "ada".to_owned(),
@@ -163,10 +165,12 @@ fn new_job(n: usize) -> NewJob {
             files: None,
             options: Options::default(),
         },
-        elements: pack(&payloads).into_iter().map(stored).collect(),
-        names: Vec::new(),
-        outer_names: Vec::new(),
-        groups: Vec::new(),
+        elements: Elements {
+            total: n as u64,
+            input_bytes: 1,
+            blocks: pack(&payloads).into_iter().map(stored).collect(),
+            ..Elements::default()
+        },
     }
 }
 

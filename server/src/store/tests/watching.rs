@@ -4,6 +4,7 @@ use protocol::job::{AgentState, JobState};
 use protocol::{AgentId, JobId, Range};
 
 use super::super::agents::{self, Totals};
+use super::super::ends;
 use super::super::jobs::{self, Group};
 use super::super::logs::{self, Added, KEPT, Packed, Stored};
 use super::super::outcomes::{self, Outcomes, Start};
@@ -79,8 +80,8 @@ async fn the_name_of_an_agent_stays_with_what_it_did() {
 async fn the_outer_element_of_an_element_is_found_past_empty_ones() {
     let fixture = Fixture::new().await;
     let mut submission = new_job(5);
-    submission.shape.nested = true;
-    submission.groups = vec![0, 3, 0, 2];
+    submission.elements.shape.nested = true;
+    submission.elements.groups = vec![0, 3, 0, 2];
     let job = fixture.submit(submission).await;
     let (first, second) =
         (Group { position: 1, first: 0, n: 3 }, Group { position: 3, first: 3, n: 2 });
@@ -149,7 +150,7 @@ async fn only_who_held_elements_of_a_job_may_speak_of_it() {
     assert!(may_speak(agent).await, "it has an outcome");
     fixture.grant(other, 1).await;
     add(&fixture, other, 1, job, said(1, b"x")).await;
-    write!(fixture, |tx| jobs::end(tx, job, JobState::Cancelled, None, 8));
+    write!(fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
     assert!(may_speak(other).await, "it has spoken of the job while it held one");
     let unknown = JobId::new();
     assert!(!read!(fixture, |tx| logs::may_speak(tx, agent, unknown)));

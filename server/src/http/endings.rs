@@ -1,0 +1,147 @@
+//! What is done to a job as a whole: cancelled, retried, deleted.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use protocol::job::{JobState, JobStatus};
+use protocol::{JobId, Problem};
+
+use super::extract::Id;
+use super::{status, submit, wait};
+use crate::error::ApiError;
+use crate::retry::work_out;
+use crate::state::AppState;
+use crate::store::ends::{self, Ended};
+use crate::store::retries::{self, Retried};
+use crate::store::trash::{self, Deleted};
+
+/// Cancels a job: what runs is stopped within a second, what was accepted stays. Jobs that come
+/// after it fail. Cancelling again changes nothing.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job.")),
+    responses(
+        (status = 200, description = "It is cancelled.", body = JobStatus),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is resolved or has failed already.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn cancel(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+) -> Result<axum::Json<JobStatus>, ApiError> {
+    let now = state.clock.now();
+    let ended = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move { ends::end(tx, job, JobState::Cancelled, None, now).await })
+        })
+        .await?;
+    match ended {
+        Ended::Now(ending) => state.all_ended(&ending),
+        Ended::Before(JobState::Cancelled) => {}
+        Ended::Before(before) => {
+            return Err(ApiError::Conflict(format!(
+                "job {job} is {} already and cannot be cancelled",
+                before.as_str()
+            )));
+        }
+        Ended::Unknown => return Err(ApiError::NotFound(format!("there is no job {job}"))),
+    }
+    Ok(axum::Json(status::of(&state, wait::find(&state, job).await?).await?))
+}
+
+/// Runs again what failed or is missing of a job that has ended: a new job that takes over the
+/// values there are, with the same function, elements and options. Asked again, it answers with the
+/// same new job.
+#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job.")),
+    responses(
+        (status = 202, description = "The new job; its `retry_of` is the old one.", body = JobStatus,
+            headers(
+                ("Location" = String, description = "The new job."),
+                ("Retry-After" = u32, description = "Seconds after which to ask for the value.")
+            )),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended, there is nothing to retry, or a job that it comes after was not resolved.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn retry(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+) -> Result<Response, ApiError> {
+    let row = wait::find(&state, job).await?;
+    if !row.state.is_final() {
+        return Err(ApiError::Conflict(format!(
+            "job {job} is {}: wait for its end, or cancel it, and retry it then",
+            row.state.as_str()
+        )));
+    }
+    if let Some(before) = row.retried_as {
+        return submit::accepted(&state, before).await;
+    }
+    let retry = work_out(&state, &row).await?;
+    if retry.rows.is_empty() && row.state == JobState::Resolved {
+        return Err(ApiError::Conflict(format!(
+            "job {job} has a value for every element: there is nothing to retry; submit it again to \
+             run all of it"
+        )));
+    }
+    let (id, now) = (retry.id, state.clock.now());
+    let retried = state
+        .store
+        .write(move |tx| Box::pin(async move { retries::insert(tx, retry, now).await }))
+        .await?;
+    match retried {
+        Retried::Now => {
+            state.metrics.jobs_submitted.add(1);
+            state.job_watchers.wake(&job);
+            state.dispatcher.wake();
+            submit::accepted(&state, id).await
+        }
+        Retried::Before(before) => submit::accepted(&state, before).await,
+        Retried::Unknown => Err(ApiError::NotFound(format!("there is no job {job}"))),
+        Retried::Dependency(on, Some(state)) => Err(ApiError::Conflict(format!(
+            "job {job} comes after job {on}, which is {}: retry that one first",
+            state.as_str()
+        ))),
+        Retried::Dependency(on, None) => Err(ApiError::Conflict(format!(
+            "job {job} comes after job {on}, which was deleted before it was seen to be resolved: \
+             submit {job} again without it"
+        ))),
+    }
+}
+
+/// Deletes a job that has ended, with its value, outcomes and logs. Deleting what is not there
+/// changes nothing.
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job.")),
+    responses(
+        (status = 204, description = "It is not there, or not any more."),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn delete(
+    State(state): State<AppState>,
+    Id(job): Id<JobId>,
+) -> Result<StatusCode, ApiError> {
+    let deleted =
+        state.store.write(move |tx| Box::pin(async move { trash::delete(tx, job).await })).await?;
+    match deleted {
+        Deleted::Now => {
+            state.job_watchers.wake(&job);
+            state.log_watchers.wake(&job);
+            state.deleted.notify_one();
+        }
+        Deleted::Before => {}
+        Deleted::NotEnded(now) => {
+            return Err(ApiError::Conflict(format!(
+                "job {job} is {}: cancel it before you delete it",
+                now.as_str()
+            )));
+        }
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

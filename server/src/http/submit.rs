@@ -1,0 +1,200 @@
+//! Submissions: one, or many at once; safe to send again with an `Idempotency-Key`.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use protocol::job::{JobStatus, Page, SubmitJob, SubmitJobs};
+use protocol::{JobId, Problem};
+
+use super::extract::Body;
+use super::{status, wait};
+use crate::blobs::hex_digest;
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::store::jobs::{self, NewJob};
+use crate::store::submissions::{self, Accepted, Key};
+use crate::store::tokens::Identity;
+use crate::submission;
+
+/// Names a submission, so that it is accepted once however often it is sent.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Characters of an `Idempotency-Key` at the most.
+const MAX_KEY: usize = 255;
+
+/// Submits a map or a call. It is a future: this answers as soon as the job is on disk.
+///
+/// With an `Idempotency-Key` the same submission may be sent again, after an answer that was lost:
+/// it is the same job. The key is kept as long as the job.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "1 to 255 visible characters that name this submission; best a random UUID.",
+        example = "6f1c2a7e-0b7f-4c1e-9a53-1f7f6f0e9d11")),
+    request_body(content = SubmitJob, content_type = "application/json"),
+    responses(
+        (status = 202, description = "The job is on disk and will run.", body = JobStatus,
+            headers(
+                ("Location" = String, description = "The job."),
+                ("Retry-After" = u32, description = "Seconds after which to ask for the value.")
+            )),
+        (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field cannot be, and `errors` says which and what to do; or the `Idempotency-Key` was used with another body (`idempotency-key-reused`).", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn submit(
+    State(state): State<AppState>,
+    Extension(identity): Extension<Identity>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let key = key_of(&headers, &body)?;
+    let before = known(&state, &identity, key.as_ref()).await?;
+    let ids = match before {
+        Some(before) => before,
+        None => {
+            let submission: SubmitJob = submission::read_json(&body)?;
+            let job = submission::prepare(submission, identity.owner.clone(), &state.blobs).await?;
+            accept(&state, &identity, key, vec![job], |_| String::new()).await?
+        }
+    };
+    let [id] = ids.as_slice() else {
+        return Err(ApiError::Internal("a submission that is not one job".to_owned()));
+    };
+    accepted(&state, *id).await
+}
+
+/// The answer to what became the job `id`.
+///
+/// # Errors
+/// When the job is not there any more, or the database fails.
+pub async fn accepted(state: &AppState, id: JobId) -> Result<Response, ApiError> {
+    let status = status::of(state, wait::find(state, id).await?).await?;
+    let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
+    Ok((StatusCode::ACCEPTED, headers, axum::Json(status)).into_response())
+}
+
+/// Submits up to 1000 jobs at once: all of them are accepted, or none.
+///
+/// Faults are named by their place, such as `jobs[3].options.timeout`. An `Idempotency-Key` holds
+/// for all of them together.
+#[utoipa::path(post, path = "/v1/jobs:batch", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "1 to 255 visible characters that name these submissions; best a random UUID.",
+        example = "6f1c2a7e-0b7f-4c1e-9a53-1f7f6f0e9d11")),
+    request_body(content = SubmitJobs, content_type = "application/json"),
+    responses(
+        (status = 202, description = "The jobs are on disk, in the order of the submissions.", body = Page<JobStatus>,
+            headers(("Retry-After" = u32, description = "Seconds after which to ask for the values."))),
+        (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field of one cannot be, so none was accepted; or the `Idempotency-Key` was used with another body.", body = Problem, content_type = "application/problem+json")
+    ))]
+pub async fn submit_batch(
+    State(state): State<AppState>,
+    Extension(identity): Extension<Identity>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, ApiError> {
+    let key = key_of(&headers, &body)?;
+    let before = known(&state, &identity, key.as_ref()).await?;
+    let ids = match before {
+        Some(before) => before,
+        None => {
+            let submissions: SubmitJobs = submission::read_json(&body)?;
+            let jobs =
+                submission::prepare_all(submissions.jobs, &identity.owner, &state.blobs).await?;
+            accept(&state, &identity, key, jobs, |i| format!("jobs[{i}].")).await?
+        }
+    };
+    let rows = state
+        .store
+        .read(|tx| {
+            Box::pin(async move {
+                let mut rows = Vec::with_capacity(ids.len());
+                for id in ids {
+                    rows.extend(jobs::find(tx, id).await?);
+                }
+                Ok(rows)
+            })
+        })
+        .await?;
+    let items = status::of_all(&state, rows).await?;
+    let page = axum::Json(Page { items, next: None });
+    Ok((StatusCode::ACCEPTED, [(RETRY_AFTER, "1")], page).into_response())
+}
+
+/// The `Idempotency-Key` of a request, if it has one.
+fn key_of(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default();
+    let is_visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_visible || !(1..=MAX_KEY).contains(&key.len()) {
+        return Err(ApiError::field(
+            "Idempotency-Key",
+            format!("must be 1 to {MAX_KEY} visible ASCII characters, such as a random UUID"),
+        ));
+    }
+    let digest = submission::heavy(body.len(), || hex_digest(body));
+    Ok(Some(Key { key: key.to_owned(), digest }))
+}
+
+/// The jobs that a submission with this key became before.
+async fn known(
+    state: &AppState,
+    identity: &Identity,
+    key: Option<&Key>,
+) -> Result<Option<Vec<JobId>>, ApiError> {
+    let Some(key) = key else { return Ok(None) };
+    let (owner, wanted) = (identity.owner.clone(), key.clone());
+    let known = state
+        .store
+        .read(|tx| Box::pin(async move { submissions::known(tx, &owner, &wanted).await }))
+        .await?;
+    match known {
+        Some(Accepted::Before(jobs)) => Ok(Some(jobs)),
+        Some(_) => Err(ApiError::IdempotencyKeyReused(key.key.clone())),
+        None => Ok(None),
+    }
+}
+
+/// Writes prepared jobs down. `place` says where the submission of a job stands in the body.
+async fn accept(
+    state: &AppState,
+    identity: &Identity,
+    key: Option<Key>,
+    jobs: Vec<NewJob>,
+    place: impl Fn(usize) -> String,
+) -> Result<Vec<JobId>, ApiError> {
+    let (owner, now) = (identity.owner.clone(), state.clock.now());
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
+    let used = key.clone();
+    let accepted = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move { submissions::accept(tx, &owner, used, jobs, now).await })
+        })
+        .await?;
+    match accepted {
+        Accepted::Now => {
+            state.metrics.jobs_submitted.add(ids.len() as u64);
+            state.dispatcher.wake();
+            Ok(ids)
+        }
+        Accepted::Before(ids) => Ok(ids),
+        Accepted::KeyReused => {
+            Err(ApiError::IdempotencyKeyReused(key.map(|key| key.key).unwrap_or_default()))
+        }
+        Accepted::NoSuchJob { job, after: i } => Err(ApiError::field(
+            format!("{}after[{i}]", place(job)),
+            format!(
+                "there is no job {}: give the id of a job that was submitted and not deleted",
+                after[job][i]
+            ),
+        )),
+    }
+}

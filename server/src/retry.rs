@@ -1,0 +1,114 @@
+//! Works out a retry: which values a job has, and which elements are to run again.
+//!
+//! The outcomes of a job that has ended do not change, so that all is read and cut before the
+//! transaction that writes the new job.
+
+use protocol::agent::Note;
+use protocol::{JobId, Range};
+
+use crate::error::ApiError;
+use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
+use crate::state::AppState;
+use crate::store::blocks::{Place, StoredBlock};
+use crate::store::jobs::JobRow;
+use crate::store::outcomes::{self, Outcomes, Start};
+use crate::store::retries::{self, Cut, Retry};
+
+/// Rows that one read takes.
+const ROWS: u32 = 1000;
+
+/// Works out what a retry of `job`, which has ended, takes over and what it runs.
+///
+/// # Errors
+/// When the database or a blob cannot be read or written.
+pub async fn work_out(state: &AppState, job: &JobRow) -> Result<Retry, ApiError> {
+    let (mut missing, mut next, mut micros, mut n_kept) = (Missing::default(), 0, 0, 0);
+    let mut cut = Vec::new();
+    loop {
+        let (id, from) = (job.id, next);
+        let pieces = state
+            .store
+            .read(|tx| Box::pin(async move { retries::survey(tx, id, from, ROWS).await }))
+            .await?;
+        let Some(last) = pieces.last() else { break };
+        next = last.first + last.n;
+        for piece in pieces {
+            let n_values = piece.n - piece.errors.len() as u64;
+            missing.outcomes(piece.first, piece.n, &piece.errors);
+            n_kept += n_values;
+            micros += share(piece.micros, n_values, piece.n);
+            if !piece.errors.is_empty() && n_values > 0 {
+                cut.extend(cut_out(state, id, piece.first).await?);
+            }
+        }
+    }
+    let missing = missing.finish(job.counts.total);
+    let rows = if job.shape.nested {
+        rows_by_group(&missing, groups(state, job.id).await?)
+    } else {
+        rows(&missing)
+    };
+    Ok(Retry { of: job.id, id: JobId::new(), n_kept, micros, cut, rows })
+}
+
+/// The part of `micros` that falls to `n` of `total`.
+fn share(micros: u64, n: u64, total: u64) -> u64 {
+    (u128::from(micros) * u128::from(n) / u128::from(total.max(1))) as u64
+}
+
+async fn groups(state: &AppState, job: JobId) -> Result<Vec<Range>, ApiError> {
+    let mut groups: Vec<Range> = Vec::new();
+    loop {
+        let from = groups.len() as u64;
+        let some = state
+            .store
+            .read(|tx| Box::pin(async move { retries::groups(tx, job, from, ROWS).await }))
+            .await?;
+        if some.is_empty() {
+            return Ok(groups);
+        }
+        groups.extend(some);
+    }
+}
+
+/// The values of the outcomes that begin at `first`, without the errors between them.
+async fn cut_out(state: &AppState, job: JobId, first: u64) -> Result<Vec<Cut>, ApiError> {
+    let mut read = state
+        .store
+        .read(|tx| {
+            Box::pin(async move { outcomes::read(tx, job, Start::Index(first), false, 1).await })
+        })
+        .await?;
+    let Some(outcomes) = (!read.is_empty()).then(|| read.swap_remove(0)) else {
+        return Ok(Vec::new());
+    };
+    let n = outcomes.block.lengths.len() as u64;
+    let runs = value_runs(n, &outcomes.errors);
+    let block = outcomes.block.clone().load(&state.blobs).await?;
+    let mut values = Vec::with_capacity(runs.len());
+    for run in runs {
+        let (from, to) = (block.first + run.0, block.first + run.1);
+        let (span, lengths) = outcomes.block.slice(from, to);
+        if span.end > block.data.len() {
+            return Err(ApiError::Internal("a block is shorter than its lengths".to_owned()));
+        }
+        let place = Place::of(&block.data.slice(span), &state.blobs).await?;
+        values.push(Cut {
+            of: block.first,
+            block: StoredBlock { first: from, lengths: lengths.to_vec(), place },
+            notes: notes_of(&outcomes, run),
+            micros: share(outcomes.micros, run.len(), n),
+        });
+    }
+    Ok(values)
+}
+
+/// What is to say of the elements of `run`, by their positions in it.
+fn notes_of(outcomes: &Outcomes, run: Range) -> Vec<Note> {
+    let inside = |note: &&Note| run.contains(note.position.into());
+    let moved = |note: &Note| Note {
+        position: note.position - u32::try_from(run.0).unwrap_or(note.position),
+        ..note.clone()
+    };
+    outcomes.notes.iter().filter(inside).map(moved).collect()
+}

@@ -1,0 +1,308 @@
+//! Running again what failed or was missing of a job: a new job that takes its values over.
+
+use protocol::agent::{JobSpec, Note};
+use protocol::job::{JobState, Options};
+use protocol::{JobId, LeaseId, Range, RangeSet};
+
+use super::StoreError;
+use super::blocks::StoredBlock;
+use super::db::{Row, Tx, args, json_text};
+use super::jobs;
+use crate::block;
+use crate::clock::Millis;
+
+/// Stands for an agent where there is none: what is to run was never leased.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// What is known of outcomes without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The index of the first.
+    pub first: u64,
+    /// How many.
+    pub n: u64,
+    /// Which of them are errors: positions from 0, ascending.
+    pub errors: Vec<u32>,
+    /// Microseconds that they took together.
+    pub micros: u64,
+}
+
+/// A retry as it is worked out from the outcomes of the job, which do not change any more.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// The job that failed, was cancelled, or has errors in its value.
+    pub of: JobId,
+    /// The new one.
+    pub id: JobId,
+    /// How many values it takes over.
+    pub n_kept: u64,
+    /// Microseconds that these took.
+    pub micros: u64,
+    /// Those of them that stand beside errors, cut out. All others are copied.
+    pub cut: Vec<Cut>,
+    /// What it is to run: each set a row of returned elements.
+    pub rows: Vec<RangeSet>,
+}
+
+/// Values that are cut out of outcomes that hold errors too.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The first of the outcomes that they are cut out of.
+    pub of: u64,
+    /// The values.
+    pub block: StoredBlock,
+    /// What else is to say of them.
+    pub notes: Vec<Note>,
+    /// Microseconds that they took together.
+    pub micros: u64,
+}
+
+/// What a retry came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It is a job now.
+    Now,
+    /// It was one before: this.
+    Before(JobId),
+    /// The job that was to be retried is not there any more.
+    Unknown,
+    /// It has not begun because of a job that it comes after, and that is not resolved.
+    Dependency(JobId, Option<JobState>),
+}
+
+/// Where the outcomes of a job lie from element `from` on, at most `limit` rows.
+///
+/// # Errors
+/// The database's.
+pub async fn survey(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    from: u64,
+    limit: u32,
+) -> Result<Vec<Piece>, StoreError> {
+    let rows = tx
+        .all(
+            "select first, n, errors, micros from outcomes
+             where job_id = $1 and first >= $2 order by first limit $3",
+            args![job, from, limit],
+        )
+        .await?;
+    let piece = |row: &Row| {
+        Ok(Piece {
+            first: row.count("first")?,
+            n: row.count("n")?,
+            errors: row.json("errors")?,
+            micros: row.count("micros")?,
+        })
+    };
+    rows.iter().map(piece).collect()
+}
+
+/// Where the outer elements of a nested job lie from `position` on, at most `limit`.
+///
+/// # Errors
+/// The database's.
+pub async fn groups(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    position: u64,
+    limit: u32,
+) -> Result<Vec<Range>, StoreError> {
+    let rows = tx
+        .all(
+            "select first, n from groups where job_id = $1 and position >= $2
+             order by position limit $3",
+            args![job, position, limit],
+        )
+        .await?;
+    let range = |row: &Row| {
+        let first = row.count("first")?;
+        Ok(Range(first, first + row.count("n")?))
+    };
+    rows.iter().map(range).collect()
+}
+
+/// Writes the new job down, unless there is one already.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(tx: &mut Tx<'_>, retry: Retry, now: Millis) -> Result<Retried, StoreError> {
+    let row = tx
+        .first(
+            "select retried_as, spec, options, after_jobs, started_at from jobs where id = $1",
+            args![retry.of],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(Retried::Unknown) };
+    if let Some(before) = row.maybe_id("retried_as")? {
+        return Ok(Retried::Before(before));
+    }
+    // One that has begun has waited for the jobs before it.
+    let has_begun = row.maybe_int("started_at")?.is_some();
+    let after = if has_begun { Vec::new() } else { row.json("after_jobs")? };
+    let after = match latest(tx, after).await? {
+        Ok(after) => after,
+        Err((job, state)) => return Ok(Retried::Dependency(job, state)),
+    };
+    let mut spec: JobSpec = row.json("spec")?;
+    spec.id = retry.id;
+    let options: Options = row.json("options")?;
+    copy_job(tx, &retry, &spec, &options, &after, now).await?;
+    copy_elements(tx, &retry).await?;
+    copy_outcomes(tx, &retry).await?;
+    let n_cut: u64 = retry.cut.iter().map(|cut| cut.block.lengths.len() as u64).sum();
+    let mut rank = retry.n_kept - n_cut;
+    for cut in retry.cut {
+        let n = cut.block.lengths.len() as u64;
+        insert_cut(tx, retry.of, retry.id, cut, rank).await?;
+        rank += n;
+    }
+    return_all(tx, retry.id, &retry.rows, now).await?;
+    let is_empty = retry.rows.is_empty();
+    tx.execute("update jobs set retried_as = $2 where id = $1", args![retry.of, retry.id]).await?;
+    jobs::begin(tx, retry.id, &after, is_empty, now).await?;
+    Ok(Retried::Now)
+}
+
+/// The jobs `after`, each replaced by its latest retry; or the one that can never be resolved.
+async fn latest(
+    tx: &mut Tx<'_>,
+    after: Vec<JobId>,
+) -> Result<Result<Vec<JobId>, (JobId, Option<JobState>)>, StoreError> {
+    let mut latest = Vec::with_capacity(after.len());
+    for mut job in after {
+        loop {
+            let row =
+                tx.first("select state, retried_as from jobs where id = $1", args![job]).await?;
+            let Some(row) = row else { return Ok(Err((job, None))) };
+            let state = jobs::state(&row)?;
+            match row.maybe_id("retried_as")? {
+                _ if state == JobState::Resolved => break,
+                Some(younger) => job = younger,
+                None if state.is_final() => return Ok(Err((job, Some(state)))),
+                None => break,
+            }
+        }
+        latest.push(job);
+    }
+    Ok(Ok(latest))
+}
+
+async fn copy_job(
+    tx: &mut Tx<'_>,
+    retry: &Retry,
+    spec: &JobSpec,
+    options: &Options,
+    after: &[JobId],
+    now: Millis,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
+             plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error,
+             after_jobs, retry_of)
+         select $2, owner, name, runtime, 'queued', priority, total, input_bytes, shape,
+             plan, options, $3, $4, $5, $6, null, null, null, $7, id
+         from jobs where id = $1",
+        args![
+            retry.of,
+            retry.id,
+            json_text(spec)?,
+            options.chunk_size.and_then(|n| i64::try_from(n).ok()),
+            false,
+            now,
+            json_text(&after)?
+        ],
+    )
+    .await?;
+    tx.execute(
+        // Nothing is new: what is to run stands in the job's leases, as if it had come back.
+        "insert into progress (job_id, cursor, done, failed, running, slots, busy_us, version)
+         select $2, total, $3, 0, 0, 0, $4, 0 from jobs where id = $1",
+        args![retry.of, retry.id, retry.n_kept, retry.micros],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn copy_elements(tx: &mut Tx<'_>, retry: &Retry) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into blocks (job_id, kind, first, n, lengths, data, digest)
+         select $2, kind, first, n, lengths, data, digest from blocks where job_id = $1",
+        args![retry.of, retry.id],
+    )
+    .await?;
+    tx.execute(
+        "insert into groups (job_id, position, first, n)
+         select $2, position, first, n from groups where job_id = $1",
+        args![retry.of, retry.id],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Copies the outcomes that are all values, ranked in element order.
+async fn copy_outcomes(tx: &mut Tx<'_>, retry: &Retry) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
+             started_at, micros, errors, notes, lengths, data, digest, rank)
+         select $2, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
+             started_at, micros, errors, notes, lengths, data, digest,
+             cast(sum(n) over (order by first) as bigint) - n
+         from outcomes where job_id = $1 and errors = '[]'",
+        args![retry.of, retry.id],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn insert_cut(
+    tx: &mut Tx<'_>,
+    from: JobId,
+    to: JobId,
+    cut: Cut,
+    rank: u64,
+) -> Result<(), StoreError> {
+    let (first, lengths) = (cut.block.first, cut.block.lengths);
+    let (data, digest) = cut.block.place.into_columns();
+    tx.execute(
+        "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
+             started_at, micros, errors, notes, lengths, data, digest, rank)
+         select $3, $4, $5, lease_id, attempt, agent_id, agent_name, slot, pid,
+             started_at, $6, '[]', $7, $8, $9, $10, $11
+         from outcomes where job_id = $1 and first = $2",
+        args![
+            from,
+            cut.of,
+            to,
+            first,
+            lengths.len(),
+            cut.micros,
+            json_text(&cut.notes)?,
+            block::encode_lengths(&lengths),
+            data,
+            digest,
+            rank
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Writes what is to run as elements that came back without ever having been leased.
+async fn return_all(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    rows: &[RangeSet],
+    now: Millis,
+) -> Result<(), StoreError> {
+    for ranges in rows {
+        tx.execute(
+            "insert into leases (id, job_id, agent_id, state, ranges, remaining, slots, width,
+                 attempt, lost, deaths, memory, granted_at, version)
+             values ($1, $2, $3, 'released', $4, $5, 0, 0, 0, 0, '{}', 0, $6, 0)",
+            args![LeaseId::new(), job, NOBODY, json_text(ranges)?, ranges.len(), now],
+        )
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Submissions, each accepted once, whole or not at all, however often it is sent.
+
+use protocol::JobId;
+
+use super::db::{Tx, args};
+use super::jobs::{self, NewJob};
+use super::{StoreError, ends};
+use crate::clock::Millis;
+
+/// What makes a submission that is sent again known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The `Idempotency-Key`.
+    pub key: String,
+    /// The SHA-256 of the body.
+    pub digest: String,
+}
+
+/// What a submission came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is written down.
+    Now,
+    /// It was before, as these jobs.
+    Before(Vec<JobId>),
+    /// Its key was used with another body.
+    KeyReused,
+    /// A job that one of its jobs comes after is not there.
+    NoSuchJob {
+        /// Which of its jobs.
+        job: usize,
+        /// Which entry of that job's `after`.
+        after: usize,
+    },
+}
+
+/// Writes the jobs of one submission down, all of them or none.
+///
+/// # Errors
+/// The database's.
+pub async fn accept(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    key: Option<Key>,
+    submitted: Vec<NewJob>,
+    now: Millis,
+) -> Result<Accepted, StoreError> {
+    if let Some(key) = &key
+        && let Some(before) = known(tx, owner, key).await?
+    {
+        return Ok(before);
+    }
+    for (job, submission) in submitted.iter().enumerate() {
+        for (after, &on) in submission.after.iter().enumerate() {
+            if ends::state_of(tx, on).await?.is_none() {
+                return Ok(Accepted::NoSuchJob { job, after });
+            }
+        }
+    }
+    if let Some(key) = &key {
+        tx.execute(
+            "insert into idempotency_keys (owner, key, digest) values ($1, $2, $3)",
+            args![owner, key.key.as_str(), key.digest.as_str()],
+        )
+        .await?;
+    }
+    for mut job in submitted {
+        job.idempotency_key = key.as_ref().map(|key| key.key.clone());
+        jobs::insert(tx, job, now).await?;
+    }
+    Ok(Accepted::Now)
+}
+
+/// What a submission with `key` came to before; `None`: there was none.
+///
+/// # Errors
+/// The database's.
+pub async fn known(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    key: &Key,
+) -> Result<Option<Accepted>, StoreError> {
+    let row = tx
+        .first(
+            "select digest from idempotency_keys where owner = $1 and key = $2",
+            args![owner, key.key.as_str()],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    if row.text("digest")? != key.digest {
+        return Ok(Some(Accepted::KeyReused));
+    }
+    let rows = tx
+        .all(
+            // Ids ascend in the order in which the jobs were submitted.
+            "select id from jobs where owner = $1 and idempotency_key = $2 order by id",
+            args![owner, key.key.as_str()],
+        )
+        .await?;
+    let jobs: Result<_, _> = rows.iter().map(|row| row.id("id")).collect();
+    jobs.map(|jobs| Some(Accepted::Before(jobs)))
+}

@@ -1,0 +1,80 @@
+//! Deleted jobs. A job is gone for its clients at once; its large tables are cleared in slices, so
+//! that no transaction takes long, and from where they were after a restart.
+
+use protocol::JobId;
+use protocol::job::JobState;
+
+use super::db::{Tx, args};
+use super::{StoreError, ends};
+
+/// What an attempt to delete a job came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone.
+    Now,
+    /// It is not there.
+    Before,
+    /// It has not ended.
+    NotEnded(JobState),
+}
+
+/// Deletes a job that has ended. What it held in large tables is left to [`clear`].
+///
+/// # Errors
+/// The database's.
+pub async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<Deleted, StoreError> {
+    match ends::state_of(tx, job).await? {
+        None => return Ok(Deleted::Before),
+        Some(state) if !state.is_final() => return Ok(Deleted::NotEnded(state)),
+        Some(_) => {}
+    }
+    tx.execute("insert into trash (job_id) values ($1)", args![job]).await?;
+    // The key of a submission goes with the last of its jobs.
+    tx.execute(
+        "delete from idempotency_keys where (owner, key) in (
+             select owner, idempotency_key from jobs where id = $1)
+         and not exists (select 1 from jobs where owner = idempotency_keys.owner
+             and idempotency_key = idempotency_keys.key and id <> $1)",
+        args![job],
+    )
+    .await?;
+    // The job that it retried can be retried once more.
+    tx.execute(
+        "update jobs set retried_as = null
+         where id = (select retry_of from jobs where id = $1) and retried_as = $1",
+        args![job],
+    )
+    .await?;
+    tx.execute("delete from progress where job_id = $1", args![job]).await?;
+    tx.execute("delete from jobs where id = $1", args![job]).await?;
+    Ok(Deleted::Now)
+}
+
+/// Statements that clear a slice of `$2` rows of the deleted job `$1`.
+const SLICES: [&str; 4] = [
+    "delete from outcomes where job_id = $1 and first in (
+         select first from outcomes where job_id = $1 order by first limit $2)",
+    "delete from logs where job_id = $1 and ends in (
+         select ends from logs where job_id = $1 order by ends limit $2)",
+    "delete from groups where job_id = $1 and position in (
+         select position from groups where job_id = $1 order by position limit $2)",
+    "delete from blocks where job_id = $1 and (kind, first) in (
+         select kind, first from blocks where job_id = $1 order by kind, first limit $2)",
+];
+
+/// Clears at most `limit` rows of a deleted job. `false`: there is nothing left to clear.
+///
+/// # Errors
+/// The database's.
+pub async fn clear(tx: &mut Tx<'_>, limit: u32) -> Result<bool, StoreError> {
+    let row = tx.first("select job_id from trash order by job_id limit 1", args![]).await?;
+    let Some(row) = row else { return Ok(false) };
+    let job: JobId = row.id("job_id")?;
+    for slice in SLICES {
+        if tx.execute(slice, args![job, limit]).await? > 0 {
+            return Ok(true);
+        }
+    }
+    tx.execute("delete from trash where job_id = $1", args![job]).await?;
+    Ok(true)
+}
