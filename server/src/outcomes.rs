@@ -92,7 +92,9 @@ impl OutcomeReader {
         if self.rows.is_empty() {
             let (job, start, only_errors) = (self.job, self.start, self.only == Only::Errors);
             let rows = self.state.store.read(|tx| {
-                Box::pin(async move { outcomes::read(tx, job, start, only_errors, ROWS).await })
+                Box::pin(
+                    async move { outcomes::read_from(tx, job, start, only_errors, ROWS).await },
+                )
             });
             self.rows = rows.await?.into();
         }

@@ -11,7 +11,7 @@ use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
 use crate::state::AppState;
 use crate::store::blocks::{Place, StoredBlock};
 use crate::store::jobs::JobRow;
-use crate::store::outcomes::{self, Outcomes, Start};
+use crate::store::outcomes::{self, Outcomes};
 use crate::store::retries::{self, Cut, Retry};
 
 /// Rows that one read takes.
@@ -75,9 +75,7 @@ async fn groups(state: &AppState, job: JobId) -> Result<Vec<Range>, ApiError> {
 async fn cut_out(state: &AppState, job: JobId, first: u64) -> Result<Vec<Cut>, ApiError> {
     let mut read = state
         .store
-        .read(|tx| {
-            Box::pin(async move { outcomes::read(tx, job, Start::Index(first), false, 1).await })
-        })
+        .read(|tx| Box::pin(async move { outcomes::read(tx, job, first, 1).await }))
         .await?;
     let Some(outcomes) = (!read.is_empty()).then(|| read.swap_remove(0)) else {
         return Ok(Vec::new());

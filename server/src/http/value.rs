@@ -52,7 +52,7 @@ async fn value_within(state: &AppState, job: JobId, wait: Duration) -> Result<Re
         }
     }
     match row.state {
-        JobState::Resolved => Ok(whole(state.clone(), &row)),
+        JobState::Resolved => Ok(whole(state, &row)),
         JobState::Failed => Err(failed(row)),
         JobState::Cancelled => Err(ApiError::JobCancelled(format!(
             "job {job} was cancelled, so it has no value; submit it again to get one"
@@ -71,11 +71,12 @@ fn failed(row: JobRow) -> ApiError {
     }
 }
 
-fn whole(state: AppState, row: &JobRow) -> Response {
+fn whole(state: &AppState, row: &JobRow) -> Response {
     let reader = ValueReader::new(state, row);
+    let media_type = reader.media_type();
     let parts = ndjson::streamed(reader, |mut reader| async move {
         let chunk = reader.next_chunk().await?;
         Ok(chunk.map(|chunk| (chunk, reader)))
     });
-    ([(CONTENT_TYPE, "application/json")], parts).into_response()
+    ([(CONTENT_TYPE, media_type)], parts).into_response()
 }

@@ -97,6 +97,15 @@ pub async fn set_state(
     Ok(changed > 0)
 }
 
+/// An agent's name.
+///
+/// # Errors
+/// The database's.
+pub async fn name(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<String>, StoreError> {
+    let row = tx.first("select name from agents where id = $1", args![agent]).await?;
+    row.map(|row| row.text("name")).transpose()
+}
+
 /// The bytes of memory that an agent's live leases may use; `None`: it is not live and must be
 /// given nothing.
 ///

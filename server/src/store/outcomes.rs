@@ -10,16 +10,13 @@ use super::db::{Row, Tx, args, json_text};
 use crate::block;
 use crate::clock::Millis;
 
-/// Neighbouring outcomes that are accepted now.
-#[derive(Clone, Debug)]
-pub(super) struct NewOutcomes {
-    /// Whose they are.
-    pub job: JobId,
+/// Neighbouring outcomes that were reported together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcomes {
     /// The values, and for errors the JSON of an [`ElementError`](protocol::job::ElementError).
     pub block: StoredBlock,
-    /// How many outcomes of the job were accepted by the same report before them: these are not
-    /// yet in the job's progress.
-    pub before: u64,
+    /// How many outcomes of the job were accepted before the first of these.
+    pub rank: u64,
     /// Which of them are errors: positions from 0, ascending.
     pub errors: Vec<u32>,
     /// What else is to say of single elements.
@@ -30,6 +27,8 @@ pub(super) struct NewOutcomes {
     pub attempt: u32,
     /// Who ran them.
     pub agent: AgentId,
+    /// That agent's name.
+    pub agent_name: String,
     /// In which slot.
     pub slot: u32,
     /// In which process.
@@ -45,32 +44,35 @@ pub(super) struct NewOutcomes {
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn insert(tx: &mut Tx<'_>, new: NewOutcomes) -> Result<(), StoreError> {
-    let (first, lengths) = (new.block.first, new.block.lengths);
-    let (data, digest) = new.block.place.into_columns();
+pub(super) async fn insert(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    outcomes: Outcomes,
+) -> Result<(), StoreError> {
+    let (first, lengths) = (outcomes.block.first, outcomes.block.lengths);
+    let (data, digest) = outcomes.block.place.into_columns();
     tx.execute(
         "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, slot, pid,
              started_at, micros, errors, notes, lengths, data, digest, rank, agent_name)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             $16 + (select done + failed from progress where job_id = $1),
-             coalesce((select name from agents where id = $6), ''))",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         args![
-            new.job,
+            job,
             first,
             lengths.len(),
-            new.lease,
-            new.attempt,
-            new.agent,
-            new.slot,
-            new.pid,
-            new.started_at,
-            new.micros,
-            json_text(&new.errors)?,
-            json_text(&new.notes)?,
+            outcomes.lease,
+            outcomes.attempt,
+            outcomes.agent,
+            outcomes.slot,
+            outcomes.pid,
+            outcomes.started_at,
+            outcomes.micros,
+            json_text(&outcomes.errors)?,
+            json_text(&outcomes.notes)?,
             block::encode_lengths(&lengths),
             data,
             digest,
-            new.before
+            outcomes.rank,
+            outcomes.agent_name
         ],
     )
     .await?;
@@ -98,29 +100,20 @@ pub(super) async fn were_accepted(
     Ok(row.is_some())
 }
 
-/// Neighbouring outcomes that were reported together.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcomes {
-    /// The values, and for errors the JSON of an [`ElementError`](protocol::job::ElementError).
-    pub block: StoredBlock,
-    /// How many outcomes of the job were accepted before the first of these.
-    pub rank: u64,
-    /// Which of them are errors: positions from 0, ascending.
-    pub errors: Vec<u32>,
-    /// What else is to say of single elements.
-    pub notes: Vec<Note>,
-    /// Who ran them.
-    pub agent: AgentId,
-    /// That agent's name.
-    pub agent_name: String,
-    /// In which slot.
-    pub slot: u32,
-    /// In which process.
-    pub pid: u32,
-    /// When the first started, by the agent's clock.
-    pub started_at: Millis,
-    /// Microseconds that they took together.
-    pub micros: u64,
+/// Reads outcomes of a job from the row on that begins with element `from`, in element order, at
+/// most `limit` rows.
+///
+/// # Errors
+/// The database's.
+pub async fn read(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    from: u64,
+    limit: u32,
+) -> Result<Vec<Outcomes>, StoreError> {
+    let mut rows = read_from(tx, job, Start::Index(from), false, limit).await?;
+    rows.retain(|row| row.block.first >= from);
+    Ok(rows)
 }
 
 /// In which order outcomes are read, and from where.
@@ -136,7 +129,7 @@ pub enum Start {
 macro_rules! select_outcomes {
     ($key:literal, $only:literal) => {
         concat!(
-            "select first, rank, agent_id, agent_name, slot, pid, started_at, micros, errors,
+            "select first, rank, lease_id, attempt, agent_id, agent_name, slot, pid, started_at, micros, errors,
                  notes, lengths, data, digest
              from outcomes where job_id = $1 and ",
             $key,
@@ -163,7 +156,7 @@ const BY_RANK_WITH_ERRORS: &str = select_outcomes!("rank", "and errors <> '[]'")
 ///
 /// # Errors
 /// The database's.
-pub async fn read(
+pub async fn read_from(
     tx: &mut Tx<'_>,
     job: JobId,
     start: Start,
@@ -195,6 +188,8 @@ fn outcomes(row: &Row) -> Result<Outcomes, StoreError> {
         rank: row.count("rank")?,
         errors: row.json("errors")?,
         notes: row.json("notes")?,
+        lease: row.id("lease_id")?,
+        attempt: row.small("attempt")?,
         agent: row.id("agent_id")?,
         agent_name: row.text("agent_name")?,
         slot: row.small("slot")?,

@@ -15,8 +15,8 @@ use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 use super::blocks::StoredBlock;
 use super::db::{Tx, args};
 use super::ends::{self, Ended};
-use super::outcomes::{self, NewOutcomes};
-use super::{StoreError, leases};
+use super::outcomes::{self, Outcomes};
+use super::{StoreError, agents, leases};
 use crate::clock::Millis;
 use crate::scheduler::lease::accept;
 
@@ -73,7 +73,8 @@ pub async fn report(
     pieces: Vec<NewPiece>,
     now: Millis,
 ) -> Result<Outcome, StoreError> {
-    let mut acceptance = Acceptance::new(agent, now);
+    let agent_name = agents::name(tx, agent).await?.unwrap_or_default();
+    let mut acceptance = Acceptance::new(agent, agent_name, now);
     let mut verdicts = Vec::with_capacity(pieces.len());
     for piece in pieces {
         verdicts.push(acceptance.piece(tx, piece).await?);
@@ -88,6 +89,7 @@ pub async fn report(
 /// read and written once.
 struct Acceptance {
     agent: AgentId,
+    agent_name: String,
     now: Millis,
     leases: HashMap<LeaseId, Option<Held>>,
     jobs: HashMap<JobId, Moved>,
@@ -108,6 +110,8 @@ struct Held {
 /// How a job's counters move.
 #[derive(Default)]
 struct Moved {
+    /// Outcomes that were accepted by earlier reports.
+    before: u64,
     done: u64,
     failed: u64,
     micros: u64,
@@ -117,9 +121,9 @@ struct Moved {
 }
 
 impl Acceptance {
-    fn new(agent: AgentId, now: Millis) -> Self {
+    fn new(agent: AgentId, agent_name: String, now: Millis) -> Self {
         let (leases, jobs) = (HashMap::new(), HashMap::new());
-        Self { agent, now, leases, jobs, outcome: Outcome::default() }
+        Self { agent, agent_name, now, leases, jobs, outcome: Outcome::default() }
     }
 
     async fn piece(&mut self, tx: &mut Tx<'_>, piece: NewPiece) -> Result<Verdict, StoreError> {
@@ -137,11 +141,20 @@ impl Acceptance {
         let Some(held) = accepted else { return replayed(tx, &piece).await };
         held.accepted += range.len();
         let (attempt, is_live) = (held.attempt, held.is_live);
-        let before = self.jobs.get(&piece.job).map_or(0, |moved| moved.done + moved.failed);
+        let rank = self.rank(tx, piece.job).await?;
         self.count(tx, &piece, range.len(), is_live).await?;
         self.outcome.accepted += range.len();
-        outcomes::insert(tx, new_outcomes(piece, self.agent, attempt, before)).await?;
+        let (job, name) = (piece.job, self.agent_name.clone());
+        outcomes::insert(tx, job, outcomes_of(piece, rank, self.agent, name, attempt)).await?;
         Ok(Verdict::Accepted)
+    }
+
+    /// How many outcomes of `job` were accepted so far.
+    async fn rank(&mut self, tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
+        if let Entry::Vacant(entry) = self.jobs.entry(job) {
+            entry.insert(Moved { before: n_accepted(tx, job).await?, ..Moved::default() });
+        }
+        Ok(self.jobs.get(&job).map_or(0, |moved| moved.before + moved.done + moved.failed))
     }
 
     async fn load_lease(&mut self, tx: &mut Tx<'_>, lease: LeaseId) -> Result<(), StoreError> {
@@ -258,21 +271,34 @@ async fn replayed(tx: &mut Tx<'_>, piece: &NewPiece) -> Result<Verdict, StoreErr
     Ok(if known { Verdict::Accepted } else { Verdict::Stale })
 }
 
-fn new_outcomes(piece: NewPiece, agent: AgentId, attempt: u32, before: u64) -> NewOutcomes {
-    NewOutcomes {
-        job: piece.job,
+fn outcomes_of(
+    piece: NewPiece,
+    rank: u64,
+    agent: AgentId,
+    agent_name: String,
+    attempt: u32,
+) -> Outcomes {
+    Outcomes {
         block: piece.block,
-        before,
+        rank,
         errors: piece.errors,
         notes: piece.notes,
         lease: piece.lease,
         attempt,
         agent,
+        agent_name,
         slot: piece.slot,
         pid: piece.pid,
         started_at: piece.started_at,
         micros: piece.micros,
     }
+}
+
+async fn n_accepted(tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
+    let row = tx
+        .first("select done + failed as accepted from progress where job_id = $1", args![job])
+        .await?;
+    row.map_or(Ok(0), |row| row.count("accepted"))
 }
 
 async fn stops_on_error(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {

@@ -18,7 +18,6 @@ use super::blocks::{Place, StoredBlock};
 use super::db::Tx;
 use super::jobs::{JobRow, NewJob};
 use super::leases::Grant;
-use super::outcomes::Start;
 use super::reports::{NewPiece, Outcome};
 use super::runnable::Walk;
 use super::{Store, StoreError, agents, jobs, outcomes, reports};
@@ -90,7 +89,7 @@ impl Fixture {
     }
 
     async fn outcomes(&self, job: JobId) -> Vec<outcomes::Outcomes> {
-        read!(self, |tx| outcomes::read(tx, job, Start::Index(0), false, 100_000))
+        read!(self, |tx| outcomes::read(tx, job, 0, 100_000))
     }
 }
 

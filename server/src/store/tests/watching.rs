@@ -26,18 +26,18 @@ async fn outcomes_are_read_in_the_order_in_which_they_were_accepted() {
     fixture.report(agent, vec![piece(&grant, Range(6, 9)), piece(&grant, Range(0, 4))]).await;
     fixture.report(agent, vec![piece(&grant, Range(4, 6))]).await;
     let ranked = |rank| Start::Rank(rank);
-    let all = read!(fixture, |tx| outcomes::read(tx, job, ranked(0), false, 9));
+    let all = read!(fixture, |tx| outcomes::read_from(tx, job, ranked(0), false, 9));
     assert_eq!(firsts(&all), [6, 0, 4]);
     assert_eq!(all.iter().map(|row| row.rank).collect::<Vec<_>>(), [0, 3, 7]);
     assert!(all.iter().all(|row| row.agent == agent && row.agent_name == "host"));
-    let inside = read!(fixture, |tx| outcomes::read(tx, job, ranked(5), false, 9));
+    let inside = read!(fixture, |tx| outcomes::read_from(tx, job, ranked(5), false, 9));
     assert_eq!(firsts(&inside), [0, 4], "the piece that holds rank 5 comes first");
-    assert!(read!(fixture, |tx| outcomes::read(tx, job, ranked(9), false, 9)).is_empty());
+    assert!(read!(fixture, |tx| outcomes::read_from(tx, job, ranked(9), false, 9)).is_empty());
 
     let indexed = |index| Start::Index(index);
-    let by_index = read!(fixture, |tx| outcomes::read(tx, job, indexed(5), false, 9));
+    let by_index = read!(fixture, |tx| outcomes::read_from(tx, job, indexed(5), false, 9));
     assert_eq!(firsts(&by_index), [4, 6]);
-    assert!(read!(fixture, |tx| outcomes::read(tx, job, indexed(9), false, 9)).is_empty());
+    assert!(read!(fixture, |tx| outcomes::read_from(tx, job, indexed(9), false, 9)).is_empty());
 }
 
 #[tokio::test]
@@ -53,11 +53,11 @@ async fn pieces_without_errors_are_not_read_by_those_who_look_for_errors() {
     fixture.report(agent, pieces).await;
     fixture.report(agent, vec![piece(&grant, Range(0, 1))]).await;
     assert_eq!(fixture.job(job).await.state, JobState::Resolved);
-    let by_index = read!(fixture, |tx| outcomes::read(tx, job, Start::Index(0), true, 9));
+    let by_index = read!(fixture, |tx| outcomes::read_from(tx, job, Start::Index(0), true, 9));
     assert_eq!(firsts(&by_index), [1, 5]);
-    let by_rank = read!(fixture, |tx| outcomes::read(tx, job, Start::Rank(0), true, 9));
+    let by_rank = read!(fixture, |tx| outcomes::read_from(tx, job, Start::Rank(0), true, 9));
     assert_eq!(firsts(&by_rank), [5, 1]);
-    let behind = read!(fixture, |tx| outcomes::read(tx, job, Start::Rank(1), true, 9));
+    let behind = read!(fixture, |tx| outcomes::read_from(tx, job, Start::Rank(1), true, 9));
     assert_eq!(firsts(&behind), [1]);
 
     let accepted = read!(fixture, |tx| outcomes::accepted(tx, job, 1, 9));
