@@ -7,7 +7,7 @@ use protocol::{AgentId, Problem};
 use serde::Deserialize;
 
 use super::extract::{Id, Params};
-use super::page;
+use super::page::{self, Cursor};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::agents;
@@ -18,10 +18,13 @@ use crate::store::agents;
 #[into_params(parameter_in = Query)]
 pub struct ListAgents {
     /// Go on behind this: `next` of the page before.
-    after: Option<AgentId>,
+    #[param(value_type = Option<String>, example = "YWZ0ZXI6MDE5YWFiMWU")]
+    after: Option<Cursor<AgentId>>,
     /// Entries of the page, 1 to 1000; default 100.
+    #[param(minimum = 1, maximum = 1000, example = 100)]
     limit: Option<u32>,
     /// Whether agents that are gone are listed too.
+    #[param(example = true)]
     gone: Option<bool>,
 }
 
@@ -37,13 +40,13 @@ pub async fn list(
     Params(params): Params<ListAgents>,
 ) -> Result<axum::Json<Page<AgentStatus>>, ApiError> {
     let limit = page::checked_limit(params.limit)?;
-    let after = params.after.map_or(String::new(), |id| id.to_string());
+    let after = params.after.map_or(String::new(), |Cursor(id)| id.to_string());
     let (now, gone) = (state.clock.now(), params.gone.unwrap_or(false));
     let agents = state
         .store
         .read(|tx| Box::pin(async move { agents::list(tx, &after, limit + 1, gone, now).await }))
         .await?;
-    Ok(axum::Json(page::cut(agents, limit, |agent| agent.id.to_string())))
+    Ok(axum::Json(page::cut(agents, limit, |agent| agent.id)))
 }
 
 /// Drains an agent: it finishes what it runs, takes nothing new, and ends.

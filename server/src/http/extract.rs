@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -28,18 +28,25 @@ impl<T: FromStr + Send> FromRequestParts<AppState> for Id<T> {
     }
 }
 
-/// The query, each field checked.
+/// The query, each parameter checked.
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for Params<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let Query(params) = Query::<T>::from_request_parts(parts, state)
-            .await
-            .map_err(|e| ApiError::field("query", e.body_text()))?;
-        Ok(Self(params))
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        read_query(parts.uri.query().unwrap_or_default()).map(Self)
     }
+}
+
+/// Reads a query; a name may come several times where a list is taken.
+fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+    let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+    serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let name = error.path().to_string();
+        let message = error.into_inner().to_string();
+        ApiError::field(if name == "." { "query".to_owned() } else { name }, message)
+    })
 }
 
 /// The body, up to the limit that the server was started with.
@@ -71,5 +78,41 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let Body(body) = Body::from_request(request, state).await?;
         submission::read_json(&body).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Asked {
+        id: Vec<u32>,
+        limit: Option<u32>,
+    }
+
+    #[test]
+    fn a_name_may_come_several_times_where_a_list_is_taken() {
+        let read = |query| read_query::<Asked>(query).unwrap();
+        assert_eq!(read(""), Asked::default());
+        assert_eq!(read("id=1&limit=5&id=2"), Asked { id: vec![1, 2], limit: Some(5) });
+        assert_eq!(read("id=7").id, [7]);
+    }
+
+    #[test]
+    fn the_parameter_at_fault_is_named() {
+        for (query, wanted) in [
+            ("limit=x", "limit"),
+            ("limit=1&limit=2", "limit"),
+            ("id=1&id=x", "id"),
+            ("no=1", "no"),
+        ] {
+            let Err(ApiError::Invalid(errors)) = read_query::<Asked>(query) else {
+                panic!("{query} is taken")
+            };
+            let said = format!("{}: {}", errors[0].field, errors[0].message);
+            assert!(said.contains(wanted), "{query}: {said}");
+        }
     }
 }

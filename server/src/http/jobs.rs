@@ -11,24 +11,57 @@ use protocol::{JobId, Problem};
 use serde::Deserialize;
 
 use super::extract::{Id, Params};
+use super::page::{self, Cursor};
+use super::status;
 use super::wait::{JobWaiter, Wait};
-use super::{page, status};
 use crate::blobs::hex_digest;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::jobs;
+use crate::store::StoreError;
+use crate::store::db::Tx;
+use crate::store::jobs::{self, JobRow};
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListJobs {
+    /// These jobs, at most 1000: `?id=…&id=…`. Those that there are come in the order asked, all
+    /// on one page. Goes with no other parameter.
+    #[serde(default)]
+    #[param(style = Form, explode, max_items = 1000,
+        example = json!(["019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"]))]
+    id: Vec<JobId>,
     /// Only those in this state.
+    #[param(inline, example = "running")]
     state: Option<JobState>,
     /// Go on behind this: `next` of the page before.
-    after: Option<JobId>,
+    #[param(value_type = Option<String>, example = "YWZ0ZXI6MDE5YWFiMWU")]
+    after: Option<Cursor<JobId>>,
     /// Entries of the page, 1 to 1000; default 100.
+    #[param(minimum = 1, maximum = 1000, example = 100)]
     limit: Option<u32>,
+}
+
+/// Jobs that can be asked for by their ids at once.
+const MAX_IDS: usize = 1000;
+
+impl ListJobs {
+    /// Refuses what cannot be asked together with ids.
+    fn check_ids(&self) -> Result<(), ApiError> {
+        if self.id.len() > MAX_IDS {
+            let message =
+                format!("comes {} times, may come at most {MAX_IDS} times", self.id.len());
+            return Err(ApiError::field("id", message));
+        }
+        if self.state.is_some() || self.after.is_some() || self.limit.is_some() {
+            return Err(ApiError::field(
+                "id",
+                "goes with no other parameter: leave the others out",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Lists the jobs.
@@ -42,16 +75,31 @@ pub async fn list(
     State(state): State<AppState>,
     Params(params): Params<ListJobs>,
 ) -> Result<axum::Json<Page<JobStatus>>, ApiError> {
+    if !params.id.is_empty() {
+        params.check_ids()?;
+        let rows = state.store.read(|tx| Box::pin(async move { find_all(tx, params.id).await }));
+        let items = status::of_all(&state, rows.await?).await?;
+        return Ok(axum::Json(Page { items, next: None }));
+    }
     let limit = page::checked_limit(params.limit)?;
     // "g" sorts behind every hex digit, so behind every id.
-    let before = params.after.map_or("g".to_owned(), |id| id.to_string());
+    let before = params.after.map_or("g".to_owned(), |Cursor(id)| id.to_string());
     let rows = state
         .store
         .read(|tx| Box::pin(async move { jobs::list(tx, &before, params.state, limit + 1).await }))
         .await?;
-    let page = page::cut(rows, limit, |row| row.id.to_string());
+    let page = page::cut(rows, limit, |row| row.id);
     let items = status::of_all(&state, page.items).await?;
     Ok(axum::Json(Page { items, next: page.next }))
+}
+
+/// Those of the jobs that there are.
+async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, StoreError> {
+    let mut rows = Vec::with_capacity(ids.len());
+    for id in ids {
+        rows.extend(jobs::find(tx, id).await?);
+    }
+    Ok(rows)
 }
 
 /// Says how a job is. With `If-None-Match` and `?wait=`, answers as soon as it differs; with
