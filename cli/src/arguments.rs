@@ -1,19 +1,19 @@
-//! Arguments that hold more than a word: `name=JSON`, `cluster,multisession=4`, text or `@file`.
+//! Arguments that hold more than a word: `cluster,multisession=4`, `2GiB`, text or `@file`.
 
 use std::fs;
 
-use protocol::job::{AllSlots, Level, Slots, Strategy};
-use serde_json::value::RawValue;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use protocol::job::{AllSlots, Level, Seed, Slots, Strategy};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::elements::json;
-
-/// Parses `name=JSON`.
-pub fn name_and_json(text: &str) -> Result<(String, Box<RawValue>), String> {
-    let (name, value) = name_and_rest(text, "JSON")?;
-    let value = json(value).map_err(|error| {
-        format!("the value of {name} {error}; a text needs quotes: '{name}=\"text\"'")
-    })?;
-    Ok((name.to_owned(), value.to_owned()))
+/// Parses one of the words that `T` has on the wire.
+pub fn one_of<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words)
+        .try_map(|word| serde_json::from_value(Value::from(word.to_ascii_lowercase())))
 }
 
 /// Parses `name=value`.
@@ -21,10 +21,11 @@ pub fn name_and_text(text: &str) -> Result<(String, String), String> {
     name_and_rest(text, "VALUE").map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
-fn name_and_rest<'a>(text: &'a str, value: &str) -> Result<(&'a str, &'a str), String> {
+/// Splits `name=rest`; `rest` is called so when it is missing.
+pub fn name_and_rest<'a>(text: &'a str, rest: &str) -> Result<(&'a str, &'a str), String> {
     match text.split_once('=') {
         Some((name, rest)) if !name.is_empty() => Ok((name, rest)),
-        _ => Err(format!("not of the form NAME={value}")),
+        _ => Err(format!("not of the form NAME={rest}")),
     }
 }
 
@@ -66,6 +67,39 @@ pub fn level(text: &str) -> Result<Level, String> {
     Ok(Level { strategy, workers: workers.transpose()? })
 }
 
+/// Parses what random numbers begin with: a number, `true`, or a `.Random.seed` of R in brackets.
+pub fn seed(text: &str) -> Result<Seed, String> {
+    match serde_json::from_str(text) {
+        Ok(seed @ (Seed::Number(_) | Seed::Drawn(true))) => Ok(seed),
+        Ok(Seed::State(state)) if state.len() == 7 => Ok(Seed::State(state)),
+        _ => Err("neither a whole number, nor true, nor the seven numbers of an L'Ecuyer-CMRG \
+                  `.Random.seed` in brackets"
+            .to_owned()),
+    }
+}
+
+/// Parses a number of bytes: `2GiB`, `512M` (binary, as its `MiB`), `1.5GB` (decimal), `1048576`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("{unit:?} is no unit of bytes such as MiB, GiB or GB")),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 => Ok((number * factor as f64).round() as u64),
+        _ => Err("not a number of bytes such as 2GiB".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,17 +113,31 @@ mod tests {
     }
 
     #[test]
-    fn json_values_keep_their_text() {
-        let (name, value) = name_and_json("x={\"a\": 1.10}").unwrap();
-        assert_eq!((name.as_str(), value.get()), ("x", "{\"a\": 1.10}"));
-        assert!(name_and_json("x=text").unwrap_err().contains("a text needs quotes"));
-        assert!(name_and_json("x").unwrap_err().contains("NAME=JSON"));
-    }
-
-    #[test]
     fn slots_are_a_number_or_all() {
         assert_eq!(slots("2"), Ok(Slots::Count(2)));
         assert_eq!(slots("all"), Ok(Slots::All(AllSlots::All)));
         assert!(slots("0").is_err());
+    }
+
+    #[test]
+    fn a_seed_is_a_number_or_drawn_or_a_state_of_r() {
+        assert_eq!(seed("-3"), Ok(Seed::Number(-3)));
+        assert_eq!(seed("true"), Ok(Seed::Drawn(true)));
+        assert_eq!(seed("[10407,1,2,3,4,5,6]"), Ok(Seed::State(vec![10407, 1, 2, 3, 4, 5, 6])));
+        for wrong in ["false", "1.5", "[1,2]", "today", ""] {
+            assert!(seed(wrong).unwrap_err().contains("neither"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, n) in
+            [("2GiB", 2 << 30), ("512M", 512 << 20), ("1.5 GB", 1_500_000_000), ("7", 7)]
+        {
+            assert_eq!(bytes(text), Ok(n), "{text}");
+        }
+        for wrong in ["", "GiB", "0", "2XB", "-1", "1.2.3M"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,21 +1,23 @@
 //! Why the program ends without having done what was asked: an exit code, what happened, and what
 //! to do about it.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use protocol::Problem;
+use protocol::{JobId, Problem};
 use serde_json::Value;
 
 /// The table of exit codes, as `farrow --help` and the waiting commands show it.
 pub const EXIT_CODES: &str = "\
 Exit codes:
-  0    done; of `map` and `value`: the job is resolved and its value was printed
-  1    the job failed, or a server or agent could not go on
+  0    done; of `map`, `call`, `retry` and `value`: the job is resolved and its value was written
+  1    the job failed, or a server or agent could not go on, or a file could not be written
   2    the command line is wrong
   3    the server cannot be reached, or it refuses
   4    the job was cancelled
-  5    `value --no-wait`: the value is not there yet
-  130  interrupted; a job that was submitted goes on";
+  5    not there: the value with `value --no-wait`, or a blob
+  130  interrupted; a job that was submitted goes on
+  141  whoever read standard output has gone";
 
 /// What the exit code tells a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +30,16 @@ pub enum Exit {
     Server = 3,
     /// The job was cancelled.
     Cancelled = 4,
-    /// The value is not there yet.
-    NotYet = 5,
+    /// What was asked for is not there.
+    NotThere = 5,
     /// Ctrl-C.
     Interrupted = 130,
     /// Whoever read our output has gone; as if SIGPIPE had ended us.
     OutputClosed = 141,
 }
+
+/// Lines of a traceback that are printed: the innermost calls tell most.
+const TRACEBACK_LINES: usize = 12;
 
 /// Why the program ends without having done what was asked.
 #[derive(Debug)]
@@ -68,12 +73,17 @@ impl Failure {
         self
     }
 
-    /// The job failed: which element, its message, its traceback.
-    pub fn of_job(problem: &Problem) -> Self {
+    /// The job failed: which element, its message, the end of its traceback, and what to do.
+    pub fn of_job(problem: &Problem, id: JobId) -> Self {
         let failure = Self::new(Exit::Failed, &problem.detail);
         match &problem.element {
-            Some(element) => failure.details(element_story(element)),
-            None => failure,
+            Some(element) => failure.details(element_story(element)).remedy(format!(
+                "`farrow outcomes {id} --failed` shows what failed and what it printed; `farrow \
+                 retry {id}` runs again what failed or is missing"
+            )),
+            None => failure.remedy(format!(
+                "`farrow logs {id}` shows what was said; `farrow retry {id}` runs it again"
+            )),
         }
     }
 
@@ -96,7 +106,8 @@ impl Failure {
     /// Tells standard error what happened, and the shell the code.
     pub fn report(&self) -> ExitCode {
         if !self.what.is_empty() {
-            eprint!("{}", self.text());
+            // Whoever has closed standard error does not want to know.
+            write!(std::io::stderr().lock(), "{}", self.text()).ok();
         }
         ExitCode::from(self.exit as u8)
     }
@@ -114,17 +125,30 @@ impl Failure {
 }
 
 /// What a failed element has to tell beyond the problem's detail, which names its index and its
-/// message: the error's type, the call, the traceback.
+/// message: its name, the error's type, the call, the end of the traceback.
 fn element_story(element: &Value) -> Vec<String> {
-    let text = |name: &str| element.get(name).and_then(Value::as_str).map(str::to_owned);
-    let mut lines: Vec<_> = text("type").map(|kind| format!("type: {kind}")).into_iter().collect();
-    lines.extend(text("call").map(|call| format!("call: {call}")));
-    let frames = element.get("traceback").and_then(Value::as_array).into_iter().flatten();
-    let mut frames = frames.filter_map(Value::as_str).peekable();
-    if frames.peek().is_some() {
-        lines.push("traceback (innermost call last):".to_owned());
+    let text = |name: &str| element.get(name).and_then(Value::as_str);
+    let mut lines = Vec::new();
+    for (title, member) in [("name", "name"), ("type", "type"), ("call", "call")] {
+        lines.extend(text(member).map(|text| format!("{title}: {text}")));
     }
-    lines.extend(frames.flat_map(str::lines).map(|line| format!("  {line}")));
+    let frames = element.get("traceback").and_then(Value::as_array).into_iter().flatten();
+    lines.extend(traceback(frames.filter_map(Value::as_str)));
+    lines
+}
+
+/// The end of a traceback, under a title.
+pub fn traceback<'a>(frames: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let frames: Vec<_> = frames.flat_map(str::lines).collect();
+    if frames.is_empty() {
+        return Vec::new();
+    }
+    let skipped = frames.len().saturating_sub(TRACEBACK_LINES);
+    let mut lines = vec!["traceback (innermost call last):".to_owned()];
+    if skipped > 0 {
+        lines.push(format!("  … {skipped} lines before"));
+    }
+    lines.extend(frames[skipped..].iter().map(|line| format!("  {line}")));
     lines
 }
 
@@ -141,10 +165,21 @@ mod tests {
                         "traceback": ["File \"<function>\", line 2, in f"]}
         }))
         .unwrap();
-        let text = Failure::of_job(&problem).text();
+        let id = JobId::new();
+        let text = Failure::of_job(&problem, id).text();
         assert!(text.starts_with("error: element 3 failed: boom\n"), "{text}");
         assert!(text.contains("  type: ValueError\n"), "{text}");
         assert!(text.contains("line 2, in f"), "{text}");
+        assert!(text.contains(&format!("farrow retry {id}")), "{text}");
+    }
+
+    #[test]
+    fn of_a_long_traceback_the_end_is_told() {
+        let frames: Vec<_> = (0..100).map(|i| format!("frame {i}")).collect();
+        let lines = traceback(frames.iter().map(String::as_str));
+        assert_eq!(lines[1], "  … 88 lines before");
+        assert_eq!((lines[2].as_str(), lines[13].as_str()), ("  frame 88", "  frame 99"));
+        assert!(traceback(std::iter::empty()).is_empty());
     }
 
     #[test]

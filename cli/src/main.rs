@@ -2,34 +2,45 @@
 //! when you ask. One program: the server, its agents, and the commands that talk to it.
 
 mod arguments;
+mod blob;
 mod client;
 mod clock;
 mod commands;
 mod connection;
 mod data_folder;
+mod delivery;
+mod digest;
 mod elements;
+mod environment;
 mod failure;
+mod help;
 mod human;
+mod live;
 mod logging;
+mod outcome_text;
 mod output;
 mod persistence;
 mod printer;
+mod rounds;
 mod screen;
 mod serving;
 mod signals;
+mod submission;
 mod table;
+mod tagged;
 mod value_lines;
 mod wait;
+mod waiting;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use failure::{EXIT_CODES, Exit, Failure};
+use failure::{Exit, Failure};
 
 /// Map a function over elements on any number of machines, and fetch the value when it is there.
 #[derive(Parser, Debug)]
-#[command(name = "farrow", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "farrow", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,12 +51,18 @@ enum Command {
     Server(commands::server::Server),
     Agent(commands::agent::Agent),
     Up(commands::up::Up),
-    Map(commands::map::Map),
+    Map(Box<commands::map::Map>),
+    Call(Box<commands::call::Call>),
+    Retry(commands::retry::Retry),
     Status(commands::status::Status),
+    Logs(commands::logs::Logs),
+    Outcomes(commands::outcomes::Outcomes),
     Value(commands::value::Value),
     Cancel(commands::cancel::Cancel),
+    Delete(commands::delete::Delete),
     Jobs(commands::jobs::Jobs),
     Agents(commands::agents::Agents),
+    Blobs(commands::blobs::Blobs),
     #[command(hide = true)]
     Supervise(commands::supervise::Supervise),
     /// Run commands for an agent (an agent starts this by itself)
@@ -56,8 +73,15 @@ enum Command {
     Openapi,
 }
 
+/// The command line, as it is parsed.
+fn command_line() -> clap::Command {
+    help::grouped(environment::without_empty(Cli::command()))
+}
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let words = command_line().get_matches();
+    let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Supervise(command) => return command.run(),
         Command::RunCommands => return agent::commands::main(),
         Command::Openapi => commands::openapi::run(),
@@ -77,11 +101,17 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Agent(command) => command.run().await,
             Command::Up(command) => command.run().await,
             Command::Map(command) => command.run().await,
+            Command::Call(command) => command.run().await,
+            Command::Retry(command) => command.run().await,
             Command::Status(command) => command.run().await,
+            Command::Logs(command) => command.run().await,
+            Command::Outcomes(command) => command.run().await,
             Command::Value(command) => command.run().await,
             Command::Cancel(command) => command.run().await,
             Command::Jobs(command) => command.run().await,
             Command::Agents(command) => command.run().await,
+            Command::Delete(command) => command.run().await,
+            Command::Blobs(command) => command.run().await,
             Command::Supervise(_) | Command::RunCommands | Command::Openapi => Ok(()),
         }
     })
@@ -103,13 +133,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
     }
 
     #[test]

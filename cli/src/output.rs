@@ -1,6 +1,6 @@
 //! Standard output of commands that print something small at once.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::builder::FalseyValueParser;
 use serde::Serialize;
@@ -31,9 +31,13 @@ impl OutputArgs {
 
 /// Prints a text as it stands.
 pub fn print_text(text: &str) -> Result<(), Failure> {
-    let mut output = std::io::stdout().lock();
-    let result = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    result.map_err(|error| Failure::output(&error))
+    write_text(text).map_err(|error| Failure::output(&error))
+}
+
+/// Writes a text to standard output, at once.
+pub fn write_text(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush())
 }
 
 fn to_json<T: Serialize>(document: &T) -> Result<String, Failure> {

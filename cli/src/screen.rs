@@ -1,7 +1,7 @@
 //! What a waiting command shows on standard error: a progress bar on a terminal, and notes.
 
 use std::cell::OnceCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,27 +11,36 @@ use protocol::job::{JobState, JobStatus};
 
 use crate::human;
 
-/// Whether to show progress.
+/// What to show while a command waits.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct ProgressArgs {
+pub struct ScreenArgs {
     /// Show no progress bar, also on a terminal
     #[arg(long, env = "FARROW_NO_PROGRESS", value_parser = FalseyValueParser::new())]
-    pub no_progress: bool,
+    no_progress: bool,
+    /// Write nothing to standard error but errors
+    #[arg(short, long, env = "FARROW_QUIET", value_parser = FalseyValueParser::new())]
+    pub quiet: bool,
 }
 
 /// Standard error while a command waits.
 #[derive(Debug)]
 pub struct Screen {
     live: bool,
+    quiet: bool,
     /// Drawn from the first status on.
     bar: OnceCell<ProgressBar>,
 }
 
 impl Screen {
     /// With a bar if standard error is a terminal and the command line does not forbid it.
-    pub fn new(args: ProgressArgs) -> Self {
-        let wanted = std::io::stderr().is_terminal() && !args.no_progress;
-        Self { live: wanted, bar: OnceCell::new() }
+    pub fn new(args: ScreenArgs) -> Self {
+        let live = std::io::stderr().is_terminal() && !args.no_progress && !args.quiet;
+        Self { live, quiet: args.quiet, bar: OnceCell::new() }
+    }
+
+    /// Without a bar, for commands that print as they read.
+    pub fn plain() -> Self {
+        Self { live: false, quiet: false, bar: OnceCell::new() }
     }
 
     /// Whether somebody looks at it.
@@ -39,11 +48,14 @@ impl Screen {
         self.live
     }
 
-    /// Says one line that stays.
+    /// Says one line that stays, unless it is to be quiet.
     pub fn note(&self, line: &str) {
+        // Whoever has closed standard error does not want to know.
+        let write = || drop(writeln!(std::io::stderr().lock(), "{line}"));
         match self.bar.get() {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            _ if self.quiet => {}
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 
@@ -97,15 +109,16 @@ fn message(status: &JobStatus) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn status(changes: &serde_json::Value) -> JobStatus {
+    /// The status of a running job, changed.
+    pub fn status(changes: &serde_json::Value) -> JobStatus {
         let mut status = serde_json::json!({
-            "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "runtime": "r", "state": "running",
+            "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "runtime": "r", "kind": "map", "state": "running",
             "elements": {"total": 10, "done": 3, "failed": 1, "running": 4, "waiting": 2},
             "slots": 4, "rate": 2.0, "remaining": 3.0, "submitted_at": "2026-11-23T04:00:00Z",
-            "started_at": null, "finished_at": null, "priority": 0, "labels": {}, "plan": []
+            "started_at": null, "finished_at": null, "plan": [], "options": {}
         });
         for (name, value) in changes.as_object().unwrap() {
             status[name] = value.clone();

@@ -5,6 +5,11 @@
 /// that every line is whole.
 #[derive(Debug, Default)]
 pub struct ValueLines {
+    /// Whether elements that are strings are written as their text, as GNU parallel does: an
+    /// element that printed nothing has no line.
+    raw: bool,
+    /// The bytes of a string that is to be written as its text, while it is being read.
+    text: Option<Vec<u8>>,
     /// What the document is, once its first byte was seen.
     shape: Option<Shape>,
     /// How many brackets and braces are open.
@@ -31,6 +36,11 @@ enum Escape {
 }
 
 impl ValueLines {
+    /// Writes elements that are strings as their text.
+    pub fn raw() -> Self {
+        Self { raw: true, ..Self::default() }
+    }
+
     /// Takes the next bytes of the document and appends what they complete to `out`.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         bytes.iter().for_each(|&byte| self.push_byte(byte, out));
@@ -45,6 +55,9 @@ impl ValueLines {
         if let Some(escape) = self.string {
             self.string = inside_string(byte, escape);
             self.write(byte, out);
+            if self.string.is_none() {
+                self.end_text(out);
+            }
         } else if !byte.is_ascii_whitespace() {
             self.push_token_byte(byte, out);
         }
@@ -88,7 +101,7 @@ impl ValueLines {
 
     fn push_inner(&mut self, byte: u8, out: &mut Vec<u8>) {
         match byte {
-            b'"' => self.string = Some(Escape::None),
+            b'"' => self.begin_string(),
             b'[' | b'{' => self.depth += 1,
             b']' | b'}' => self.depth -= 1,
             _ => {}
@@ -96,10 +109,26 @@ impl ValueLines {
         self.write(byte, out);
     }
 
+    fn begin_string(&mut self) {
+        self.string = Some(Escape::None);
+        let element = if self.shape == Some(Shape::Scalar) { 0 } else { 1 };
+        if self.raw && self.name.is_none() && self.depth == element {
+            self.text = Some(Vec::new());
+        }
+    }
+
+    fn end_text(&mut self, out: &mut Vec<u8>) {
+        let Some(text) = self.text.take() else { return };
+        let text: String = serde_json::from_slice(&text).unwrap_or_default();
+        self.begun |= !text.is_empty();
+        out.extend_from_slice(text.as_bytes());
+    }
+
     fn write(&mut self, byte: u8, out: &mut Vec<u8>) {
-        match &mut self.name {
-            Some(name) => name.push(byte),
-            None => {
+        match (&mut self.name, &mut self.text) {
+            (Some(name), _) => name.push(byte),
+            (None, Some(text)) => text.push(byte),
+            (None, None) => {
                 self.begun = true;
                 out.push(byte);
             }
@@ -146,6 +175,27 @@ mod tests {
         document.as_bytes().chunks(step).for_each(|bytes| lines.push(bytes, &mut out));
         lines.finish(&mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn strings_are_their_text_when_they_are_wanted_raw() {
+        let document = r#"["a b", "tab\tline\nquote\"é", "", 1, ["x"], {"error": "y"}, "end"]"#;
+        let named = r#"{"a": "x y", "b": ""}"#;
+        for step in 1..document.len() {
+            let raw = |document: &str| {
+                let mut lines = ValueLines::raw();
+                let mut out = Vec::new();
+                document.as_bytes().chunks(step).for_each(|bytes| lines.push(bytes, &mut out));
+                lines.finish(&mut out);
+                String::from_utf8(out).unwrap()
+            };
+            assert_eq!(
+                raw(document),
+                "a b\ntab\tline\nquote\"é\n1\n[\"x\"]\n{\"error\":\"y\"}\nend\n"
+            );
+            assert_eq!(raw(named), "a\tx y\nb\t\n");
+            assert_eq!(raw(r#""two\nlines""#), "two\nlines\n");
+        }
     }
 
     #[test]

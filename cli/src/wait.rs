@@ -1,13 +1,14 @@
-//! Waiting for a job, and printing its value.
+//! Waiting for a job, and delivering its value.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use protocol::JobId;
-use protocol::job::JobStatus;
+use protocol::job::{JobStatus, Variant};
 
 use crate::client::{Body, CallError, Client, Polled, Until, Value};
+use crate::delivery::{Delivery, Sink};
 use crate::failure::{Exit, Failure};
+use crate::live;
 use crate::persistence::{Patience, persist};
 use crate::printer::{Format, Printer};
 use crate::screen::Screen;
@@ -19,33 +20,82 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Before a value that was cut short is asked for again.
 const BEFORE_THE_REST: Duration = Duration::from_secs(1);
 
-/// Waits for a job's end and prints its value. Ctrl-C leaves the job running and says how to come
-/// back to it.
-pub async fn for_value(
-    client: &Client,
-    id: JobId,
-    screen: &Screen,
-    patience: Patience,
-    format: Format,
-) -> Result<(), Failure> {
-    let value = async {
-        let status = until_end(client, id, screen, patience).await?;
-        print_value(client, id, screen, format).await?;
+/// How a command waits for a value.
+pub struct Waiting<'a> {
+    /// The server.
+    pub client: &'a Client,
+    /// Where progress is shown.
+    pub screen: &'a Screen,
+    /// Where the value goes.
+    pub delivery: &'a Delivery,
+    /// Whether to show what elements say while they run.
+    pub live: bool,
+}
+
+impl Waiting<'_> {
+    /// Waits for a job's end and delivers its value. Ctrl-C leaves the job running and says how to
+    /// come back to it.
+    pub async fn for_value(&self, id: JobId, patience: Patience) -> Result<(), Failure> {
+        let how_to_come_back = format!("the job goes on; to come back to it: farrow value {id}");
+        unless_interrupted(self.value(id, patience), self.screen, &how_to_come_back).await
+    }
+
+    async fn value(&self, id: JobId, patience: Patience) -> Result<(), Failure> {
+        let end = until_end(self.client, id, self.screen, patience);
+        let status = match self.live {
+            true => live::beside(end, self.client, id, self.screen).await?,
+            false => end.await?,
+        };
+        self.deliver(&status).await?;
         if status.elements.failed > 0 {
-            let counts = status.elements;
-            screen.note(&format!(
-                "{} of {} elements failed: their places hold errors",
-                counts.failed, counts.total
-            ));
+            self.screen.note(&some_failed(&status));
         }
         Ok(())
-    };
-    unless_interrupted(
-        value,
-        screen,
-        &format!("the job goes on; to come back to it: farrow value {id}"),
-    )
-    .await
+    }
+
+    /// Writes the value of a job that has ended, while it arrives.
+    pub async fn deliver(&self, status: &JobStatus) -> Result<(), Failure> {
+        self.delivery.check(status.options.encoding)?;
+        let format = Format::of(status, self.delivery.json);
+        let first = self.ask(status.id).await?;
+        let mut sink = self.delivery.open()?;
+        self.copy_whole(status.id, first, format, &mut sink).await?;
+        sink.finish()
+    }
+
+    async fn ask(&self, id: JobId) -> Result<Body, Failure> {
+        let answer =
+            persist(self.screen, Patience::Endless, async || self.client.value(id).await).await;
+        match answer.map_err(|error| without_value(error, id))? {
+            Value::Here(body) => Ok(body),
+            Value::NotYet(status) => Err(not_yet(&status)),
+        }
+    }
+
+    /// A connection that breaks is made again: a value never changes, so what was printed already
+    /// is skipped.
+    async fn copy_whole(
+        &self,
+        id: JobId,
+        mut body: Body,
+        format: Format,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        let mut printer = Printer::new(format, sink);
+        loop {
+            printer.rewind();
+            let cut = loop {
+                match body.next().await {
+                    Ok(Some(bytes)) => printer.print(&bytes)?,
+                    Ok(None) => return printer.finish(),
+                    Err(error) => break error,
+                }
+            };
+            self.screen.note(&format!("{cut}; fetching the rest"));
+            tokio::time::sleep(BEFORE_THE_REST).await;
+            body = self.ask(id).await?;
+        }
+    }
 }
 
 /// Runs `work` until Ctrl-C.
@@ -74,9 +124,7 @@ pub async fn until_end(
     let mut until = Until::Now;
     let mut tag;
     loop {
-        let call = persist(screen, patience, CallError::is_temporary, async || {
-            client.poll(id, until).await
-        });
+        let call = persist(screen, patience, async || client.poll(id, until).await);
         if let Polled::Status(status, new_tag) = call.await? {
             if status.state.is_final() {
                 screen.clear();
@@ -95,50 +143,6 @@ pub async fn until_end(
     }
 }
 
-/// Prints the value of a job that has ended, while it arrives. A connection that breaks is made
-/// again: a value never changes, so what was printed already is skipped.
-pub async fn print_value(
-    client: &Client,
-    id: JobId,
-    screen: &Screen,
-    format: Format,
-) -> Result<(), Failure> {
-    let mut printer = Printer::new(format, io::stdout());
-    loop {
-        let answer = persist(screen, Patience::Endless, CallError::is_temporary, async || {
-            client.value(id).await
-        });
-        let mut body = match answer.await.map_err(without_value)? {
-            Value::Here(body) => body,
-            Value::NotYet(status) => return Err(not_yet(&status)),
-        };
-        match copy(&mut body, &mut printer).await? {
-            Copied::Whole => return printer.finish(),
-            Copied::Cut(error) => {
-                screen.note(&format!("{error}; fetching the rest"));
-                tokio::time::sleep(BEFORE_THE_REST).await;
-            }
-        }
-    }
-}
-
-/// How far a value's bytes came.
-enum Copied {
-    Whole,
-    Cut(CallError),
-}
-
-async fn copy<W: Write>(body: &mut Body, printer: &mut Printer<W>) -> Result<Copied, Failure> {
-    printer.rewind();
-    loop {
-        match body.next().await {
-            Ok(Some(bytes)) => printer.print(&bytes)?,
-            Ok(None) => return Ok(Copied::Whole),
-            Err(error) => return Ok(Copied::Cut(error)),
-        }
-    }
-}
-
 /// The value is not there yet, and how far it is.
 pub fn not_yet(status: &JobStatus) -> Failure {
     let counts = status.elements;
@@ -148,19 +152,33 @@ pub fn not_yet(status: &JobStatus) -> Failure {
         counts.done,
         counts.total
     );
-    let failure = Failure::new(Exit::NotYet, what);
+    let failure = Failure::new(Exit::NotThere, what);
     match &status.waiting_for {
         Some(reason) => failure.details([format!("waiting: {reason}")]),
         None => failure,
     }
 }
 
+fn some_failed(status: &JobStatus) -> String {
+    let counts = status.elements;
+    let places = match status.options.variant {
+        Variant::Walk => "",
+        _ => ": their places hold errors",
+    };
+    format!(
+        "{} of {} elements failed{places}; farrow outcomes {} --failed tells of them, farrow retry \
+         {} runs them again",
+        counts.failed, counts.total, status.id, status.id
+    )
+}
+
 /// What the server says in the place of a value: the job failed, or was cancelled.
-pub fn without_value(error: CallError) -> Failure {
+fn without_value(error: CallError, id: JobId) -> Failure {
     match error {
-        CallError::Refused(problem) if problem.status == 409 => Failure::of_job(&problem),
+        CallError::Refused(problem) if problem.status == 409 => Failure::of_job(&problem, id),
         CallError::Refused(problem) if problem.status == 410 => {
             Failure::new(Exit::Cancelled, &problem.detail)
+                .remedy(format!("`farrow retry {id}` runs what is missing"))
         }
         error => error.into(),
     }

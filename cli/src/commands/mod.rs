@@ -2,10 +2,16 @@
 
 pub mod agent;
 pub mod agents;
+pub mod blobs;
+pub mod call;
 pub mod cancel;
+pub mod delete;
 pub mod jobs;
+pub mod logs;
 pub mod map;
 pub mod openapi;
+pub mod outcomes;
+pub mod retry;
 pub mod server;
 pub mod status;
 pub mod supervise;

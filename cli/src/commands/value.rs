@@ -6,63 +6,50 @@ use protocol::JobId;
 
 use crate::client::Client;
 use crate::connection::Connection;
+use crate::delivery::{Delivery, OUTPUT_HELP};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::persistence::Patience;
-use crate::printer::Format;
-use crate::screen::{ProgressArgs, Screen};
-use crate::wait;
+use crate::screen::{Screen, ScreenArgs};
+use crate::wait::{Waiting, not_yet};
 
 const EXAMPLES: &str = "\
 Examples:
   farrow value 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
   farrow value --json 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42 > value.json
-
-Output:
-  Each element's value is printed as JSON on a line of its own, in the order of the elements. The
-  value of a job whose elements have names is printed as lines NAME<TAB>JSON. With --json the whole
-  value is one JSON document.
+  farrow value --out model.rds 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
 ";
 
 /// Wait for a job and print its value
 #[derive(Args, Debug)]
-#[command(after_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
+#[command(after_help = format!("{EXAMPLES}\n{OUTPUT_HELP}\n{EXIT_CODES}"))]
 pub struct Value {
     /// The job
     id: JobId,
     /// Do not wait: exit with code 5 if the value is not there yet
     #[arg(long, env = "FARROW_NO_WAIT", value_parser = FalseyValueParser::new())]
     no_wait: bool,
-    /// Print the whole value as one JSON document
-    #[arg(long, env = "FARROW_JSON", value_parser = FalseyValueParser::new())]
-    json: bool,
     #[command(flatten)]
-    progress: ProgressArgs,
+    delivery: Delivery,
+    #[command(flatten)]
+    screen: ScreenArgs,
     #[command(flatten)]
     connection: Connection,
 }
 
 impl Value {
-    /// Prints the value, once it is there.
+    /// Writes the value, once it is there.
     pub async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
-        let format = if self.json { Format::Json } else { Format::Lines };
-        let screen = Screen::new(self.progress);
-        match self.no_wait {
-            true => value_now(&client, self.id, &screen, format).await,
-            false => wait::for_value(&client, self.id, &screen, Patience::Brief, format).await,
+        let screen = Screen::new(self.screen);
+        let waiting =
+            Waiting { client: &client, screen: &screen, delivery: &self.delivery, live: false };
+        if !self.no_wait {
+            return waiting.for_value(self.id, Patience::Brief).await;
         }
-    }
-}
-
-async fn value_now(
-    client: &Client,
-    id: JobId,
-    screen: &Screen,
-    format: Format,
-) -> Result<(), Failure> {
-    let status = client.status(id).await?;
-    match status.state.is_final() {
-        true => wait::print_value(client, id, screen, format).await,
-        false => Err(wait::not_yet(&status)),
+        let status = client.status(self.id).await?;
+        match status.state.is_final() {
+            true => waiting.deliver(&status).await,
+            false => Err(not_yet(&status)),
+        }
     }
 }

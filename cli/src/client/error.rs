@@ -1,0 +1,172 @@
+//! Why a request has not brought what it asked for.
+
+use std::error::Error;
+use std::fmt;
+
+use protocol::Problem;
+use reqwest::StatusCode;
+
+use crate::failure::{Exit, Failure};
+
+/// Why a request has not brought what it asked for.
+#[derive(Debug)]
+pub enum CallError {
+    /// No connection could be made: the server has seen nothing of the request.
+    Unreachable {
+        /// The server.
+        url: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The connection broke; what the server has done is not known.
+    Lost {
+        /// The server.
+        url: String,
+        /// What broke.
+        reason: String,
+    },
+    /// The server said no, and why.
+    Refused(Box<Problem>),
+    /// Something answered that does not speak as a farrow server does.
+    Stranger {
+        /// The address that it answered at.
+        url: String,
+        /// The HTTP status of its answer.
+        status: StatusCode,
+    },
+    /// What came cannot be written.
+    Unwritable(std::io::Error),
+    /// What was to be uploaded cannot be read.
+    Unreadable(std::io::Error),
+}
+
+/// Whether the same question may bring an answer later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// The server is away, overloaded, or a proxy before it says that it is: this passes.
+    Passing,
+    /// The server has stumbled over the request. It may have been a bad moment; when it stumbles
+    /// each time, it is a fault that waiting does not mend.
+    Doubtful,
+    /// The answer will be the same.
+    Hopeless,
+}
+
+impl CallError {
+    /// A request that came to nothing, or an answer cut short.
+    pub fn lost(url: &str, error: &reqwest::Error) -> Self {
+        let (url, reason) = (url.to_owned(), reason(error));
+        match error.is_connect() {
+            true => Self::Unreachable { url, reason },
+            false => Self::Lost { url, reason },
+        }
+    }
+
+    /// Whether the same question may bring an answer later.
+    pub fn outlook(&self) -> Outlook {
+        match self {
+            Self::Unreachable { .. } | Self::Lost { .. } => Outlook::Passing,
+            Self::Refused(problem) => match problem.status {
+                429 | 502..=504 => Outlook::Passing,
+                500.. => Outlook::Doubtful,
+                _ => Outlook::Hopeless,
+            },
+            Self::Stranger { status, .. } => match status.as_u16() {
+                502..=504 => Outlook::Passing,
+                _ => Outlook::Hopeless,
+            },
+            Self::Unwritable(_) | Self::Unreadable(_) => Outlook::Hopeless,
+        }
+    }
+
+    /// The HTTP status of the answer, if one came.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused(problem) => Some(problem.status),
+            Self::Stranger { status, .. } => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { url, reason } => {
+                write!(f, "cannot reach the server at {url}: {reason}")
+            }
+            Self::Lost { url, reason } => {
+                write!(f, "lost the connection to the server at {url}: {reason}")
+            }
+            Self::Refused(problem) => f.write_str(&problem.detail),
+            Self::Stranger { url, status } => {
+                write!(
+                    f,
+                    "what answers at {url} is not a farrow server: it says {status} without a problem document"
+                )
+            }
+            Self::Unwritable(error) => write!(f, "cannot write the output: {error}"),
+            Self::Unreadable(error) => write!(f, "cannot read what is to be uploaded: {error}"),
+        }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match &error {
+            CallError::Refused(problem) => refusal(problem),
+            CallError::Unreachable { .. } => Self::new(Exit::Server, error.to_string())
+                .remedy("is it running (`farrow server`), and is --url or FARROW_URL right?"),
+            CallError::Lost { .. } => Self::new(Exit::Server, error.to_string()),
+            CallError::Unreadable(_) => Self::new(Exit::Failed, error.to_string()),
+            CallError::Stranger { .. } => {
+                Self::new(Exit::Server, error.to_string()).remedy("is --url or FARROW_URL right?")
+            }
+            CallError::Unwritable(error) => Self::output(error),
+        }
+    }
+}
+
+fn refusal(problem: &Problem) -> Failure {
+    let failure = Failure::of_problem(problem);
+    match problem.status {
+        401 | 403 => failure.remedy("is this the server's token (FARROW_TOKEN, --token-file)?"),
+        404 if problem.instance.as_deref().is_some_and(|path| path.starts_with("/v1/jobs")) => {
+            failure.remedy("`farrow jobs` lists the jobs that there are")
+        }
+        500.. => failure.remedy("the server's log says more, under the time of this request"),
+        _ => failure,
+    }
+}
+
+/// The innermost cause: "Connection refused (os error 111)" rather than "error sending request".
+pub fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16) -> CallError {
+        let problem = serde_json::json!({
+            "type": "urn:farrow:x", "title": "x", "status": status, "detail": "x"
+        });
+        CallError::Refused(Box::new(serde_json::from_value(problem).unwrap()))
+    }
+
+    #[test]
+    fn a_server_that_is_away_comes_back_and_a_fault_may_stay() {
+        for status in [429, 502, 503, 504] {
+            assert_eq!(refused(status).outlook(), Outlook::Passing, "{status}");
+        }
+        assert_eq!(refused(500).outlook(), Outlook::Doubtful);
+        for status in [401, 404, 409, 410, 422] {
+            assert_eq!(refused(status).outlook(), Outlook::Hopeless, "{status}");
+        }
+    }
+}
