@@ -1,6 +1,7 @@
 //! The documents' examples are run as they stand, and print what the documents say.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,8 +13,13 @@ use tests::{World, matching, process};
 /// One example may run a script that installs something; no example takes so long.
 const HANG: Duration = Duration::from_secs(300);
 
+/// A file or folder of the repository.
+fn place(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
 fn read(document: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+    let path = place(document);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -47,6 +53,7 @@ async fn run(document: &str) {
     let (logs, work) = (world.path("examples"), world.path("work"));
     fs::create_dir(&logs).expect("a folder can be made");
     fs::create_dir(&work).expect("a folder can be made");
+    symlink(place("docs"), work.join("docs")).expect("a link can be made");
     fs::write(world.path("session.sh"), session(&examples, &logs)).expect("a file can be written");
 
     let program = process::program();
@@ -95,6 +102,11 @@ async fn the_examples_of_the_readme_do_what_it_says() {
 #[tokio::test]
 async fn the_examples_of_the_api_do_what_it_says() {
     run("docs/api.md").await;
+}
+
+#[tokio::test]
+async fn the_examples_about_ec2_do_what_they_say() {
+    run("docs/ec2.md").await;
 }
 
 /// Also what is not run here, because it needs machines that a test does not have, is sound shell.

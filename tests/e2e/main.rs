@@ -7,6 +7,7 @@ mod bad_start;
 mod cli;
 mod contract;
 mod docs;
+mod ec2;
 mod future;
 mod kills;
 mod large;
