@@ -5,6 +5,7 @@
 //! * [`process`]: one process of the program, whose log is printed when its test fails.
 //! * [`client`]: requests and their answers.
 //! * [`document`], [`matching`]: the examples of a document, and whether they print what it says.
+//! * [`doubles`]: numbers that must come through to the last bit.
 //! * [`audit`]: functions whose elements write down when they start and end.
 //! * [`procfs`]: which processes there are.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
@@ -12,6 +13,7 @@
 pub mod audit;
 pub mod client;
 pub mod document;
+pub mod doubles;
 pub mod matching;
 pub mod process;
 pub mod procfs;
