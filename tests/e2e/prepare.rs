@@ -13,21 +13,21 @@ fn packed(world: &World, name: &str, files: &[(&str, &str)]) -> Vec<u8> {
     let folder = world.path(name);
     for (path, text) in files {
         let path = folder.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
+        fs::write(path, text).expect("a file can be written");
     }
     let archive = world.path(&format!("{name}.tar.gz"));
     let packed =
         Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&folder).arg(".").status();
-    assert!(packed.unwrap().success());
-    fs::read(archive).unwrap()
+    assert!(packed.expect("tar runs").success());
+    fs::read(archive).expect("the archive is there")
 }
 
 fn digest(bytes: &[u8], world: &World) -> String {
     let file = world.path("to-digest");
-    fs::write(&file, bytes).unwrap();
-    let output = Command::new("sha256sum").arg(&file).output().unwrap();
-    format!("sha256:{}", &String::from_utf8(output.stdout).unwrap()[..64])
+    fs::write(&file, bytes).expect("a file can be written");
+    let output = Command::new("sha256sum").arg(&file).output().expect("sha256sum runs");
+    format!("sha256:{}", &String::from_utf8(output.stdout).expect("text")[..64])
 }
 
 async fn upload(world: &World, bytes: Vec<u8>) -> Value {
@@ -87,7 +87,7 @@ impl Project {
         until("two agents that prepare", async || (lines(&self.runs) == 2).then_some(())).await;
         log_of_prepare(client, &id, "preparing").await;
         assert_eq!(client.status(&id).await["elements"]["done"], 0);
-        fs::write(&self.gate, "").unwrap();
+        fs::write(&self.gate, "").expect("a gate can be opened");
         assert_eq!(client.value(&id).await, *value);
         log_of_prepare(client, &id, "prepared").await;
         assert_eq!(client.run(job).await, *value);

@@ -15,9 +15,10 @@ fn furrr(seed: u32) -> Vec<f64> {
          drawn <- future_map_dbl(1:{ELEMENTS}, ~ rnorm(1), .options = furrr_options(seed = {seed}L))
          cat(sprintf('%.17g', drawn))"
     );
-    let output = Command::new("Rscript").args(["--vanilla", "-e", &script]).output().unwrap();
+    let output = Command::new("Rscript").args(["--vanilla", "-e", &script]).output();
+    let output = output.expect("Rscript runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    parse(&String::from_utf8(output.stdout).unwrap())
+    parse(&String::from_utf8(output.stdout).expect("text"))
 }
 
 fn job(runtime: &str, function: &str, elements: &Value, plan: &Value, options: &Value) -> Value {
@@ -48,7 +49,7 @@ async fn the_same_however_cut(client: &Client, runtime: &str, function: &str) ->
     }
     let options = json!({"seed": 123});
     let value = drawn(client, &job(runtime, function, &nested, &both, &options)).await;
-    let first = first.unwrap();
+    let first = first.expect("a first value");
     assert_eq!(bits(&first), bits(&value), "{runtime}, nested");
     first
 }

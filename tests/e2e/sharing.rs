@@ -17,13 +17,13 @@ with sqlite3.connect(database, timeout=60) as connection:
         'insert into tokens (id, hash, role, name, created_at) values (?, ?, ?, ?, 0)',
         ('other', hashlib.sha256(token.encode()).hexdigest(), 'admin', 'other'))
 ";
-    let files: Vec<_> = fs::read_dir(world.data()).unwrap().flatten().collect();
+    let files: Vec<_> = fs::read_dir(world.data()).expect("a data folder").flatten().collect();
     let database = files.iter().map(fs::DirEntry::path).find(|path| {
         path.extension().is_some_and(|extension| extension == "db" || extension == "sqlite")
     });
     let database = database.expect("a database in the data folder");
     let status = Command::new("python3").args(["-c", script]).arg(database).arg(OTHER).status();
-    assert!(status.unwrap().success());
+    assert!(status.expect("python3 runs").success());
     OTHER
 }
 
@@ -31,7 +31,7 @@ async fn submit_as(client: &Client, token: &str, job: &Value) -> String {
     let headers = [("authorization", &*format!("Bearer {token}"))];
     let answer = client.send("POST", "/v1/jobs", &headers, job.to_string().into_bytes()).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
-    answer.json()["id"].as_str().unwrap().to_owned()
+    answer.json()["id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use tests::World;
 
 fn stdout(command: &mut Command) -> String {
-    let output = command.output().unwrap();
+    let output = command.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("text")
 }
 
 #[tokio::test]
