@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check openapi bench
+.PHONY: help setup venv build demo test check openapi bench bench-against
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(TARGET)/debug/farrow
@@ -45,3 +45,7 @@ openapi: build ## Write openapi/openapi.json anew from the code
 bench: setup ## Measure, with a release build; BENCH_ARGS='--help' tells what can be chosen
 	cargo build --release -p cli --bin farrow
 	python3 bench/run.py --farrow $(TARGET)/release/farrow $(BENCH_ARGS)
+
+bench-against: setup ## Compare with another build in the same run: make bench-against OLD=path/to/farrow
+	cargo build --release -p cli --bin farrow
+	python3 bench/compare.py --farrow $(TARGET)/release/farrow --against $(OLD) $(BENCH_ARGS)

@@ -39,6 +39,10 @@ class Topology:
         return {"median": statistics.median(taken), "all": taken}
 
     @staticmethod
+    def headlines(figures):
+        return {f"{name}, seconds": of["median"] for name, of in figures.items()}
+
+    @staticmethod
     def describe(figures):
         line = "{:6} eight of 2 s on 2 x 4 slots, warm: median {:.3f} s of {} (from {:.3f} to {:.3f}); one by one 16 s"
         return "\n".join(
@@ -66,6 +70,11 @@ class Latency:
             taken.sort()
             figures[runtime] = {"calls": len(taken), "p50": quantile(taken, 0.5), "p99": quantile(taken, 0.99)}
         return figures
+
+    @staticmethod
+    def headlines(figures):
+        return {f"{runtime} call, {quantile}, seconds": of[quantile]
+                for runtime, of in figures.items() for quantile in ("p50", "p99")}
 
     @staticmethod
     def describe(figures):
@@ -108,6 +117,11 @@ class Throughput:
     @staticmethod
     def rate(elements, seconds):
         return {"seconds": seconds, "a_second": len(elements) / seconds}
+
+    @staticmethod
+    def headlines(figures):
+        return ({f"{runtime} map, seconds": figures[runtime]["seconds"] for runtime in ("python", "r")}
+                | {"server's memory, bytes": max(figures[runtime]["server_memory"]["most"] for runtime in ("python", "r"))})
 
     @staticmethod
     def describe(figures):
