@@ -136,8 +136,8 @@ impl Job {
         let items = match (self.options.variant, entry.form) {
             (Variant::Pmap, Form::Json) => template::items_of(input)
                 .map_err(no_text)?
-                .ok_or_else(|| not_spread(entry.index, &value::describe(input.trim_ascii())))?,
-            (Variant::Pmap, _) => return Err(not_spread(entry.index, "bytes")),
+                .ok_or_else(|| not_spread(&value::describe(input.trim_ascii())))?,
+            (Variant::Pmap, _) => return Err(not_spread("bytes")),
             _ => Texts::new(),
         };
         let (key, outer) = (entry.key.clone(), entry.outer.clone());
@@ -177,10 +177,10 @@ fn fatal(kind: &str, message: String) -> ElementError {
     ElementError { fatal: true, ..failure(kind, message) }
 }
 
-fn not_spread(index: u64, what: &str) -> ElementError {
+fn not_spread(what: &str) -> ElementError {
     let message = format!(
-        "element {index}: options.variant pmap takes an array or an object, whose items are the \
-         arguments, but this is {what}"
+        "an element of pmap must be an array or an object, whose items are the arguments; it is \
+         {what}"
     );
     failure("TypeMismatch", message)
 }

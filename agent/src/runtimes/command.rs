@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use protocol::job::{ElementError, Encoding, Function};
+use protocol::job::{ElementError, Encoding, Function, Seed};
 
 use super::{Answer, Constants, Element, Input, Key, ProtocolError, WorkerJob, untranslatable};
 use crate::commands::template;
@@ -33,6 +33,9 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     };
     if let Some(name) = job.globals.keys().find(|name| !can_be_a_variable(name)) {
         return Err(fatal(format!("globals: `{name}` cannot be the name of a variable")));
+    }
+    if let Some(Seed::State(_)) = job.options.seed {
+        return Err(fatal("options.seed: a command takes a whole number".to_owned()));
     }
     let args = texts("args", &job.args)?;
     let globals = texts("globals", &job.globals)?;

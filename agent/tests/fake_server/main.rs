@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in tests, also outside of test functions")]
 
+mod commands;
 mod ending;
 mod failing;
 mod harness;

@@ -222,7 +222,7 @@ fn items_are_arguments_in_pmap() {
     assert_eq!(run.outcomes[0].as_deref(), Ok(r#""x y/2 {name} {a.b c}""#));
     assert_eq!(run.outcomes[1].as_deref(), Ok(r#""{1}/{2} n [1, {\"d\": 2}]""#));
     assert_eq!(run.error(2).kind, "TypeMismatch");
-    assert!(run.error(2).message.contains("this is the number 7"), "{}", run.error(2).message);
+    assert!(run.error(2).message.contains("it is the number 7"), "{}", run.error(2).message);
     assert_eq!(run.outcomes[3].as_deref(), Ok(r#""{1}/{2} {name} {a.b c}""#));
 }
 
@@ -262,24 +262,24 @@ fn args_fill_words_and_globals_are_variables() {
 #[test]
 fn constants_that_no_program_can_be_told_are_refused() {
     let refused = |job: &WorkerJob| runtimes::encode_job(Runtime::Command, job).unwrap_err();
-    let told = |globals| WorkerJob { globals: constants(globals), ..command(&["true"]) };
+    let of =
+        |globals: &[(&str, &str)]| WorkerJob { globals: constants(globals), ..command(&["true"]) };
     for (globals, named) in [
         (&[("a", r#""x\u0000y""#)], "globals.a: it holds a NUL"),
         (&[("a=b", "1")], "`a=b` cannot be the name"),
         (&[("", "1")], "`` cannot be the name"),
     ] {
-        let error = refused(&told(globals));
+        let error = refused(&of(globals));
         assert!(error.fatal && error.message.contains(named), "{error:?}");
     }
     let mut pickled = command(&["true"]);
     let value = ConstantValue { encoding: Encoding::Pickle, bytes: b"x"[..].into() };
     pickled.args.insert("p".into(), value);
     assert!(refused(&pickled).message.contains("args.p"));
-    assert!(
-        refused(&WorkerJob { function: Function::Source("echo".into()), ..command(&["true"]) })
-            .message
-            .contains("array")
-    );
+    assert!(refused(&job("echo")).message.contains("array"));
+    let seed = Some(Seed::State(vec![10407, 1, 2, 3, 4, 5, 6]));
+    let of_r = with(Options { seed, ..Options::default() }, command(&["true"]));
+    assert!(refused(&of_r).message.contains("seed"));
 }
 
 #[test]
