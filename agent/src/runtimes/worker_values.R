@@ -79,8 +79,8 @@ send_finished <- function(values, failed, indexes, kind) {
     }
     values[i] <- finished
   }
-  apart <- !vapply(values, function(value) is.atomic(value) && is.null(attributes(value)), NA)
-  send_outcomes(values, which(apart), failed, kind)
+  # What needs no encoding is NULL or one bare scalar.
+  send_outcomes(values, integer(), failed, kind)
 }
 
 # ---- Frames of outcomes ---------------------------------------------------------------------
