@@ -23,6 +23,7 @@ use crate::jobs::Jobs;
 use crate::logs::Logs;
 use crate::outbox::Outbox;
 use crate::pool::WorkerPool;
+use crate::prepared::Prepared;
 use crate::runtimes::{self, DetectError};
 use crate::scratch::{self, Scratch};
 use crate::slots::Slots;
@@ -52,6 +53,8 @@ pub struct Agent {
     pub pool: Arc<WorkerPool>,
     /// The jobs it knows.
     pub jobs: Jobs,
+    /// What is prepared on this machine.
+    pub prepared: Arc<Prepared>,
     /// The blobs it keeps.
     pub blobs: Arc<Blobs>,
     /// Its slots.
@@ -90,6 +93,17 @@ pub enum AgentError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// The folder for prepared environments cannot be used.
+    #[error(
+        "the cache folder {folder} cannot be used: {error}; choose another by --cache",
+        folder = folder.display()
+    )]
+    Cache {
+        /// Which.
+        folder: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The server does not let the agent in.
     #[error("the server at {server} does not let this agent in: {problem}{hint}")]
     Refused {
@@ -119,6 +133,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let registration = Registration::new(register.clone(), Arc::clone(&held));
     let client = Client::new(transport, Arc::clone(&registration));
     let pool = WorkerPool::new(launcher(&config, id)?, register.slots);
+    let (logs, blobs) = (Arc::default(), Arc::new(Blobs::new(client.clone())));
+    let prepared = prepared(&config, &register, &blobs, &logs)?;
 
     tracing::info!(
         server = config.server,
@@ -133,10 +149,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     tracing::info!(agent = %id, "registered");
 
     let agent = Arc::new(Agent {
-        blobs: Arc::new(Blobs::new(client.clone())),
+        prepared,
+        blobs,
         client,
         outbox: Arc::default(),
-        logs: Arc::default(),
+        logs,
         pool,
         jobs: Jobs::default(),
         slots: Slots::new(register.slots),
@@ -184,6 +201,18 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
         0 => {}
         lost => tracing::error!(outcomes = lost, "the server was not there to take all outcomes"),
     }
+}
+
+fn prepared(
+    config: &Config,
+    register: &Register,
+    blobs: &Arc<Blobs>,
+    logs: &Arc<Logs>,
+) -> Result<Arc<Prepared>, AgentError> {
+    let folder = config.settings.cache();
+    let (supervisor, versions) = (config.supervisor.clone(), register.runtimes.clone());
+    Prepared::open(&folder, supervisor, versions, Arc::clone(blobs), Arc::clone(logs))
+        .map_err(|error| AgentError::Cache { folder, error })
 }
 
 /// What the agent says of itself.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::job::Runtime;
 
+use crate::scratch;
 use crate::topology::Topology;
 
 /// How an agent is set up, by flags or variables.
@@ -38,6 +39,11 @@ pub struct Settings {
     /// Folder for the workers' files [default: the user's cache folder]
     #[arg(long, env = "FARROW_SCRATCH_DIR", value_name = "DIR")]
     pub scratch: Option<PathBuf>,
+
+    /// Folder for what jobs have prepared, kept for later jobs [default: in the user's cache
+    /// folder, one for each agent's name]
+    #[arg(long, env = "FARROW_AGENT_CACHE", value_name = "DIR")]
+    pub cache: Option<PathBuf>,
 
     /// Seconds that elements in flight get to finish when the agent is to end
     #[arg(long, env = "FARROW_GRACE", default_value = "100", value_name = "SECONDS")]
@@ -165,6 +171,16 @@ impl Settings {
             if host.is_empty() { "agent".to_owned() } else { host.into_owned() }
         })
     }
+
+    /// The folder for what jobs have prepared: the one given, or one for the agent's name, so that
+    /// an agent that is started again finds it.
+    pub fn cache(&self) -> PathBuf {
+        self.cache.clone().unwrap_or_else(|| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            let name = self.name().replace(|c| !plain(c), "_");
+            scratch::default_parent().join("prepared").join(name)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +224,13 @@ mod tests {
         assert_eq!(settings.slots, Slots::Count(3));
         assert_eq!(settings.labels[1], Label { key: "note".into(), value: "x=y".into() });
         assert_eq!(settings.runtimes, [Runtime::Python]);
+    }
+
+    #[test]
+    fn each_name_has_a_cache_of_its_own() {
+        let default = parse(&["--name", "../b 1"]).unwrap().cache();
+        assert!(default.ends_with("prepared/___b_1"), "{}", default.display());
+        assert_eq!(parse(&["--cache", "/x"]).unwrap().cache(), PathBuf::from("/x"));
     }
 
     #[test]

@@ -37,7 +37,12 @@ impl Lane {
     /// A lane in `slot`, whose elements have `cores` cores.
     pub fn new(work: Arc<Work>, slot: u32, cores: u32) -> Self {
         let spec = &work.job.spec;
-        let key = WorkerKey { runtime: spec.runtime, owner: spec.owner.clone(), cores };
+        let key = WorkerKey {
+            runtime: spec.runtime,
+            owner: spec.owner.clone(),
+            cores,
+            prepared: work.prepared.clone(),
+        };
         let pace = Pace::new(work.job.timeout());
         Self { work, slot, key, pace, worker: None }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::future::join_all;
 use protocol::agent::{Lease, Release, Released};
+use protocol::job::ElementError;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
@@ -15,6 +16,7 @@ use crate::held::Holding;
 use crate::inputs;
 use crate::jobs::{self, Job};
 use crate::lane::Lane;
+use crate::prepared::Environment;
 use crate::slots::Claim;
 use crate::work::Work;
 
@@ -84,22 +86,22 @@ pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
     agent.held.end(&grant.holding);
 }
 
-/// Waits for the lease's slots and inputs, and for the end of what was revoked of it.
+/// Waits for the lease's slots, environment and inputs, and for the end of what was revoked of it.
 async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
     grant.holding.alone().await;
     let claim = match grant.claim.take() {
         Some(claim) => claim,
         None => agent.slots.wait(grant.lease.slots).await,
     };
-    let (elements, failure) =
-        match inputs::elements(&grant.lease, &grant.payload, &agent.blobs).await {
-            Ok(elements) => (elements, None),
-            Err(error) => (without_inputs(&grant.lease), Some(error)),
-        };
+    let (prepared, elements, failure) = match provide(agent, grant).await {
+        Ok((prepared, elements)) => (prepared, elements, None),
+        Err(error) => (None, without_inputs(&grant.lease), Some(error)),
+    };
     let deaths = grant.lease.deaths.clone();
     let work = Arc::new(Work {
         lease: grant.lease.id,
         job: Arc::clone(&grant.job),
+        prepared,
         elements: Elements::new(&grant.lease, &grant.job.spec.options),
         chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.options.retries)),
         draining: agent.draining.clone(),
@@ -109,9 +111,19 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
         blobs: Arc::clone(&agent.blobs),
     });
     if let Some(failure) = failure {
-        work.fail(claim.slots()[0], jobs::fatal(failure.to_string()));
+        work.fail(claim.slots()[0], failure);
     }
     (work, claim)
+}
+
+/// All that must be there before the first element is run.
+async fn provide(
+    agent: &Agent,
+    grant: &Grant,
+) -> Result<(Option<Arc<Environment>>, VecDeque<Element>), ElementError> {
+    let prepared = agent.prepared.get(&grant.job.spec).await?;
+    let elements = inputs::elements(&grant.lease, &grant.payload, &agent.blobs).await;
+    Ok((prepared, elements.map_err(|error| jobs::fatal(error.to_string()))?))
 }
 
 /// The elements of a lease whose inputs cannot be had: the first of them fails the job.

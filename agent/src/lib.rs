@@ -35,6 +35,7 @@ mod output;
 mod pace;
 mod poll;
 mod pool;
+mod prepared;
 mod processes;
 mod report;
 mod respite;

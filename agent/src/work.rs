@@ -17,6 +17,7 @@ use crate::logs::Logs;
 use crate::outbox::{Finished, Outbox};
 use crate::output::Printed;
 use crate::pool::WorkerPool;
+use crate::prepared::Environment;
 use crate::tap::Tap;
 
 /// What all lanes of a lease share.
@@ -26,6 +27,8 @@ pub struct Work {
     pub lease: LeaseId,
     /// Its job.
     pub job: Arc<Job>,
+    /// What is prepared for the job's workers.
+    pub prepared: Option<Arc<Environment>>,
     /// How its elements are said to workers.
     pub elements: Elements,
     /// What is left of it.

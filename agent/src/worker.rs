@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -31,6 +32,7 @@ use crate::frame::{self, kind};
 use crate::lifeline::{Ended, Order, Status};
 use crate::output::{Output, Printed};
 use crate::pool::Seat;
+use crate::prepared::Environment;
 use crate::runtimes::{self, Answer};
 use crate::scratch::{Scratch, WorkerScratch};
 
@@ -55,6 +57,8 @@ pub struct WorkerKey {
     pub owner: String,
     /// How many cores it may use.
     pub cores: u32,
+    /// What is prepared for it; without, it works in a folder of its own.
+    pub prepared: Option<Arc<Environment>>,
 }
 
 /// How workers are started.
@@ -158,6 +162,10 @@ impl Worker {
         command.args(["supervise", "--"]).arg(program).args(arguments);
         command.env_remove("FARROW_TOKEN").env("TMPDIR", scratch.tmp());
         command.envs(runtimes::environment(key.cores)).current_dir(scratch.work());
+        if let Some(prepared) = &key.prepared {
+            let variables = prepared.variables().iter();
+            command.envs(variables.map(|(name, value)| (name, value))).current_dir(prepared.work());
+        }
         command.stdin(OwnedFd::from(supervisors_end)).stdout(worker_stdout).stderr(worker_stderr);
         descriptors::give_frames(&mut command, &worker_in, &worker_out)?;
         let supervisor = tokio::process::Command::from(command).spawn()?;

@@ -7,6 +7,7 @@ mod ending;
 mod failing;
 mod harness;
 mod losing;
+mod preparing;
 mod running;
 mod server;
 mod watching;
