@@ -23,6 +23,13 @@ pub enum Death {
     Untrusted(String),
     /// An element ran longer than it may, so it was killed.
     TimedOut(Duration),
+    /// It used more memory than its job allows, so it was killed.
+    TooLarge {
+        /// Bytes that it used.
+        used: u64,
+        /// Bytes that it may use.
+        bound: u64,
+    },
 }
 
 impl fmt::Display for Death {
@@ -39,8 +46,23 @@ impl fmt::Display for Death {
             Self::TimedOut(limit) => {
                 write!(f, "ran longer than timeout = {} s", limit.as_secs_f64())
             }
+            Self::TooLarge { used, bound } => {
+                // Rounded up, so that it is more in words, too.
+                let used = used.div_ceil(1 << 20);
+                write!(
+                    f,
+                    "it used {used} MiB, more than the {} of options.memory",
+                    mebibytes(*bound)
+                )
+            }
         }
     }
+}
+
+/// A number of bytes, for people.
+fn mebibytes(bytes: u64) -> String {
+    let (whole, tenths) = (bytes >> 20, ((bytes & 0xF_FFFF) * 10) >> 20);
+    if tenths == 0 { format!("{whole} MiB") } else { format!("{whole}.{tenths} MiB") }
 }
 
 fn write_signal(f: &mut fmt::Formatter<'_>, number: i32) -> fmt::Result {
@@ -131,6 +153,15 @@ mod tests {
         let error = element_error(&death, 3, &Printed::default());
         assert_eq!((error.kind.as_str(), error.fatal), ("Timeout", false));
         assert_eq!(error.message, "ran longer than timeout = 2 s, 3 times");
+    }
+
+    #[test]
+    fn too_much_memory_is_told_with_both_numbers() {
+        let told = |used, bound| Death::TooLarge { used, bound }.to_string();
+        let story = "it used 612 MiB, more than the 512 MiB of options.memory";
+        assert_eq!(told(612 << 20, 512 << 20), story);
+        let story = "it used 513 MiB, more than the 512.5 MiB of options.memory";
+        assert_eq!(told((512 << 20) + 600_000, (512 << 20) + (1 << 19)), story);
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Lane {
             runtime: spec.runtime,
             owner: spec.owner.clone(),
             cores,
+            memory: spec.options.memory,
             prepared: work.prepared.clone(),
         };
         let pace = Pace::new(work.job.timeout());

@@ -13,6 +13,7 @@
 mod agent;
 mod backoff;
 mod blobs;
+mod bounds;
 mod chunk;
 mod client;
 mod clock;
@@ -30,6 +31,7 @@ mod lane;
 mod lease;
 mod lifeline;
 mod logs;
+mod memory;
 mod outbox;
 mod output;
 mod pace;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::death::{self, Death};
+use crate::memory::MemoryWatch;
 use crate::respite::Respite;
 use crate::worker::{Launcher, Worker, WorkerKey};
 
@@ -29,6 +30,8 @@ pub struct WorkerPool {
     busy: Arc<AtomicUsize>,
     /// Told when a worker that was being reset is idle again, or dead.
     rested: Notify,
+    /// What the workers' memory is held by.
+    pub memory: Arc<MemoryWatch>,
     /// No work is to be taken while workers do not start.
     pub respite: Respite,
 }
@@ -60,6 +63,7 @@ impl WorkerPool {
             workers: Mutex::default(),
             busy: Arc::default(),
             rested: Notify::new(),
+            memory: Arc::default(),
             respite: Respite::default(),
         })
     }

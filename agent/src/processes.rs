@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar};
 
 /// One process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Process {
     pub parent: Pid,
     /// Whether it is dead and only waits for its parent to notice.
     pub zombie: bool,
+    /// Bytes of memory that it has, shared ones included.
+    pub resident: u64,
 }
 
 /// All processes that can be seen. One that ends meanwhile may be missing.
@@ -36,23 +38,40 @@ pub fn children(parent: Pid) -> Vec<Process> {
 
 /// Everything that descends from `ancestor`.
 pub fn descendants(ancestor: Pid) -> Vec<Process> {
-    let mut by_parent: HashMap<Pid, Vec<Process>> = HashMap::new();
-    for process in all() {
-        by_parent.entry(process.parent).or_default().push(process);
+    Tree::now().descendants(ancestor)
+}
+
+/// All processes by their parents.
+#[derive(Debug)]
+pub struct Tree(HashMap<Pid, Vec<Process>>);
+
+impl Tree {
+    /// As it is now.
+    pub fn now() -> Self {
+        let mut by_parent: HashMap<Pid, Vec<Process>> = HashMap::new();
+        for process in all() {
+            by_parent.entry(process.parent).or_default().push(process);
+        }
+        Self(by_parent)
     }
-    let mut found = Vec::new();
-    let mut seen = HashSet::from([ancestor]);
-    let mut parents = vec![ancestor];
-    while let Some(parent) = parents.pop() {
-        for process in by_parent.get(&parent).into_iter().flatten() {
-            // Ids may be used again while we read: without this a cycle could be walked for ever.
-            if seen.insert(process.pid) {
-                found.push(*process);
-                parents.push(process.pid);
+
+    /// Everything that descends from `ancestor`.
+    pub fn descendants(&self, ancestor: Pid) -> Vec<Process> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::from([ancestor]);
+        let mut parents = vec![ancestor];
+        while let Some(parent) = parents.pop() {
+            for process in self.0.get(&parent).into_iter().flatten() {
+                // Ids may be used again while we read: without this a cycle could be walked for
+                // ever.
+                if seen.insert(process.pid) {
+                    found.push(*process);
+                    parents.push(process.pid);
+                }
             }
         }
+        found
     }
-    found
 }
 
 /// Reads `/proc/PID/stat`: the name stands in parentheses and may itself hold any character, so
@@ -62,7 +81,14 @@ fn parse_stat(pid: Pid, stat: &str) -> Option<Process> {
     let mut fields = fields.split_ascii_whitespace();
     let zombie = matches!(fields.next()?, "Z" | "X");
     let parent = Pid::from_raw(fields.next()?.parse().ok()?);
-    Some(Process { pid, parent, zombie })
+    // Pages, the twentieth field behind the parent; a kernel that has none of it measures nothing.
+    let pages = fields.nth(19).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
+    Some(Process { pid, parent, zombie, resident: pages.saturating_mul(page_bytes()) })
+}
+
+fn page_bytes() -> u64 {
+    let bytes = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -75,6 +101,14 @@ mod tests {
         let process = parse_stat(Pid::from_raw(7), stat).unwrap();
         assert_eq!((process.parent, process.zombie), (Pid::from_raw(5), false));
         assert!(parse_stat(Pid::from_raw(7), "7 (a) Z 5 7").unwrap().zombie);
+    }
+
+    #[test]
+    fn reads_the_pages_that_are_resident() {
+        let stat = "12661 (cat) R 12640 12639 12638 0 -1 4194560 94 0 0 0 0 0 0 0 20 0 1 0 \
+            2205 2654208 222 18446744073709551615 1 1 0";
+        let process = parse_stat(Pid::from_raw(12661), stat).unwrap();
+        assert_eq!(process.resident, 222 * page_bytes());
     }
 
     #[test]

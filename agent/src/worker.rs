@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::Pid;
 use protocol::JobId;
 use protocol::job::Runtime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,6 +58,8 @@ pub struct WorkerKey {
     pub owner: String,
     /// How many cores it may use.
     pub cores: u32,
+    /// Bytes of memory that it may use: what one job leaves in a process counts for the next.
+    pub memory: Option<u64>,
     /// What is prepared for it; without, it works in a folder of its own.
     pub prepared: Option<Arc<Environment>>,
 }
@@ -197,6 +200,12 @@ impl Worker {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The process of which it and all that comes of it descend; nothing when that is gone.
+    pub fn supervisor(&self) -> Option<Pid> {
+        let id = self.supervisor.id()?;
+        i32::try_from(id).ok().map(Pid::from_raw)
     }
 
     /// Whether it can take another element: it lives, as far as is known, and has its streams.

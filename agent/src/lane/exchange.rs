@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use protocol::agent::{Condition, Note};
-use tokio::time::timeout;
 
 use super::Lane;
+use crate::bounds::Bounds;
 use crate::chunk::Element;
 use crate::clock;
 use crate::death::Death;
@@ -35,10 +35,10 @@ impl Lane {
         frame: &Bytes,
     ) -> Result<(), Broken> {
         let mut progress = Progress::new();
-        self.begin(batch, frame);
+        let mut bounds = self.begin(batch, frame);
         while progress.done < batch.len() {
             let broken = |death| Broken { death, done: progress.done };
-            match self.next_answer(&progress).await.map_err(broken)? {
+            match self.next_answer(&progress, bounds.as_mut()).await.map_err(broken)? {
                 Answer::Condition { position, condition } => {
                     self.take_note(batch, position, condition, &mut progress);
                 }
@@ -56,13 +56,14 @@ impl Lane {
         Ok(())
     }
 
-    fn begin(&mut self, batch: &[Element], frame: &Bytes) {
-        if let Some(worker) = &mut self.worker {
-            if let Some(tap) = worker.output.tap() {
-                tap.move_to(batch.first().map(|element| element.index));
-            }
-            worker.send(frame);
+    /// Sends a frame; what holds the worker to its bounds until all of it is answered.
+    fn begin(&mut self, batch: &[Element], frame: &Bytes) -> Option<Bounds> {
+        let worker = self.worker.as_mut()?;
+        if let Some(tap) = worker.output.tap() {
+            tap.move_to(batch.first().map(|element| element.index));
         }
+        worker.send(frame);
+        Some(Bounds::new(&self.work.job, worker, &self.work.pool.memory))
     }
 
     /// Keeps a condition for its element's outcome, and tells it to whoever watches.
@@ -82,18 +83,16 @@ impl Lane {
         progress.keep(position, condition);
     }
 
-    /// Waits for what the worker says next, no longer than an element may run.
-    async fn next_answer(&mut self, progress: &Progress) -> Result<Answer, Death> {
-        let Some(worker) = &mut self.worker else {
+    /// Waits for what the worker says next, as long as it keeps to its bounds.
+    async fn next_answer(
+        &mut self,
+        progress: &Progress,
+        bounds: Option<&mut Bounds>,
+    ) -> Result<Answer, Death> {
+        let (Some(worker), Some(bounds)) = (&mut self.worker, bounds) else {
             return Err(Death::Untrusted("it is gone".to_owned()));
         };
-        let event = match self.work.job.timeout() {
-            None => worker.next().await,
-            Some(limit) => {
-                let left = limit.saturating_sub(clock::now() - progress.since);
-                timeout(left, worker.next()).await.map_err(|_| Death::TimedOut(limit))?
-            }
-        };
+        let event = bounds.next(worker, progress.since).await?;
         match event {
             Event::Said(answer) => Ok(answer),
             Event::Dead(death) => Err(death),

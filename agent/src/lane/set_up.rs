@@ -1,13 +1,13 @@
 //! How a lane comes by a worker that has the job.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::job::{ElementError, LogSource};
-use tokio::time::timeout;
 
 use super::Lane;
+use crate::bounds::Bounds;
+use crate::clock;
 use crate::death::{self, Death};
 use crate::runtimes::Answer;
 use crate::worker::{Event, Worker};
@@ -60,7 +60,13 @@ impl Lane {
             }
             worker.output.listen(Some(self.work.tap(LogSource::Setup)));
             let is_new = worker.is_new;
-            let death = match set_up_in(worker, job_frame, job.timeout()).await {
+            let death = match set_up_in(
+                worker,
+                job_frame,
+                Bounds::new(&job, worker, &self.work.pool.memory),
+            )
+            .await
+            {
                 Ok(None) => {
                     self.mark_set_up();
                     return Ok(());
@@ -93,19 +99,15 @@ impl Lane {
     }
 }
 
-/// Sets a job up in a worker, for no longer than `limit`: nothing, or the error because of which
-/// the worker refuses.
+/// Sets a job up in a worker within these bounds: nothing, or the error because of which the worker
+/// refuses.
 async fn set_up_in(
     worker: &mut Worker,
     job_frame: &Bytes,
-    limit: Option<Duration>,
+    mut bounds: Bounds,
 ) -> Result<Option<ElementError>, Death> {
     worker.send(job_frame);
-    let event = match limit {
-        None => worker.next().await,
-        Some(limit) => timeout(limit, worker.next()).await.map_err(|_| Death::TimedOut(limit))?,
-    };
-    match event {
+    match bounds.next(worker, clock::now()).await? {
         Event::Said(Answer::Ready) => Ok(None),
         Event::Said(Answer::Refused(error)) => Ok(Some(error)),
         Event::Dead(death) => Err(death),

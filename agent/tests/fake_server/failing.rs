@@ -165,6 +165,51 @@ def f(x):
 }
 
 #[tokio::test]
+async fn an_element_that_uses_too_much_memory_is_killed_and_tells_how_much() {
+    let source = "
+import subprocess, sys, time
+def f(x):
+    if x == 1:
+        hoard = b'x' * (400 << 20)
+        time.sleep(1000)
+    if x == 2:
+        code = 'import time; hoard = b\"x\" * (400 << 20); time.sleep(1000)'
+        subprocess.run([sys.executable, '-c', code])
+    return x
+";
+    let errors = errors(source, 4, |job| job.options.memory = Some(200 << 20)).await;
+    assert_eq!(errors.keys().collect::<Vec<_>>(), [&1, &2]);
+    for error in errors.values() {
+        assert_eq!((error.kind.as_str(), error.fatal), ("WorkerDied", false));
+        let story = "its worker died, twice (it used ";
+        assert!(error.message.starts_with(story), "{}", error.message);
+        let bound = " MiB, more than the 200 MiB of options.memory)";
+        assert!(error.message.contains(bound), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn memory_that_forked_processes_share_counts_once() {
+    let source = "
+import os, time
+def f(x):
+    hoard = b'x' * (100 << 20)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            # Not for luck: that the agent looks meanwhile is what is to happen here.
+            time.sleep(1)
+            os._exit(0)
+        children.append(child)
+    for child in children: os.waitpid(child, 0)
+    return x
+";
+    let errors = errors(source, 1, |job| job.options.memory = Some(250 << 20)).await;
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[tokio::test]
 async fn what_an_element_leaves_running_is_swept_when_its_job_is_over() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);
