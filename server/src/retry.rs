@@ -6,9 +6,10 @@
 use protocol::agent::Note;
 use protocol::{JobId, Range};
 
+use crate::blobs::Blobs;
 use crate::error::ApiError;
 use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
-use crate::state::AppState;
+use crate::store::Store;
 use crate::store::blocks::{Place, StoredBlock};
 use crate::store::jobs::JobRow;
 use crate::store::outcomes::{self, Outcomes};
@@ -21,13 +22,12 @@ const ROWS: u32 = 1000;
 ///
 /// # Errors
 /// When the database or a blob cannot be read or written.
-pub async fn work_out(state: &AppState, job: &JobRow) -> Result<Retry, ApiError> {
+pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retry, ApiError> {
     let (mut missing, mut next, mut micros, mut n_kept) = (Missing::default(), 0, 0, 0);
     let mut cut = Vec::new();
     loop {
         let (id, from) = (job.id, next);
-        let pieces = state
-            .store
+        let pieces = store
             .read(|tx| Box::pin(async move { retries::survey(tx, id, from, ROWS).await }))
             .await?;
         let Some(last) = pieces.last() else { break };
@@ -38,13 +38,13 @@ pub async fn work_out(state: &AppState, job: &JobRow) -> Result<Retry, ApiError>
             n_kept += n_values;
             micros += share(piece.micros, n_values, piece.n);
             if !piece.errors.is_empty() && n_values > 0 {
-                cut.extend(cut_out(state, id, piece.first).await?);
+                cut.extend(cut_out(store, blobs, id, piece.first).await?);
             }
         }
     }
     let missing = missing.finish(job.counts.total);
     let rows = if job.shape.nested {
-        rows_by_group(&missing, groups(state, job.id).await?)
+        rows_by_group(&missing, groups(store, job.id).await?)
     } else {
         rows(&missing)
     };
@@ -56,12 +56,11 @@ fn share(micros: u64, n: u64, total: u64) -> u64 {
     (u128::from(micros) * u128::from(n) / u128::from(total.max(1))) as u64
 }
 
-async fn groups(state: &AppState, job: JobId) -> Result<Vec<Range>, ApiError> {
+async fn groups(store: &Store, job: JobId) -> Result<Vec<Range>, ApiError> {
     let mut groups: Vec<Range> = Vec::new();
     loop {
         let from = groups.len() as u64;
-        let some = state
-            .store
+        let some = store
             .read(|tx| Box::pin(async move { retries::groups(tx, job, from, ROWS).await }))
             .await?;
         if some.is_empty() {
@@ -72,17 +71,20 @@ async fn groups(state: &AppState, job: JobId) -> Result<Vec<Range>, ApiError> {
 }
 
 /// The values of the outcomes that begin at `first`, without the errors between them.
-async fn cut_out(state: &AppState, job: JobId, first: u64) -> Result<Vec<Cut>, ApiError> {
-    let mut read = state
-        .store
-        .read(|tx| Box::pin(async move { outcomes::read(tx, job, first, 1).await }))
-        .await?;
+async fn cut_out(
+    store: &Store,
+    blobs: &Blobs,
+    job: JobId,
+    first: u64,
+) -> Result<Vec<Cut>, ApiError> {
+    let mut read =
+        store.read(|tx| Box::pin(async move { outcomes::read(tx, job, first, 1).await })).await?;
     let Some(outcomes) = (!read.is_empty()).then(|| read.swap_remove(0)) else {
         return Ok(Vec::new());
     };
     let n = outcomes.block.lengths.len() as u64;
     let runs = value_runs(n, &outcomes.errors);
-    let block = outcomes.block.clone().load(&state.blobs).await?;
+    let block = outcomes.block.clone().load(blobs).await?;
     let mut values = Vec::with_capacity(runs.len());
     for run in runs {
         let (from, to) = (block.first + run.0, block.first + run.1);
@@ -90,7 +92,7 @@ async fn cut_out(state: &AppState, job: JobId, first: u64) -> Result<Vec<Cut>, A
         if span.end > block.data.len() {
             return Err(ApiError::Internal("a block is shorter than its lengths".to_owned()));
         }
-        let place = Place::of(&block.data.slice(span), &state.blobs).await?;
+        let place = Place::of(&block.data.slice(span), blobs).await?;
         values.push(Cut {
             of: block.first,
             block: StoredBlock { first: from, lengths: lengths.to_vec(), place },

@@ -81,7 +81,7 @@ pub async fn retry(
     if let Some(before) = row.retried_as {
         return submit::accepted(&state, before).await;
     }
-    let retry = work_out(&state, &row).await?;
+    let retry = work_out(&state.store, &state.blobs, &row).await?;
     if retry.rows.is_empty() && row.state == JobState::Resolved {
         return Err(ApiError::Conflict(format!(
             "job {job} has a value for every element: there is nothing to retry; submit it again to \

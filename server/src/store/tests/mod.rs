@@ -2,9 +2,11 @@
 //!
 //! * [`conformance`]: each function, by example.
 //! * [`watching`]: what those who watch a job read, by example.
+//! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`history`]: any order of grants, reports, losses and returns keeps the books.
 
 mod conformance;
+mod contract;
 mod history;
 mod watching;
 
