@@ -73,6 +73,7 @@ prop_compose! {
         max_agents in prop::option::of(1..3_u32),
         max_width in prop::option::of(1..4_u32),
         group in prop::option::of(1..40_u64),
+        memory in prop_oneof![2 => Just(0), 1 => 1..20_u64],
     ) -> Job {
         let mut job = job(total);
         // What came back lies before the cursor, back to back.
@@ -94,6 +95,7 @@ prop_compose! {
         job.priority = priority;
         job.runtime = if r { Runtime::R } else { Runtime::Python };
         job.slots = slots;
+        job.memory = memory << 30;
         job.measured = Measured { elements: done, seconds };
         job.placement = Placement { nested: group.is_some(), max_agents, max_width };
         if let Some(n) = group {
@@ -107,9 +109,12 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_agent()(slots in 1..9_u32, free_share in 0.0..=1.0_f64, r in any::<bool>()) -> Agent {
+    fn any_agent()(
+        slots in 1..9_u32, free_share in 0.0..=1.0_f64, r in any::<bool>(), free_memory in 0..17_u64,
+    ) -> Agent {
         let mut agent = agent(slots);
         agent.free = (f64::from(slots) * free_share).round() as u32;
+        agent.free_memory = free_memory << 30;
         if !r {
             agent.runtimes.retain(|runtime| *runtime != Runtime::R);
         }
@@ -137,6 +142,30 @@ proptest! {
             let given: u32 = assignments.iter().filter(|a| a.agent == agent.id).map(|a| a.slots).sum();
             prop_assert!(given <= agent.free, "{given} of {} free slots", agent.free);
         }
+    }
+
+    #[test]
+    fn elements_at_once_never_need_more_memory_than_an_agent_has(
+        jobs in any_jobs(), agents in any_agents(),
+    ) {
+        let assignments = assign_all(&jobs, &agents);
+        for assignment in &assignments {
+            let of_one = find(&jobs, assignment).memory;
+            prop_assert_eq!(assignment.memory, of_one * u64::from(assignment.width));
+        }
+        for agent in &agents {
+            let given: u64 =
+                assignments.iter().filter(|a| a.agent == agent.id).map(|a| a.memory).sum();
+            prop_assert!(given <= agent.free_memory, "{given} of {}", agent.free_memory);
+        }
+    }
+
+    #[test]
+    fn as_many_elements_run_at_once_as_memory_holds(memory in 1..20_u64, slots in 1..30_u32) {
+        let mut job = job(100);
+        job.memory = memory << 30;
+        let assignments = assign_all(std::slice::from_ref(&job), &[agent(slots)]);
+        prop_assert_eq!(assignments.len() as u64, u64::from(slots).min(16 / memory));
     }
 
     #[test]
@@ -344,6 +373,44 @@ fn a_job_that_fits_no_agent_holds_nothing_up() {
     large.slots = Slots::Count(8);
     let assignments = assign_all(&[large, job(10)], &[agent(4)]);
     assert_eq!(assignments.len(), 4);
+}
+
+#[test]
+fn a_job_that_needs_more_memory_than_is_free_is_not_held_up_by_small_ones() {
+    let (mut large, mut small, simple) = (job(10), job(10), job(10));
+    (large.memory, small.memory) = (12 << 30, 1 << 30);
+    let mut busy = agent(4);
+    (busy.free, busy.free_memory) = (3, 8 << 30);
+    let assignments = assign_all(&[large.clone(), small.clone(), simple.clone()], &[busy.clone()]);
+    assert!(assignments.iter().all(|a| a.job == simple.id), "slots without memory are for others");
+    assert_eq!(assignments.len(), 3);
+    // What its own elements use comes back to it: nothing is kept.
+    large.usage.insert(busy.id, 1);
+    let assignments = assign_all(&[large, small.clone()], &[busy]);
+    assert!(assignments.len() == 3 && assignments.iter().all(|a| a.job == small.id));
+}
+
+#[test]
+fn an_outer_element_is_as_wide_as_memory_holds() {
+    let mut job = nested(&[8], None);
+    job.memory = 5 << 30;
+    let assignments = assign_all(&[job], &[agent(8)]);
+    assert_eq!((assignments[0].slots, assignments[0].width), (3, 3));
+}
+
+#[test]
+fn what_was_never_leased_is_cut_into_chunks() {
+    let mut job = job(100);
+    (job.cursor, job.chunk) = (100, Some(3));
+    let returned = |attempt, range| Returned {
+        lease: LeaseId::new(),
+        ranges: RangeSet::from_range(range),
+        attempt,
+        lost: 0,
+    };
+    job.returned = vec![returned(0, Range(0, 5)), returned(1, Range(10, 15))];
+    let sizes: Vec<u64> = assign_all(&[job], &[agent(4)]).iter().map(|a| a.ranges.len()).collect();
+    assert_eq!(sizes, [3, 2, 5]);
 }
 
 #[test]
