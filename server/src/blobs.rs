@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 /// Parts of an upload that wait for the disk at the most.
 const PARTS_AHEAD: usize = 8;
 
+/// The folder of what is not yet whole.
+const INCOMING: &str = "incoming";
+
 /// The blobs of one server.
 #[derive(Clone, Debug)]
 pub struct Blobs {
@@ -51,7 +54,7 @@ impl Blobs {
     /// # Errors
     /// When it cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder.join(INCOMING))?;
         Ok(Self { folder: folder.into() })
     }
 
@@ -61,17 +64,8 @@ impl Blobs {
     /// # Errors
     /// When the folder cannot be read or a file not be removed.
     pub fn sweep(&self) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.folder)? {
-            let folder = entry?.path();
-            if !folder.is_dir() {
-                continue;
-            }
-            for entry in std::fs::read_dir(folder)? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|extension| extension == "tmp") {
-                    std::fs::remove_file(path)?;
-                }
-            }
+        for entry in std::fs::read_dir(self.folder.join(INCOMING))? {
+            std::fs::remove_file(entry?.path())?;
         }
         Ok(())
     }
@@ -85,7 +79,7 @@ impl Blobs {
         let folder = Arc::clone(&self.folder);
         run(move || {
             let digest = hex_digest(&data);
-            write_once(&path_of(&folder, &digest), &data)?;
+            write_once(&folder, &digest, &data)?;
             Ok(format!("sha256:{digest}"))
         })
         .await
@@ -107,9 +101,9 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let hex = checked(digest)?.to_owned();
-        let path = path_of(&self.folder, &hex);
+        let folder = Arc::clone(&self.folder);
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
-        let writing = tokio::task::spawn_blocking(move || receive(&path, &hex, receiver));
+        let writing = tokio::task::spawn_blocking(move || receive(&folder, &hex, receiver));
         let mut size = 0;
         let mut body = std::pin::pin!(body);
         while let Some(part) = body.next().await {
@@ -196,9 +190,10 @@ enum Part {
 }
 
 /// Writes the parts of an upload. Says whether the blob was not there before.
-fn receive(path: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bool, UploadError> {
+fn receive(folder: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bool, UploadError> {
+    let path = path_of(folder, hex);
     let is_new = !path.exists();
-    let mut temporary = if is_new { Some(Temporary::beside(path)?) } else { None };
+    let mut temporary = if is_new { Some(Temporary::new(folder)?) } else { None };
     let mut hasher = Sha256::new();
     loop {
         match parts.blocking_recv() {
@@ -217,20 +212,21 @@ fn receive(path: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bo
         return Err(UploadError::Mismatch(found));
     }
     if let Some(temporary) = temporary {
-        temporary.keep_as(path)?;
+        temporary.keep_as(&path)?;
     }
-    flush_names(path)?;
+    flush_names(&path)?;
     Ok(is_new)
 }
 
 /// Writes a file that is there whole or not at all, whatever is killed and whenever.
-fn write_once(path: &Path, data: &[u8]) -> io::Result<()> {
+fn write_once(folder: &Path, hex: &str, data: &[u8]) -> io::Result<()> {
+    let path = path_of(folder, hex);
     if !path.exists() {
-        let mut temporary = Temporary::beside(path)?;
+        let mut temporary = Temporary::new(folder)?;
         temporary.file.write_all(data)?;
-        temporary.keep_as(path)?;
+        temporary.keep_as(&path)?;
     }
-    flush_names(path)
+    flush_names(&path)
 }
 
 /// A file that is removed again unless it is kept.
@@ -241,17 +237,15 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// A new file in the folder of `path`, which is made as needed.
-    fn beside(path: &Path) -> io::Result<Self> {
-        let folder = folder_of(path)?;
-        std::fs::create_dir_all(folder)?;
-        let path = folder.join(format!("{}.tmp", protocol::LeaseId::new()));
+    fn new(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(INCOMING).join(protocol::LeaseId::new().to_string());
         Ok(Self { file: File::create(&path)?, path, is_kept: false })
     }
 
     /// Flushes it and gives it its name.
     fn keep_as(mut self, path: &Path) -> io::Result<()> {
         self.file.sync_all()?;
+        std::fs::create_dir_all(folder_of(path)?)?;
         std::fs::rename(&self.path, path)?;
         self.is_kept = true;
         Ok(())
@@ -338,7 +332,7 @@ mod tests {
         let broken = parts(&["farrow"]).chain(stream::iter([Err("gone".to_owned())]));
         let broken = blobs.upload(&digest, broken, 9).await;
         assert!(matches!(broken, Err(UploadError::Interrupted(why)) if why == "gone"));
-        assert_eq!(blobs.size(&digest).await.unwrap(), None);
+        assert_eq!((blobs.size(&digest).await.unwrap(), files(folder.path())), (None, 0));
 
         for is_new in [true, false] {
             let stored = blobs.upload(&digest, parts(&["far", "row"]), 6).await.unwrap();
@@ -352,8 +346,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path()).unwrap();
         let digest = blobs.put(Bytes::from_static(b"farrow")).await.unwrap();
-        let path = path_of(folder.path(), parse_digest(&digest).unwrap());
-        std::fs::write(path.with_file_name("half.tmp"), "far").unwrap();
+        std::fs::write(folder.path().join(INCOMING).join("half"), "far").unwrap();
         assert_eq!(files(folder.path()), 2);
         blobs.sweep().unwrap();
         assert_eq!(files(folder.path()), 1);

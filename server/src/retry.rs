@@ -10,7 +10,7 @@ use crate::blobs::Blobs;
 use crate::error::ApiError;
 use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
 use crate::store::Store;
-use crate::store::blocks::{Place, StoredBlock};
+use crate::store::blocks::{Placing, StoredBlock};
 use crate::store::jobs::JobRow;
 use crate::store::outcomes::{self, Outcomes};
 use crate::store::retries::{self, Cut, Retry};
@@ -24,7 +24,7 @@ const ROWS: u32 = 1000;
 /// When the database or a blob cannot be read or written.
 pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retry, ApiError> {
     let (mut missing, mut next, mut micros, mut n_kept) = (Missing::default(), 0, 0, 0);
-    let mut cut = Vec::new();
+    let (mut cut, mut placing) = (Vec::new(), Placing::default());
     loop {
         let (id, from) = (job.id, next);
         let pieces = store
@@ -38,7 +38,7 @@ pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retr
             n_kept += n_values;
             micros += share(piece.micros, n_values, piece.n);
             if !piece.errors.is_empty() && n_values > 0 {
-                cut.extend(cut_out(store, blobs, id, piece.first).await?);
+                cut.extend(cut_out(store, blobs, &mut placing, id, piece.first).await?);
             }
         }
     }
@@ -74,6 +74,7 @@ async fn groups(store: &Store, job: JobId) -> Result<Vec<Range>, ApiError> {
 async fn cut_out(
     store: &Store,
     blobs: &Blobs,
+    placing: &mut Placing,
     job: JobId,
     first: u64,
 ) -> Result<Vec<Cut>, ApiError> {
@@ -92,7 +93,7 @@ async fn cut_out(
         if span.end > block.data.len() {
             return Err(ApiError::Internal("a block is shorter than its lengths".to_owned()));
         }
-        let place = Place::of(&block.data.slice(span), blobs).await?;
+        let place = placing.place(&block.data.slice(span), blobs).await?;
         values.push(Cut {
             of: block.first,
             block: StoredBlock { first: from, lengths: lengths.to_vec(), place },

@@ -228,7 +228,7 @@ fn requests() -> Vec<Refusal> {
         get("/v1/jobs?state=done".to_owned(), INVALID, &["unknown variant `done`", "`resolved`"]),
         get("/v1/jobs?after=17".to_owned(), INVALID, &["after"]),
         get("/v1/agents?dead=true".to_owned(), INVALID, &["dead"]),
-        refusal("DELETE", format!("/v1/jobs/{NOBODY}"), "", NOT_ALLOWED, &["DELETE"]),
+        refusal("PATCH", format!("/v1/jobs/{NOBODY}"), "", NOT_ALLOWED, &["PATCH"]),
         refusal("PUT", "/v1/jobs", "", NOT_ALLOWED, &["PUT"]),
         refusal("GET", format!("/v1/jobs/{NOBODY}/cancel"), "", NOT_ALLOWED, &["GET"]),
         refusal("POST", "/healthz", "", NOT_ALLOWED, &["POST"]),

@@ -18,7 +18,7 @@ use super::{Elements, Wanted, fault};
 use crate::blobs::Blobs;
 use crate::block::{self, Block, Packer};
 use crate::error::ApiError;
-use crate::store::blocks::{Kind, Place, StoredBlock};
+use crate::store::blocks::{Kind, Placing, StoredBlock};
 use crate::store::jobs::Shape;
 use crate::submission::fault_of_blob;
 
@@ -28,12 +28,8 @@ const FIELD: &str = "elements.blob";
 /// Blocks that wait to be stored at the most.
 const BLOCKS_AHEAD: usize = 8;
 
-/// Bytes of blocks that the rows of one job take; blocks beyond these stand in blobs, so that
-/// neither memory nor the transaction that writes the job grows with the blob.
-const ROW_BYTES: usize = 16 << 20;
-
-/// Bytes of a block that stands in its row even then.
-const SMALL: usize = 4 << 10;
+/// Bytes of a line or a frame at the most: it must fit into memory, here and in the agent's.
+const MAX_PIECE: u32 = 512 << 20;
 
 /// Reads the elements of the blob `digest` and stores them as a job's own.
 ///
@@ -54,13 +50,9 @@ pub async fn store(digest: &str, wanted: Wanted, blobs: &Blobs) -> Result<Elemen
         }
     });
     let mut elements = Elements::default();
-    let mut left = ROW_BYTES;
+    let mut placing = Placing::default();
     while let Some((kind, block)) = blocks.recv().await {
-        let max_inline = if left > 0 { block::MAX_INLINE } else { SMALL };
-        let place = Place::within(&block.data, blobs, max_inline).await?;
-        if let Place::Row(data) = &place {
-            left = left.saturating_sub(data.len());
-        }
+        let place = placing.place(&block.data, blobs).await?;
         let stored = StoredBlock { first: block.first, lengths: block.lengths, place };
         match kind {
             Kind::Element => elements.blocks.push(stored),
@@ -184,8 +176,13 @@ fn read_lines(mut file: BufReader<File>, mut sink: Sink) -> Result<Elements, Rea
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
+        let limit = u64::from(MAX_PIECE) + 1;
+        if file.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
             break;
+        }
+        if line.len() as u64 == limit {
+            let message = format!("line {number} is longer than {MAX_PIECE} bytes");
+            return Err(ReadError::field(message));
         }
         let text = line.trim_ascii();
         if text.is_empty() {
@@ -244,6 +241,9 @@ fn read_frames(mut file: BufReader<File>, size: u64, sink: Sink) -> Result<Eleme
         let length = u32::from_le_bytes([a, b, c, d]);
         if size - frames.at - (HEAD as u64) < u64::from(length) {
             return Err(cut_off);
+        }
+        if length > MAX_PIECE {
+            return Err(frames.fault(&format!("is longer than {MAX_PIECE} bytes")));
         }
         payload.resize(length as usize, 0);
         file.read_exact(&mut payload)?;

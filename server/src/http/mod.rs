@@ -19,6 +19,7 @@ mod status;
 mod submit;
 mod value;
 mod wait;
+mod waiting;
 
 use axum::Router;
 use axum::extract::Request;

@@ -1,13 +1,14 @@
 //! The status of a job in words: what its row, its progress and the agents say together.
 
-use protocol::JobId;
-use protocol::job::{AgentState, AgentStatus, JobKind, JobStatus, Slots};
+use protocol::job::{JobKind, JobStatus};
 
+use super::waiting::{Cluster, explain};
 use crate::clock::{Millis, rfc3339};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::agents;
+use crate::store::db::Tx;
 use crate::store::jobs::JobRow;
+use crate::store::{StoreError, agents};
 
 /// Agents that are looked at to say what a job waits for.
 const MAX_AGENTS: u32 = 1000;
@@ -27,23 +28,27 @@ pub async fn of(state: &AppState, job: JobRow) -> Result<JobStatus, ApiError> {
 /// When the database fails.
 pub async fn of_all(state: &AppState, jobs: Vec<JobRow>) -> Result<Vec<JobStatus>, ApiError> {
     let now = state.clock.now();
-    let agents = if jobs.iter().any(waits) {
-        state
-            .store
-            .read(|tx| Box::pin(async move { agents::list(tx, "", MAX_AGENTS, false, now).await }))
-            .await?
+    let cluster = if jobs.iter().any(waits) {
+        state.store.read(|tx| Box::pin(async move { cluster(tx, now).await })).await?
     } else {
-        Vec::new()
+        Cluster::default()
     };
-    Ok(jobs.into_iter().map(|job| status(job, &agents, now)).collect())
+    Ok(jobs.into_iter().map(|job| status(job, &cluster, now)).collect())
+}
+
+async fn cluster(tx: &mut Tx<'_>, now: Millis) -> Result<Cluster, StoreError> {
+    Ok(Cluster {
+        agents: agents::list(tx, "", MAX_AGENTS, false, now).await?,
+        memory_in_use: agents::memory_by_agent(tx).await?,
+    })
 }
 
 fn waits(job: &JobRow) -> bool {
     !job.state.is_final() && job.slots == 0
 }
 
-fn status(job: JobRow, agents: &[AgentStatus], now: Millis) -> JobStatus {
-    let waiting_for = if waits(&job) { explain(&job, agents) } else { None };
+fn status(job: JobRow, cluster: &Cluster, now: Millis) -> JobStatus {
+    let waiting_for = if waits(&job) { explain(&job, cluster) } else { None };
     let (rate, remaining) = pace(&job, now);
     JobStatus {
         id: job.id,
@@ -77,57 +82,4 @@ fn pace(job: &JobRow, now: Millis) -> (Option<f64>, Option<f64>) {
     let left = job.counts.total.saturating_sub(finished) as f64;
     let remaining = (!job.state.is_final()).then_some(left / rate);
     (Some(rate), remaining)
-}
-
-/// Jobs that are named in words at the most.
-const MAX_NAMED: usize = 3;
-
-fn for_jobs(after: &[JobId]) -> String {
-    let named: Vec<String> = after.iter().take(MAX_NAMED).map(JobId::to_string).collect();
-    let jobs = if after.len() == 1 { "job" } else { "jobs" };
-    let more = match after.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        n => format!(" and {n} more"),
-    };
-    format!("{jobs} {}{more} to be resolved", named.join(", "))
-}
-
-/// Why nothing of `job` runs, if nothing can.
-fn explain(job: &JobRow, agents: &[AgentStatus]) -> Option<String> {
-    if !job.after.is_empty() {
-        return Some(for_jobs(&job.after));
-    }
-    let live: Vec<_> = agents.iter().filter(|agent| agent.state == AgentState::Live).collect();
-    if live.is_empty() {
-        return Some("no agent is connected: start one with `farrow agent`".to_owned());
-    }
-    let runtime = job.runtime;
-    let able: Vec<_> =
-        live.into_iter().filter(|agent| agent.runtimes.contains_key(&runtime)).collect();
-    if able.is_empty() {
-        return Some(format!("no agent has runtime {}", runtime.as_str()));
-    }
-    let wanted = &job.options.labels;
-    let labelled: Vec<_> = able
-        .into_iter()
-        .filter(|agent| wanted.iter().all(|(key, value)| agent.labels.get(key) == Some(value)))
-        .collect();
-    if labelled.is_empty() {
-        let labels: Vec<_> = wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        return Some(format!("no agent carries the labels {}", labels.join(", ")));
-    }
-    if let Slots::Count(n) = job.options.slots
-        && labelled.iter().all(|agent| agent.slots < n)
-    {
-        return Some(format!("no agent has {n} slots, which one element occupies"));
-    }
-    if let Some(bytes) = job.options.memory
-        && labelled.iter().all(|agent| agent.memory < bytes)
-    {
-        return Some(format!("no agent has {bytes} bytes of memory, which one element may use"));
-    }
-    labelled
-        .iter()
-        .all(|agent| agent.busy >= agent.slots)
-        .then(|| "a free slot: all are busy with other work".to_owned())
 }

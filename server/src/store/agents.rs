@@ -1,5 +1,7 @@
 //! Who is there: agents, their heartbeats, their ends.
 
+use std::collections::HashMap;
+
 use protocol::AgentId;
 use protocol::agent::Register;
 use protocol::job::{AgentState, AgentStatus};
@@ -121,6 +123,21 @@ pub async fn memory_in_use(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<u64
         )
         .await?;
     row.map(|row| row.count("memory")).transpose()
+}
+
+/// The bytes of memory that live leases may use, by agent.
+///
+/// # Errors
+/// The database's.
+pub async fn memory_by_agent(tx: &mut Tx<'_>) -> Result<HashMap<AgentId, u64>, StoreError> {
+    let rows = tx
+        .all(
+            "select agent_id, cast(sum(memory) as bigint) as memory from leases
+             where state = 'live' and memory > 0 group by agent_id",
+            args![],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.id("agent_id")?, row.count("memory")?))).collect()
 }
 
 /// The agents that have not been heard of since `now`, and any that is gone and still holds

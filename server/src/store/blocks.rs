@@ -49,11 +49,7 @@ impl Place {
         Self::within(data, blobs, block::MAX_INLINE).await
     }
 
-    /// As [`Place::of`], where a row takes at most `max_inline` compressed bytes.
-    ///
-    /// # Errors
-    /// When the blob cannot be written.
-    pub async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> std::io::Result<Self> {
+    async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> std::io::Result<Self> {
         let compressed = block::compress(data);
         if compressed.len() <= max_inline {
             return Ok(Self::Row(compressed));
@@ -92,6 +88,40 @@ impl Place {
                 .await
                 .map_err(|e| StoreError::corrupt("digest", &format!("{digest}: {e}"))),
         }
+    }
+}
+
+/// Bytes that the rows of many blocks written together take; blocks beyond these stand in blobs, so
+/// that neither memory nor the transaction that writes them grows with the whole.
+const ROW_BYTES: usize = 16 << 20;
+
+/// Bytes of a block that stands in its row even then.
+const SMALL: usize = 4 << 10;
+
+/// Puts many blocks where they belong by their size and by that of those before.
+#[derive(Debug)]
+pub struct Placing {
+    left: usize,
+}
+
+impl Default for Placing {
+    fn default() -> Self {
+        Self { left: ROW_BYTES }
+    }
+}
+
+impl Placing {
+    /// Puts the next block there. A blob is flushed when this returns.
+    ///
+    /// # Errors
+    /// When the blob cannot be written.
+    pub async fn place(&mut self, data: &Bytes, blobs: &Blobs) -> std::io::Result<Place> {
+        let max_inline = if self.left > 0 { block::MAX_INLINE } else { SMALL };
+        let place = Place::within(data, blobs, max_inline).await?;
+        if let Place::Row(data) = &place {
+            self.left = self.left.saturating_sub(data.len());
+        }
+        Ok(place)
     }
 }
 

@@ -359,6 +359,8 @@ async fn leases_take_memory_and_give_it_back() {
     let grants = fixture.grant(agent, 64).await;
     assert_eq!(grants.len(), 3);
     assert_eq!(read!(fixture, |tx| agents::memory_in_use(tx, agent)), Some(15 << 30));
+    let by_agent = read!(fixture, |tx| agents::memory_by_agent(tx));
+    assert_eq!(by_agent, HashMap::from([(agent, 15 << 30)]));
     assert!(fixture.grant(agent, 61).await.is_empty());
     let simple = fixture.map(1).await;
     assert_eq!(fixture.grant(agent, 61).await[0].job, simple, "the slots are free for others");
