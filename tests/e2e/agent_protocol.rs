@@ -13,7 +13,7 @@ const AGENT: &str = "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42";
 
 async fn register(world: &World) {
     let agent = json!({
-        "id": AGENT, "name": "by hand", "protocol": 1, "version": "0", "slots": 1,
+        "id": AGENT, "name": "by hand", "protocol": 2, "version": "0", "slots": 1,
         "physical_cores": 1, "logical_cores": 1, "memory": 1, "runtimes": {"python": "3"},
         "labels": {}
     });

@@ -238,7 +238,7 @@ fn requests() -> Vec<Refusal> {
 fn of_agents() -> Vec<Refusal> {
     let agent = |change: Value| {
         let mut agent = json!({
-            "id": NOBODY, "name": "stranger", "protocol": 1, "version": "0.0.1", "slots": 1,
+            "id": NOBODY, "name": "stranger", "protocol": 2, "version": "0.0.1", "slots": 1,
             "physical_cores": 1, "logical_cores": 1, "memory": 0, "runtimes": {}, "labels": {}
         });
         for (name, value) in change.as_object().expect("an object") {
