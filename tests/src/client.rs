@@ -20,6 +20,38 @@ pub struct Client {
     url: String,
 }
 
+/// An answer that is read line by line, as it comes.
+#[derive(Debug)]
+pub struct Lines {
+    answer: reqwest::Response,
+    /// What came behind the last line that was given.
+    read: Vec<u8>,
+}
+
+impl Lines {
+    /// Waits for the next line; `None` at the end.
+    ///
+    /// # Panics
+    /// When nothing comes for [`HANG`], or the answer breaks off.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            let part =
+                timeout(HANG, self.answer.chunk()).await.expect("another part of the answer");
+            match part.expect("the answer is whole") {
+                Some(part) => self.read.extend_from_slice(&part),
+                None => {
+                    assert!(self.read.is_empty(), "the answer ends within a line");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
 /// An answer, read whole.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -76,6 +108,22 @@ impl Client {
         let answer = timeout(HANG, answer).await;
         let answer = answer.unwrap_or_else(|_| panic!("{path} is not answered"));
         answer.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    /// `GET`s a path whose answer is read line by line, as it comes.
+    ///
+    /// # Panics
+    /// When there is no answer, or it is a failure.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
+        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = timeout(HANG, request.send()).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{path} is not answered"));
+        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        Lines { answer, read: Vec::new() }
     }
 
     /// `GET`s a path.

@@ -21,7 +21,7 @@ pub mod wait;
 pub mod world;
 
 pub use audit::{Audit, Gate};
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Lines};
 pub use process::{Finished, Process};
 pub use world::World;
 

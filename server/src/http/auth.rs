@@ -9,7 +9,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::PUBLIC;
+use super::is_public;
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::tokens::{self, Identity};
@@ -48,7 +48,7 @@ pub async fn require_token(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if PUBLIC.contains(&request.uri().path()) {
+    if is_public(request.uri().path()) {
         return Ok(next.run(request).await);
     }
     let hash = token::hash(bearer(request.headers())?);

@@ -4,6 +4,7 @@ mod agent_api;
 mod agents;
 pub mod auth;
 mod blobs;
+mod docs;
 mod endings;
 mod events;
 mod extract;
@@ -65,15 +66,19 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::openapi))
+        .routes(routes!(docs::page))
 }
 
-/// Paths that answer without a token.
-const PUBLIC: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
+/// Whether a path answers without a token.
+fn is_public(path: &str) -> bool {
+    ["/healthz", "/readyz", "/openapi.json"].contains(&path) || docs::PATHS.contains(&path)
+}
 
 /// The whole service.
 pub fn router(state: AppState) -> Router {
     let (router, _) = routes().split_for_parts();
     router
+        .merge(docs::parts())
         .fallback(problems::no_such_route)
         .method_not_allowed_fallback(problems::method_not_allowed)
         .layer(
