@@ -33,6 +33,12 @@ use crate::ranges::RangeSet;
 
 /// An agent presents itself.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a", "name": "ip-10-0-0-12", "protocol": 2, "version": "0.2.0", "slots": 4,
+    "physical_cores": 4, "logical_cores": 8, "memory": 17179869184_u64,
+    "runtimes": {"r": "4.2.2", "python": "3.11.2"}, "labels": {"region": "eu-central-1"},
+    "leases": []
+}))]
 pub struct Register {
     /// Made by the agent at its start.
     pub id: AgentId,
@@ -61,6 +67,7 @@ pub struct Register {
 
 /// The server's answer to [`Register`].
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"lease_seconds": 30.0, "revoked": []}))]
 pub struct Registered {
     /// Seconds for which a lease is good without a heartbeat.
     pub lease_seconds: f64,
@@ -70,6 +77,10 @@ pub struct Registered {
 
 /// The agent asks for work.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "free": 2, "held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"],
+    "known_jobs": ["019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"], "wait": 30.0
+}))]
 pub struct LeaseRequest {
     /// Slots that have nothing to do.
     pub free: u32,
@@ -84,6 +95,19 @@ pub struct LeaseRequest {
 /// The header of the envelope that answers a [`LeaseRequest`]. The payloads are the inputs of the
 /// leases in order, each input's elements back to back.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"leases": [{
+    "id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42",
+    "ranges": [[40, 42]], "attempt": 1, "slots": 1, "width": 1, "deaths": {"41": 1},
+    "input": {"kind": "inline", "lengths": [2, 2]}, "names": ["gear 4", "gear 5"],
+    "outer": {"index": 1, "first": 40, "name": "cars"}
+}], "jobs": [{
+    "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "owner": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a",
+    "runtime": "r", "is_call": false, "function": "function(.x) .x + offset",
+    "args": {}, "globals": {"offset": {"json": 1}}, "packages": ["stats"],
+    "prepare": "Rscript -e 'install.packages(\"data.table\")'", "setup": "options(digits = 4)",
+    "files": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "options": {"timeout": 60.0}
+}]}))]
 pub struct Leases {
     /// What the agent is to run now.
     pub leases: Vec<Lease>,
@@ -93,6 +117,12 @@ pub struct Leases {
 
 /// The right, and the duty, to run a chunk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42",
+    "ranges": [[40, 42]], "attempt": 1, "slots": 1, "width": 1, "deaths": {"41": 1},
+    "input": {"kind": "inline", "lengths": [2, 2]}, "names": ["gear 4", "gear 5"],
+    "outer": {"index": 1, "first": 40, "name": "cars"}
+}))]
 pub struct Lease {
     /// Names this grant and fences its reports.
     pub id: LeaseId,
@@ -121,6 +151,7 @@ pub struct Lease {
 
 /// An outer element of a nested job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"index": 1, "first": 40, "name": "cars"}))]
 pub struct Outer {
     /// Its index among the outer elements, from 0.
     pub index: u64,
@@ -134,12 +165,14 @@ pub struct Outer {
 /// Where the elements of a lease are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[schema(example = json!({"kind": "inline", "lengths": [2, 2]}))]
 pub enum Input {
     /// There is none: the job is a call.
     Nothing,
     /// Element `i` is the integer `from + i`, whatever the job's encoding.
     Range {
         /// The integer of element 0.
+        #[schema(example = 0)]
         from: i64,
     },
     /// In this envelope.
@@ -156,6 +189,10 @@ pub enum Input {
 
 /// Neighbouring elements in a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "digest": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "offset": 4096, "lengths": [70000, 70000]
+}))]
 pub struct BlockSlice {
     /// `sha256:` and the digest of the blob's bytes; `GET /v1/blobs/{digest}`.
     pub digest: String,
@@ -167,6 +204,14 @@ pub struct BlockSlice {
 
 /// What an agent must know of a job to run its elements.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "owner": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a",
+    "runtime": "r", "is_call": false, "function": "function(.x) .x + offset",
+    "args": {}, "globals": {"offset": {"json": 1}}, "packages": ["stats"],
+    "prepare": "Rscript -e 'install.packages(\"data.table\")'", "setup": "options(digits = 4)",
+    "files": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "options": {"timeout": 60.0}
+}))]
 pub struct JobSpec {
     /// The job.
     pub id: JobId,
@@ -200,13 +245,17 @@ pub struct JobSpec {
 /// A value that is the same for every element of a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(example = json!({"json": 1}))]
 pub enum Constant {
     /// JSON text.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     Json(Box<RawValue>),
     /// It is in a blob.
     Blob {
         /// `sha256:` and the digest of the blob's bytes.
+        #[schema(
+            example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        )]
         digest: String,
         /// What the bytes are.
         encoding: Encoding,
@@ -216,6 +265,14 @@ pub enum Constant {
 /// The header of the envelope by which an agent reports. The payloads are the values and errors
 /// of the pieces in order, back to back.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"pieces": [{
+    "lease": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42",
+    "first": 40, "lengths": [2, 60], "errors": [1], "slot": 0, "pid": 4711,
+    "started_at": 1795428000000_u64, "seconds": 0.5, "notes": [{
+    "position": 0, "attempts": 2, "stdout": "fitting\n", "stderr": "slow\n", "dropped": 10,
+    "conditions": [{"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}]
+}]
+}]}))]
 pub struct Report {
     /// Finished elements, of any of the agent's leases.
     pub pieces: Vec<Piece>,
@@ -223,6 +280,14 @@ pub struct Report {
 
 /// Neighbouring elements of one lease that are finished.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "lease": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42",
+    "first": 40, "lengths": [2, 60], "errors": [1], "slot": 0, "pid": 4711,
+    "started_at": 1795428000000_u64, "seconds": 0.5, "notes": [{
+    "position": 0, "attempts": 2, "stdout": "fitting\n", "stderr": "slow\n", "dropped": 10,
+    "conditions": [{"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}]
+}]
+}))]
 pub struct Piece {
     /// The lease they belong to.
     pub lease: LeaseId,
@@ -251,6 +316,10 @@ pub struct Piece {
 
 /// What an element printed and signalled, and how often it was run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "position": 0, "attempts": 2, "stdout": "fitting\n", "stderr": "slow\n", "dropped": 10,
+    "conditions": [{"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}]
+}))]
 pub struct Note {
     /// The element's position in its piece, from 0.
     pub position: u32,
@@ -283,6 +352,7 @@ fn is_zero_u64(n: &u64) -> bool {
 
 /// A message or warning that an element signalled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}))]
 pub struct Condition {
     /// Its class: `message`, `warning`, `DeprecationWarning`, …
     pub kind: String,
@@ -295,6 +365,7 @@ pub struct Condition {
 
 /// What became of each piece of a [`Report`], in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"verdicts": ["accepted"]}))]
 pub struct Reported {
     /// One verdict a piece.
     pub verdicts: Vec<Verdict>,
@@ -303,6 +374,7 @@ pub struct Reported {
 /// What became of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(example = "accepted")]
 pub enum Verdict {
     /// Accepted, now or by an earlier sending of the same report.
     Accepted,
@@ -313,6 +385,10 @@ pub enum Verdict {
 
 /// What the jobs that an agent runs have said since the last such request.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"batch": 1, "entries": [{
+    "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "at": 1795428000000_u64, "source": "element",
+    "element": 7, "stream": "stdout", "text": "fitting\n"
+}]}))]
 pub struct Logs {
     /// Counts these requests from 1, so that a repeated one is known.
     pub batch: u64,
@@ -322,6 +398,7 @@ pub struct Logs {
 
 /// The agent says that it is alive.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"], "draining": false, "wait": 10.0}))]
 pub struct Heartbeat {
     /// The leases that it holds.
     pub held: Vec<LeaseId>,
@@ -333,6 +410,7 @@ pub struct Heartbeat {
 
 /// The server's answer to [`Heartbeat`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"revoked": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"], "drain": false}))]
 pub struct Orders {
     /// Leases to stop at once: their job was cancelled or has failed, or they were leased anew.
     pub revoked: Vec<LeaseId>,
@@ -342,6 +420,7 @@ pub struct Orders {
 
 /// The agent gives back what it will not run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"leases": [{"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}]}))]
 pub struct Release {
     /// The leases, whole as they remain.
     pub leases: Vec<Released>,
@@ -349,6 +428,7 @@ pub struct Release {
 
 /// One lease given back.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}))]
 pub struct Released {
     /// The lease.
     pub id: LeaseId,

@@ -9,6 +9,10 @@ use crate::id::{AgentId, JobId};
 
 /// Why an element has no value: what stands in its place with `collect`, as `{"error": …}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "type": "simpleError", "message": "object 'y' not found", "call": "f(.x)",
+    "traceback": ["(function(.x) f(.x))(3)", "f(.x)"], "fatal": false
+}))]
 pub struct ElementError {
     /// The class of the error: an R condition's or a Python exception's; `WorkerDied`, `Timeout`,
     /// `AgentLost`, `Untranslatable` or `SyntaxError` where farrow itself says it.
@@ -30,6 +34,12 @@ pub struct ElementError {
 
 /// What became of one element: a line of `GET /v1/jobs/{id}/outcomes`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "index": 7, "name": "gear 4", "nested": [1, 3], "rank": 12, "ok": true, "value": 49,
+    "attempts": 1, "agent": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a", "agent_name": "ip-10-0-0-12",
+    "slot": 0, "worker": 4711, "started_at": "2026-11-23T10:00:00.000Z", "seconds": 0.25,
+    "stdout": "fitting\n", "conditions": [{"kind": "message", "message": "fitting\n"}]
+}))]
 pub struct Outcome {
     /// The element's index, from 0, counted through all levels of the plan.
     #[schema(example = 7)]
@@ -102,6 +112,10 @@ fn is_zero(n: &u64) -> bool {
 /// Neighbouring outcomes that were accepted together: an event `outcomes` of
 /// `GET /v1/jobs/{id}/events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "first": 40, "n": 10, "failed": [43], "agent": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a",
+    "agent_name": "ip-10-0-0-12", "rank": 120
+}))]
 pub struct Accepted {
     /// The index of the first element.
     #[schema(example = 40)]
@@ -124,6 +138,10 @@ pub struct Accepted {
 
 /// Something that a job said while it ran: a line of `GET /v1/jobs/{id}/logs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "cursor": 4096, "at": "2026-11-23T10:00:00.000Z", "agent": "ip-10-0-0-12",
+    "source": "element", "element": 7, "stream": "stdout", "text": "fitting\n"
+}))]
 pub struct LogLine {
     /// Give this as `?after=` to go on behind this line.
     #[schema(example = 4096)]
@@ -149,6 +167,10 @@ pub struct LogLine {
 
 /// Something that a job said, as the agent sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "at": 1795428000000_u64, "source": "element",
+    "element": 7, "stream": "stdout", "text": "fitting\n"
+}))]
 pub struct LogEntry {
     /// The job.
     pub job: JobId,

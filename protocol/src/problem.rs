@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::outcome::ElementError;
+
 /// The media type of a [`Problem`].
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
@@ -14,6 +16,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 #[schema(example = json!({
     "type": "urn:farrow:invalid-field", "title": "The request has fields that cannot be",
     "status": 422, "detail": "function: is empty; give the source of a function",
+    "instance": "/v1/jobs",
     "errors": [{"field": "function", "message": "is empty; give the source of a function"}]
 }))]
 pub struct Problem {
@@ -34,12 +37,30 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// The element that failed the job, if one did: its `index` (from 0), `message`, `traceback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<FailedElement>)]
     pub element: Option<Value>,
+}
+
+/// The element that failed a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "index": 3, "type": "simpleError", "message": "object 'y' not found", "call": "f(.x)",
+    "traceback": ["f(.x)"]
+}))]
+pub struct FailedElement {
+    /// Its index, from 0, counted through all levels of the plan.
+    #[schema(example = 3)]
+    pub index: u64,
+    /// Its error.
+    #[serde(flatten)]
+    pub error: ElementError,
 }
 
 /// One field at fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "field": "function", "message": "is empty; give the source of a function"
+}))]
 pub struct FieldError {
     /// Where, as a path: `options.slots`, `elements[3]`.
     pub field: String,

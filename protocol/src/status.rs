@@ -12,6 +12,7 @@ use crate::submission::{Level, Options, Runtime};
 /// Where a job is in its life. The last three are for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(example = "running")]
 pub enum JobState {
     /// No element has been leased yet.
     Queued,
@@ -52,6 +53,15 @@ impl JobState {
 
 /// What is known of a job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "name": "models by gear", "runtime": "r",
+    "kind": "map", "state": "running",
+    "elements": {"total": 1000, "done": 600, "failed": 0, "running": 40, "waiting": 360},
+    "slots": 8, "rate": 20.5, "remaining": 19.5,
+    "submitted_at": "2026-11-23T10:00:00.000Z", "started_at": "2026-11-23T10:00:00.250Z",
+    "finished_at": null, "plan": [{"strategy": "cluster"}],
+    "options": {"on_error": "collect", "chunk_size": 10}
+}))]
 pub struct JobStatus {
     /// Its id.
     pub id: JobId,
@@ -74,6 +84,7 @@ pub struct JobStatus {
     pub remaining: Option<f64>,
     /// Why nothing of it runs, in words, while nothing can.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(example = "no agent has runtime r")]
     pub waiting_for: Option<String>,
     /// Of a failed job, what failed it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -86,6 +97,7 @@ pub struct JobStatus {
     pub started_at: Option<String>,
     /// When it was resolved, failed or cancelled.
     #[schema(format = DateTime)]
+    #[schema(example = "2026-11-23T10:01:00.000Z")]
     pub finished_at: Option<String>,
     /// Its topology.
     pub plan: Vec<Level>,
@@ -115,6 +127,7 @@ pub enum JobKind {
 
 /// How many of a job's elements are where. `total = done + failed + running + waiting`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"total": 1000, "done": 600, "failed": 0, "running": 40, "waiting": 360}))]
 pub struct ElementCounts {
     /// All of them.
     pub total: u64,
@@ -134,11 +147,18 @@ pub struct Page<T> {
     /// The entries.
     pub items: Vec<T>,
     /// Give this as `?after=` for the next page; `null` at the end.
+    #[schema(example = "YWZ0ZXI6MDE5YWFiMWU")]
     pub next: Option<String>,
 }
 
 /// What is known of an agent.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "019aab1e-6b10-7d02-8a4c-1f0e9d8c7b6a", "name": "ip-10-0-0-12", "state": "live",
+    "slots": 4, "busy": 3, "physical_cores": 4, "logical_cores": 8, "memory": 17179869184_u64,
+    "runtimes": {"r": "4.2.2", "python": "3.11.2"}, "labels": {"region": "eu-central-1"},
+    "version": "0.2.0", "registered_at": "2026-11-23T10:00:00.000Z", "alive_for": 29.5
+}))]
 pub struct AgentStatus {
     /// Its id, new at each start of the process.
     pub id: AgentId,
@@ -172,6 +192,7 @@ pub struct AgentStatus {
 /// Where an agent is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(example = "live")]
 pub enum AgentState {
     /// Takes chunks.
     Live,

@@ -12,9 +12,11 @@ use crate::id::JobId;
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "runtime": "r",
-    "function": "function(.x) coef(lm(mpg ~ cyl + hp + wt, data = .x))",
-    "elements": [[{"mpg": 21.0, "cyl": 6, "hp": 110, "wt": 2.62}]]
+    "name": "models by gear", "runtime": "r",
+    "function": "function(.x, digits) round(coef(lm(mpg ~ cyl + hp, data = .x)), digits)",
+    "elements": [[{"mpg": 21.0, "cyl": 6, "hp": 110}, {"mpg": 22.8, "cyl": 4, "hp": 93}]],
+    "args": {"digits": 3}, "globals": {"threshold": 0.5},
+    "options": {"on_error": "collect", "retries": 1}
 }))]
 pub struct SubmitJob {
     /// A name for people; at most 200 characters.
@@ -192,6 +194,7 @@ pub enum Strategy {
 /// How a job is run. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({"on_error": "collect", "chunk_size": 10, "timeout": 60.0}))]
 pub struct Options {
     /// How the function is called with an element.
     pub variant: Variant,

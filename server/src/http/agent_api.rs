@@ -148,7 +148,9 @@ async fn release_all(
     Ok(jobs)
 }
 
-/// An agent asks for work. Answered when there is some, or when the wait is over, by an envelope.
+/// An agent asks for work.
+///
+/// Answered when there is some, or when the wait is over, by an envelope.
 #[utoipa::path(post, path = "/v1/agents/{id}/lease", tag = "agent protocol", request_body = LeaseRequest,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
@@ -213,7 +215,9 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
     Ok(([(CONTENT_TYPE, envelope::MEDIA_TYPE)], sealed).into_response())
 }
 
-/// An agent reports finished elements, by an envelope: `Report`, then the bytes of the outcomes.
+/// An agent reports finished elements.
+///
+/// By an envelope: `Report`, then the bytes of the outcomes.
 #[utoipa::path(post, path = "/v1/agents/{id}/report", tag = "agent protocol",
     request_body(content = Report, content_type = "application/vnd.farrow.envelope"),
     params(("id" = AgentId, Path, description = "The agent.")),
@@ -294,7 +298,9 @@ fn element_error(json: &[u8]) -> ElementError {
     serde_json::from_slice(json).unwrap_or_else(|_| unreadable())
 }
 
-/// An agent says that it is alive. Held until there are orders or the wait is over.
+/// An agent says that it is alive.
+///
+/// Held until there are orders or the wait is over.
 #[utoipa::path(post, path = "/v1/agents/{id}/heartbeat", tag = "agent protocol", request_body = Heartbeat,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(

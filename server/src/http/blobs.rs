@@ -35,7 +35,7 @@ pub struct BlobStatus {
 #[utoipa::path(put, path = "/v1/blobs/{digest}", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes."),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes.", example = "…"),
     responses(
         (status = 200, description = "It was there before.", body = BlobStatus),
         (status = 201, description = "It is stored, and on disk.", body = BlobStatus),
@@ -97,7 +97,7 @@ pub async fn head(
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     responses(
-        (status = 200, description = "Its bytes.", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "Its bytes.", body = Vec<u8>, content_type = "application/octet-stream", example = "…"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such blob.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not a digest.", body = Problem, content_type = "application/problem+json")

@@ -29,13 +29,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The id of the event `end`, which tells a client that comes back with it that nothing follows.
 const END: &str = "end";
 
-/// Tells what happens to a job, until it has ended: server-sent events, resumable.
+/// Tells what happens to a job, as server-sent events.
 ///
 /// * `status`: the [`JobStatus`] whenever it differs, at most ten times a second.
 /// * `outcomes`: an [`Accepted`] for each piece of outcomes, in the order of acceptance.
 /// * `end`: the last [`JobStatus`]; the stream closes behind it.
 ///
-/// The id of an event is the number of outcomes told so far (of `end` the word `end`), so that
+/// They can be resumed: the id of an event is the number of outcomes told so far (of `end` the word `end`), so that
 /// `Last-Event-ID` resumes with the pieces behind it. Behind `end` there is nothing: 204, which
 /// tells an `EventSource` to stop asking.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",

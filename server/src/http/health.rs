@@ -9,7 +9,7 @@ use crate::state::AppState;
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/healthz", tag = "server", security(()),
-    responses((status = 200, description = "It does.", body = String, content_type = "text/plain")))]
+    responses((status = 200, description = "It does.", body = String, content_type = "text/plain", example = "ok\n")))]
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -17,7 +17,7 @@ pub async fn healthz() -> &'static str {
 /// Whether the server can take requests: its database answers and it is not stopping.
 #[utoipa::path(get, path = "/readyz", tag = "server", security(()),
     responses(
-        (status = 200, description = "It can.", body = String, content_type = "text/plain"),
+        (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "ready\n"),
         (status = 503, description = "It is stopping.", body = protocol::Problem, content_type = "application/problem+json")
     ))]
 pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, ApiError> {
@@ -30,7 +30,7 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, ApiEr
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "server", security(()),
-    responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/json")))]
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/json", example = json!({"openapi": "3.1.0"}))))]
 pub async fn openapi() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], super::openapi_json())
 }

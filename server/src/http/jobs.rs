@@ -102,14 +102,20 @@ async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, Store
     Ok(rows)
 }
 
-/// Says how a job is. With `If-None-Match` and `?wait=`, answers as soon as it differs; with
+/// Says how a job is.
+///
+/// With `If-None-Match` and `?wait=`, answers as soon as it differs; with
 /// `?wait=` alone, as soon as it is finished.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), Wait,
-        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer.")),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer.", example = "\"0123456789abcdef\""),
+        ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
     responses(
         (status = 200, description = "How it is.", body = JobStatus,
-            headers(("ETag" = String, description = "Differs whenever the answer does."))),
+            headers(
+                ("ETag" = String, description = "Differs whenever the answer does."),
+                ("Preference-Applied" = String, description = "The wait, if it was a preference.")
+            )),
         (status = 304, description = "As before."),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),

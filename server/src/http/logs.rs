@@ -37,7 +37,9 @@ pub struct ReadLogs {
     wait: Option<f64>,
 }
 
-/// Reads what a job's elements, set-ups and `prepare` script have said. With a wait the lines are
+/// Reads what a job's elements, set-ups and `prepare` script have said.
+///
+/// With a wait the lines are
 /// streamed as they come. The last 16 MiB are kept: where older lines are gone, the cursor of a
 /// line is further ahead than its text is long.
 #[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "jobs",
@@ -88,7 +90,9 @@ impl Lines {
     }
 }
 
-/// An agent sends what the jobs that it runs have said. Lines of jobs that it never held are
+/// An agent sends what the jobs that it runs have said.
+///
+/// Lines of jobs that it never held are
 /// dropped.
 #[utoipa::path(post, path = "/v1/agents/{id}/logs", tag = "agent protocol", request_body = Logs,
     params(("id" = AgentId, Path, description = "The agent.")),

@@ -21,7 +21,9 @@ pub async fn count(State(state): State<AppState>, request: Request, next: Next) 
     response
 }
 
-/// Says what this server counts, in the text format of Prometheus. Counts start anew with the
+/// Says what this server counts, in the text format of Prometheus.
+///
+/// Counts start anew with the
 /// process.
 #[utoipa::path(get, path = "/metrics", tag = "server",
     responses(

@@ -13,6 +13,7 @@ mod jobs;
 mod logs;
 mod metrics;
 mod ndjson;
+mod openapi;
 mod outcomes;
 mod page;
 mod problems;
@@ -99,7 +100,8 @@ fn span(request: &Request) -> tracing::Span {
 
 /// The description of the API, as pretty JSON.
 pub fn openapi_json() -> String {
-    let (_, api) = routes().split_for_parts();
+    let (_, mut api) = routes().split_for_parts();
+    openapi::complete(&mut api);
     // Writing a description that was built from plain data does not fail; `make openapi` would show it.
     api.to_pretty_json().unwrap_or_default() + "\n"
 }
@@ -119,6 +121,7 @@ pub fn openapi_json() -> String {
         (name = "agent protocol", description = "What agents say to the server; see `protocol::agent`"),
         (name = "server", description = "Whether it is there, and this description")
     ),
+    components(schemas(protocol::job::Accepted)),
     security(("token" = [])),
     modifiers(&BearerToken)
 )]

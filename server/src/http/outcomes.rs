@@ -98,8 +98,9 @@ impl ReadOutcomes {
     }
 }
 
-/// Reads what became of each element: its value or error, who ran it and when, what it printed and
-/// signalled. Also of jobs that run, have failed or were cancelled. With a wait the lines are
+/// Reads what became of each element.
+///
+/// Its value or error, who ran it and when, what it printed and signalled. Also of jobs that run, have failed or were cancelled. With a wait the lines are
 /// streamed as outcomes are accepted.
 #[utoipa::path(get, path = "/v1/jobs/{id}/outcomes", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), ReadOutcomes,

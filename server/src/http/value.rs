@@ -17,12 +17,19 @@ use crate::state::AppState;
 use crate::store::jobs::JobRow;
 use crate::value::ValueReader;
 
-/// Gives the value once the job is resolved; until then says how far it is. Only 202 means: ask
-/// again.
+/// Gives the value once the job is resolved.
+///
+/// Until then it says how far the job is. Only 202 means: ask again.
 #[utoipa::path(get, path = "/v1/jobs/{id}/value", tag = "jobs",
-    params(("id" = JobId, Path, description = "The job."), Wait),
+    params(("id" = JobId, Path, description = "The job."), Wait,
+        ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
     responses(
-        (status = 200, description = "Every element's value, in order: an array; an object if the elements had names; nested as they were. With `on_error: collect`, `{\"error\": …}` where an element failed.", body = serde_json::Value),
+        (status = 200, description = "Every element's value, in order: an array; an object if the elements had names; nested as they were; of a call the bare value. With `on_error: collect`, `{\"error\": …}` where an element failed. For an encoding other than `json`, frames: each is the length of its payload (4 bytes, little endian), a letter, the payload; `v` is a value, `e` an error as JSON, `k` the name of what follows, `g` the beginning of an outer element, as JSON.",
+            headers(("Preference-Applied" = String, description = "The wait, if it was a preference.")),
+            content(
+                (serde_json::Value = "application/json", example = json!([1, 4, 9])),
+                (Vec<u8> = "application/vnd.farrow.frames", example = "\u{2}\u{0}\u{0}\u{0}v49")
+            )),
         (status = 202, description = "Not yet.", body = JobStatus,
             headers(("Retry-After" = u32, description = "Seconds after which to ask again."))),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
