@@ -331,3 +331,39 @@ async fn jobs_are_asked_for_by_their_ids() {
     let answer = world.client.get(&format!("/v1/jobs?after={nobody}")).await;
     assert_eq!(answer.problem(422, "invalid-field")["errors"][0]["field"], "after");
 }
+
+#[tokio::test]
+async fn values_that_are_not_json_are_frames_and_base64_in_outcomes() {
+    let world = World::start().await;
+    let agent = Agent::register(&world).await;
+    let job = json!({"runtime": "python", "function": "lambda x: x",
+        "elements": {"a": "AAE=", "b": ""}, "options": {"encoding": "bytes", "on_error": "collect"}});
+    let job = world.client.submit(&job).await;
+    for _ in 0..2 {
+        let lease = agent.lease().await;
+        let is_first = lease.first == 0;
+        let value = if is_first { "\u{1}\n" } else { "{\"type\":\"E\",\"message\":\"no\"}" };
+        let mut piece = Piece::values(&lease, lease.first, &[value]);
+        piece.header["errors"] = if is_first { json!([]) } else { json!([0]) };
+        agent.report(&[piece]).await;
+    }
+    let answer = world.client.outcome(&job).await;
+    assert_eq!(answer.header("content-type"), "application/vnd.farrow.frames");
+    let wanted =
+        b"\x01\0\0\0ka\x02\0\0\0v\x01\n\x01\0\0\0kb\x1b\0\0\0e{\"type\":\"E\",\"message\":\"no\"}";
+    assert_eq!(answer.body, wanted, "{}", answer.text());
+    let lines = lines(&world, &format!("/v1/jobs/{job}/outcomes")).await;
+    assert_eq!((&lines[0]["value"], &lines[1]["error"]["type"]), (&json!("AQo="), &json!("E")));
+}
+
+#[tokio::test]
+async fn the_value_of_a_call_is_bare() {
+    let world = World::start().await;
+    let agent = Agent::register(&world).await;
+    let job = json!({"runtime": "python", "function": "6 * 7"});
+    let job = world.client.submit(&job).await;
+    let lease = agent.lease().await;
+    assert_eq!((lease.first, lease.n), (0, 1));
+    agent.report(&[Piece::values(&lease, 0, &["42"])]).await;
+    assert_eq!(world.client.value(&job).await, json!(42));
+}

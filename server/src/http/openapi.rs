@@ -2,10 +2,13 @@
 //! come to, and the list of all types of problems.
 
 use axum::http::StatusCode;
-use protocol::problem;
-use serde_json::json;
+use protocol::{frames, problem};
+use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::schema::{KnownFormat, SchemaFormat, Type};
+use utoipa::openapi::{
+    Content, ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema,
+};
 
 use super::is_public;
 
@@ -42,11 +45,6 @@ const PROBLEM_TYPES: [ProblemType; 15] = [
         "The route does not take the method.",
     ),
     ProblemType(
-        "protocol-version",
-        StatusCode::CONFLICT,
-        "Agent and server speak different versions of the protocol.",
-    ),
-    ProblemType(
         "too-large",
         StatusCode::PAYLOAD_TOO_LARGE,
         "The body is larger than the server takes.",
@@ -55,6 +53,11 @@ const PROBLEM_TYPES: [ProblemType; 15] = [
         "conflict",
         StatusCode::CONFLICT,
         "The request contradicts what is, such as cancelling a job that is resolved.",
+    ),
+    ProblemType(
+        "protocol-version",
+        StatusCode::CONFLICT,
+        "Agent and server speak different versions of the protocol.",
     ),
     ProblemType(
         "job-failed",
@@ -84,6 +87,8 @@ pub fn complete(api: &mut OpenApi) {
     for (path, item) in &mut api.paths.paths {
         for operation in operations(item) {
             add_failures(path, operation);
+            show_failures(path, operation);
+            describe_bytes(operation);
         }
         without_bodies(item.head.as_mut());
     }
@@ -93,6 +98,57 @@ pub fn complete(api: &mut OpenApi) {
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, head, .. } = item;
     [get, put, post, delete, head].into_iter().filter_map(Option::as_mut)
+}
+
+/// Shows a problem of its kind wherever a failure is told of without an example.
+fn show_failures(path: &str, operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let kind = likeliest(status, path);
+        let content = response.content.get_mut(problem::MEDIA_TYPE);
+        if let (Some(kind), Some(RefOr::T(content))) = (kind, content)
+            && content.example.is_none()
+        {
+            content.example = Some(example(kind, path, &response.description));
+        }
+    }
+}
+
+/// The type of problem that an answer of this status most likely is.
+fn likeliest(status: &str, path: &str) -> Option<&'static ProblemType> {
+    let action = path.rsplit('/').next();
+    let slug = match (status, action) {
+        ("409", Some("value")) => Some("job-failed"),
+        ("409", Some("agents")) => Some("protocol-version"),
+        ("404", Some("lease" | "heartbeat")) => Some("unknown-agent"),
+        ("404", Some("logs")) if path.starts_with("/v1/agents/") => Some("unknown-agent"),
+        _ => None,
+    };
+    PROBLEM_TYPES.iter().find(|kind| match slug {
+        Some(slug) => kind.0 == slug,
+        None => kind.1.as_str() == status,
+    })
+}
+
+/// Bodies of bytes are bytes, not arrays of numbers.
+fn describe_bytes(operation: &mut Operation) {
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        body.content.iter_mut().for_each(describe_content);
+    }
+    for answer in operation.responses.responses.values_mut() {
+        if let RefOr::T(answer) = answer {
+            answer.content.iter_mut().for_each(describe_content);
+        }
+    }
+}
+
+fn describe_content((media_type, content): (&String, &mut RefOr<Content>)) {
+    let is_bytes = ["application/octet-stream", frames::MEDIA_TYPE].contains(&media_type.as_str());
+    if let (true, RefOr::T(content)) = (is_bytes, content) {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        let bytes = ObjectBuilder::new().schema_type(Type::String).format(Some(format));
+        content.schema = Some(RefOr::T(bytes.build().into()));
+    }
 }
 
 /// An answer to `HEAD` has no body.
@@ -124,19 +180,22 @@ fn add_failures(path: &str, operation: &mut Operation) {
     add(!is_open, "stopping");
 }
 
-fn failure(&ProblemType(slug, status, when): &ProblemType, path: &str) -> Response {
-    let example = json!({
+fn failure(kind: &ProblemType, path: &str) -> Response {
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .example(Some(example(kind, path, kind.2)))
+        .build();
+    ResponseBuilder::new().description(kind.2).content(problem::MEDIA_TYPE, content).build()
+}
+
+fn example(&ProblemType(slug, status, _): &ProblemType, path: &str, detail: &str) -> Value {
+    json!({
         "type": format!("urn:farrow:{slug}"),
         "title": status.canonical_reason(),
         "status": status.as_u16(),
-        "detail": when,
+        "detail": detail,
         "instance": path,
-    });
-    let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name("Problem")))
-        .example(Some(example))
-        .build();
-    ResponseBuilder::new().description(when).content(problem::MEDIA_TYPE, content).build()
+    })
 }
 
 /// Says in the schema of problems which types there are.
