@@ -31,7 +31,7 @@ const MAX_HOLD: Duration = Duration::from_secs(60);
 const MAX_SLOTS: u32 = 4096;
 
 /// An agent presents itself, or comes back with the leases it holds.
-#[utoipa::path(post, path = "/v1/agents", tag = "agent protocol", request_body = Register,
+#[utoipa::path(post, path = "/v1/agents", operation_id = "register_agent", tag = "agent protocol", request_body = Register,
     responses(
         (status = 200, description = "It is registered.", body = Registered),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -82,7 +82,7 @@ async fn take_in(
 }
 
 /// An agent leaves: what it holds can be leased anew.
-#[utoipa::path(delete, path = "/v1/agents/{id}", tag = "agent protocol",
+#[utoipa::path(delete, path = "/v1/agents/{id}", operation_id = "leave", tag = "agent protocol",
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 204, description = "It is gone."),
@@ -115,7 +115,7 @@ fn released(id: LeaseId) -> protocol::agent::Released {
 }
 
 /// An agent gives back what it will not run.
-#[utoipa::path(post, path = "/v1/agents/{id}/release", tag = "agent protocol", request_body = Release,
+#[utoipa::path(post, path = "/v1/agents/{id}/release", operation_id = "release", tag = "agent protocol", request_body = Release,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 204, description = "What remained of them can be leased anew."),
@@ -151,7 +151,7 @@ async fn release_all(
 /// An agent asks for work.
 ///
 /// Answered when there is some, or when the wait is over, by an envelope.
-#[utoipa::path(post, path = "/v1/agents/{id}/lease", tag = "agent protocol", request_body = LeaseRequest,
+#[utoipa::path(post, path = "/v1/agents/{id}/lease", operation_id = "lease", tag = "agent protocol", request_body = LeaseRequest,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 200, description = "An envelope: `Leases`, then the bytes of their elements.", body = Leases, content_type = "application/vnd.farrow.envelope"),
@@ -218,7 +218,7 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
 /// An agent reports finished elements.
 ///
 /// By an envelope: `Report`, then the bytes of the outcomes.
-#[utoipa::path(post, path = "/v1/agents/{id}/report", tag = "agent protocol",
+#[utoipa::path(post, path = "/v1/agents/{id}/report", operation_id = "report", tag = "agent protocol",
     request_body(content = Report, content_type = "application/vnd.farrow.envelope"),
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
@@ -301,7 +301,7 @@ fn element_error(json: &[u8]) -> ElementError {
 /// An agent says that it is alive.
 ///
 /// Held until there are orders or the wait is over.
-#[utoipa::path(post, path = "/v1/agents/{id}/heartbeat", tag = "agent protocol", request_body = Heartbeat,
+#[utoipa::path(post, path = "/v1/agents/{id}/heartbeat", operation_id = "heartbeat", tag = "agent protocol", request_body = Heartbeat,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 200, description = "What it is to do.", body = Orders),

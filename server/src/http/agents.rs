@@ -29,7 +29,7 @@ pub struct ListAgents {
 }
 
 /// Lists the agents.
-#[utoipa::path(get, path = "/v1/agents", tag = "agents", params(ListAgents),
+#[utoipa::path(get, path = "/v1/agents", operation_id = "list_agents", tag = "agents", params(ListAgents),
     responses(
         (status = 200, description = "A page of them, oldest first.", body = Page<AgentStatus>),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -50,7 +50,7 @@ pub async fn list(
 }
 
 /// Drains an agent: it finishes what it runs, takes nothing new, and ends.
-#[utoipa::path(post, path = "/v1/agents/{id}/drain", tag = "agents",
+#[utoipa::path(post, path = "/v1/agents/{id}/drain", operation_id = "drain_agent", tag = "agents",
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 202, description = "It will be told within a second."),

@@ -32,7 +32,7 @@ pub struct BlobStatus {
 
 /// Uploads a blob, to be named in submissions. The path says the SHA-256 of the body, which is
 /// checked. Uploading what is there changes nothing.
-#[utoipa::path(put, path = "/v1/blobs/{digest}", tag = "jobs",
+#[utoipa::path(put, path = "/v1/blobs/{digest}", operation_id = "put_blob", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes.", example = "…"),
@@ -72,7 +72,7 @@ pub async fn put(
 }
 
 /// Says whether a blob is there, and how large it is.
-#[utoipa::path(head, path = "/v1/blobs/{digest}", tag = "jobs",
+#[utoipa::path(head, path = "/v1/blobs/{digest}", operation_id = "find_blob", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     responses(
@@ -93,7 +93,7 @@ pub async fn head(
 }
 
 /// Reads a blob.
-#[utoipa::path(get, path = "/v1/blobs/{digest}", tag = "jobs",
+#[utoipa::path(get, path = "/v1/blobs/{digest}", operation_id = "get_blob", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     responses(

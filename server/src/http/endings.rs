@@ -17,7 +17,7 @@ use crate::store::trash::{self, Deleted};
 
 /// Cancels a job: what runs is stopped within a second, what was accepted stays. Jobs that come
 /// after it fail. Cancelling again changes nothing.
-#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(
         (status = 200, description = "It is cancelled.", body = JobStatus),
@@ -54,7 +54,7 @@ pub async fn cancel(
 /// Runs again what failed or is missing of a job that has ended: a new job that takes over the
 /// values there are, with the same function, elements and options. Asked again, it answers with the
 /// same new job.
-#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+#[utoipa::path(post, path = "/v1/jobs/{id}/retry", operation_id = "retry_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(
         (status = 202, description = "The new job; its `retry_of` is the old one.", body = JobStatus,
@@ -115,7 +115,7 @@ pub async fn retry(
 
 /// Deletes a job that has ended, with its value, outcomes and logs. Deleting what is not there
 /// changes nothing.
-#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs",
+#[utoipa::path(delete, path = "/v1/jobs/{id}", operation_id = "delete_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(
         (status = 204, description = "It is not there, or not any more."),

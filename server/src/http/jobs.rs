@@ -65,7 +65,7 @@ impl ListJobs {
 }
 
 /// Lists the jobs.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListJobs),
+#[utoipa::path(get, path = "/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(ListJobs),
     responses(
         (status = 200, description = "A page of them, youngest first.", body = Page<JobStatus>),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -106,7 +106,7 @@ async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, Store
 ///
 /// With `If-None-Match` and `?wait=`, answers as soon as it differs; with
 /// `?wait=` alone, as soon as it is finished.
-#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs/{id}", operation_id = "get_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), Wait,
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer.", example = "\"0123456789abcdef\""),
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),

@@ -42,7 +42,7 @@ pub struct ReadLogs {
 /// With a wait the lines are
 /// streamed as they come. The last 16 MiB are kept: where older lines are gone, the cursor of a
 /// line is further ahead than its text is long.
-#[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs", operation_id = "read_logs", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), ReadLogs,
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
     responses(
@@ -94,7 +94,7 @@ impl Lines {
 ///
 /// Lines of jobs that it never held are
 /// dropped.
-#[utoipa::path(post, path = "/v1/agents/{id}/logs", tag = "agent protocol", request_body = Logs,
+#[utoipa::path(post, path = "/v1/agents/{id}/logs", operation_id = "add_logs", tag = "agent protocol", request_body = Logs,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(
         (status = 204, description = "They are kept, now or by an earlier sending of the same batch."),

@@ -102,7 +102,7 @@ impl ReadOutcomes {
 ///
 /// Its value or error, who ran it and when, what it printed and signalled. Also of jobs that run, have failed or were cancelled. With a wait the lines are
 /// streamed as outcomes are accepted.
-#[utoipa::path(get, path = "/v1/jobs/{id}/outcomes", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs/{id}/outcomes", operation_id = "list_outcomes", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), ReadOutcomes,
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
     responses(

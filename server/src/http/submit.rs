@@ -28,7 +28,7 @@ const MAX_KEY: usize = 255;
 ///
 /// With an `Idempotency-Key` the same submission may be sent again, after an answer that was lost:
 /// it is the same job. The key is kept as long as the job.
-#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+#[utoipa::path(post, path = "/v1/jobs", operation_id = "submit_job", tag = "jobs",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "1 to 255 visible characters that name this submission; best a random UUID.",
         example = "6f1c2a7e-0b7f-4c1e-9a53-1f7f6f0e9d11")),
@@ -80,7 +80,7 @@ pub async fn accepted(state: &AppState, id: JobId) -> Result<Response, ApiError>
 ///
 /// Faults are named by their place, such as `jobs[3].options.timeout`. An `Idempotency-Key` holds
 /// for all of them together.
-#[utoipa::path(post, path = "/v1/jobs:batch", tag = "jobs",
+#[utoipa::path(post, path = "/v1/jobs:batch", operation_id = "submit_jobs", tag = "jobs",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "1 to 255 visible characters that name these submissions; best a random UUID.",
         example = "6f1c2a7e-0b7f-4c1e-9a53-1f7f6f0e9d11")),

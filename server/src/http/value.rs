@@ -20,7 +20,7 @@ use crate::value::ValueReader;
 /// Gives the value once the job is resolved.
 ///
 /// Until then it says how far the job is. Only 202 means: ask again.
-#[utoipa::path(get, path = "/v1/jobs/{id}/value", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs/{id}/value", operation_id = "get_value", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), Wait,
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
     responses(

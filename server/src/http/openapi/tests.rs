@@ -103,6 +103,18 @@ fn properties(schema: &Value) -> Vec<(&String, &Value)> {
 }
 
 #[test]
+fn every_operation_has_a_name_of_its_own() {
+    let api = description();
+    let items = api["paths"].as_object().unwrap().values();
+    let operations = items.flat_map(|item| item.as_object().unwrap().values());
+    let mut names = BTreeSet::new();
+    for operation in operations {
+        let name = operation["operationId"].as_str().unwrap();
+        assert!(names.insert(name.to_owned()), "two operations are called {name}");
+    }
+}
+
+#[test]
 fn everything_is_described_and_shown_by_example() {
     let api = description();
     let mut walk = Walk { api: &api, missing: Vec::new() };
