@@ -14,7 +14,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Look around", &["jobs", "agents", "blobs"]),
 ];
 
-const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}\n\n{after-help}";
+const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}{after-help}";
 
 /// Lets the first page of help show commands in groups.
 pub fn grouped(command: Command) -> Command {

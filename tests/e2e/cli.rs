@@ -88,7 +88,7 @@ async fn a_map_takes_its_parts_from_flags_and_files() {
         .await;
     assert_exit(&mapped, 0, "[117]\n[132.0]\n", &["job "]);
     let job = world.client.get("/v1/jobs").await.json()["items"][0].clone();
-    assert_eq!((&job["name"], &job["priority"]), (&json!("of flags"), &json!(-3)));
+    assert_eq!((&job["name"], &job["options"]["priority"]), (&json!("of flags"), &json!(-3)));
     assert_eq!(job["plan"], json!([{"strategy": "cluster", "workers": 1}]));
     let nested = [
         "map",
@@ -175,7 +175,7 @@ async fn what_cannot_be_done_is_told_by_exit_codes() {
     for (arguments, code, says) in [
         (&["map", "--runtime", "python"][..], 2, "<FUNCTION>"),
         (&["map", "f", "1"], 2, "--runtime"),
-        (&["map", "--runtime", "perl", "f", "1"], 2, "neither r nor python"),
+        (&["map", "--runtime", "perl", "f", "1"], 2, "possible values: r, python, command"),
         (&["map", "--runtime", "python", "@/no/such/file", "1"], 2, "/no/such/file"),
         (&["map", "--runtime", "python", "--json-lines", "f", "{"], 2, "is not JSON"),
         (&["map", "--runtime", "python", "--arg", "by", "f", "1"], 2, "NAME=JSON"),

@@ -13,7 +13,7 @@ use crate::waiting::WaitingArgs;
 const EXAMPLES: &str = r#"Examples:
   farrow call --runtime python '6 * 7'
   farrow call --runtime r --arg n=3 'function(n) rnorm(n)' --seed 42
-  farrow call --runtime r --encoding rds --out model.rds --global cars=@cars.rds 'lm(dist ~ speed, cars)'
+  farrow call --runtime r --encoding rds --out m.rds --arg d=@cars.rds 'function(d) lm(y ~ x, d)'
   farrow call --runtime command --files . --slots all -- make -j4 report.pdf
 "#;
 

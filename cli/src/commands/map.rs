@@ -16,9 +16,9 @@ const EXAMPLES: &str = r#"Examples:
   seq 100 | farrow map --runtime python 'lambda x: int(x) ** 2'
   farrow map --runtime r '~ nchar(.x)' one two three
   farrow map --runtime python @model.py --csv cases.csv --seed 42 --out value.txt
-  farrow map --runtime r --json-lines --arg digits=2 'function(x, digits) round(x, digits)' 3.14159 2.71828
-  farrow map --runtime r --range 0..1000 --files . --prepare @install.sh 'source("f.R"); f'
-  farrow map --runtime r --plan cluster,multisession --json-lines '~ Sys.getpid()' '[1,2,3,4]' '[5,6,7,8]'
+  farrow map --runtime r --json-lines --arg digits=2 'round' 3.14159 2.71828
+  farrow map --runtime r --range 0..1000 --files . --prepare @install.sh 'source("f.R"); fit'
+  farrow map --runtime r --plan cluster,multisession --json-lines '~ .x + 1' '[1,2,3]' '[4,5,6]'
 
 As with GNU parallel (there is no shell; {} {.} {/} {//} {/.} {#} are filled in):
   farrow map --runtime command --glob 'img/*.png' -- convert {} {.}.jpg
@@ -70,7 +70,7 @@ struct SpreadArgs {
           default_value = "cluster", value_parser = arguments::level)]
     plan: Vec<Level>,
     /// What an error does: fail the job at once, or stand in its element's place
-    #[arg(long, env = "FARROW_MAP_ON_ERROR", default_value = "stop",
+    #[arg(long, env = "FARROW_MAP_ON_ERROR", value_name = "WHAT", default_value = "stop",
           value_parser = arguments::one_of::<OnError>(&["stop", "collect"]))]
     on_error: OnError,
     /// Elements a chunk [default: learnt while running]

@@ -19,11 +19,11 @@ const EXAMPLES: &str = "\
 Examples:
   farrow outcomes 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
   farrow outcomes --failed 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
-  farrow outcomes --follow --json 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42 | jq -r 'select(.ok).value'
+  farrow outcomes --follow --json 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42 | jq .seconds
 
-A line an element: its index, from 0, how long it ran, how often, where, and its value or error. With
---failed each error is told at length, with what the element printed. With --json each outcome is a
-JSON document on a line of its own, with all that is known.
+A line an element: its index, from 0, how long it ran, how often, where, and its value or error.
+With --failed each error is told at length, with what the element printed. With --json each outcome
+is a JSON document on a line of its own, with all that is known.
 ";
 
 /// Show what became of each element of a job

@@ -15,7 +15,7 @@ pub struct How {
     #[arg(long, env = "FARROW_JOB_NAME")]
     pub name: Option<String>,
     /// What each value must be, as in purrr's `map_dbl()` and its like
-    #[arg(long = "type", env = "FARROW_JOB_TYPE", default_value = "list",
+    #[arg(long = "type", env = "FARROW_JOB_TYPE", value_name = "TYPE", default_value = "list",
           value_parser = arguments::one_of::<ValueType>(&["list", "chr", "dbl", "int", "lgl"]))]
     value_type: ValueType,
     /// How elements and values are written: rds for r, pickle for python, bytes for all. Values of
