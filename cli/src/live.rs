@@ -18,7 +18,11 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// Before the next request after one has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(2);
 
-/// How long the last words of a job that has ended are waited for.
+/// How long the last words of a job may be under way when it has ended: outcomes are reported at
+/// once, but what was said only some times a second.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How long a server may take to tell the last words.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs `work`, which waits for the end of a job, and shows beside it what the job says.
@@ -54,8 +58,8 @@ impl Listener<'_> {
     /// Shows what is said until the job has `ended`, or the server will not tell. That is no
     /// reason to end: whoever waits for the job is told what is wrong with the server.
     async fn listen(&mut self, ended: &CancellationToken) {
+        let mut is_last = false;
         loop {
-            let is_last = ended.is_cancelled();
             let wait = (!is_last).then_some(WAIT);
             let pause = match self.show(wait).await {
                 Ok(()) => BETWEEN_LOOKS,
@@ -67,7 +71,10 @@ impl Listener<'_> {
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                () = ended.cancelled() => {}
+                () = ended.cancelled() => {
+                    sleep(LAST_WORDS).await;
+                    is_last = true;
+                }
             }
         }
         self.tagger.finish().iter().for_each(|line| self.screen.note(line));
