@@ -81,9 +81,7 @@ impl Failure {
                 "`farrow outcomes {id} --failed` shows what failed and what it printed; `farrow \
                  retry {id}` runs again what failed or is missing"
             )),
-            None => failure.remedy(format!(
-                "`farrow logs {id}` shows what was said; `farrow retry {id}` runs it again"
-            )),
+            None => failure.remedy(format!("`farrow retry {id}` runs it again")),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{CallError, Client, LogQuery, Outlook, WAIT};
+use crate::rounds::LAST_WORDS;
 use crate::screen::Screen;
 use crate::tagged::Tagger;
 
@@ -17,10 +18,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Before the next request after one has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(2);
-
-/// How long the last words of a job may be under way when it has ended: outcomes are reported at
-/// once, but what was said only some times a second.
-const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// How long a server may take to tell the last words.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);

@@ -6,6 +6,8 @@ mod bad_jobs;
 mod bad_start;
 mod by_hand;
 mod cli;
+mod cli_following;
+mod cli_submitting;
 mod contract;
 mod docs;
 mod doubles;

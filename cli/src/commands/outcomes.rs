@@ -1,5 +1,7 @@
 //! `farrow outcomes`: what became of each element, also of failed and cancelled jobs.
 
+use std::time::Duration;
+
 use clap::Args;
 use clap::ValueEnum;
 use clap::builder::{FalseyValueParser, PossibleValue};
@@ -11,7 +13,7 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::outcome_text;
 use crate::output::{OutputArgs, write_text};
-use crate::rounds;
+use crate::rounds::Rounds;
 use crate::screen::Screen;
 use crate::wait::unless_interrupted;
 
@@ -81,9 +83,14 @@ impl Outcomes {
                 ..OutcomeQuery::default()
             },
         };
-        let read = rounds::read(&client, self.id, &screen, self.follow, async |wait| {
-            reader.read(wait).await
-        });
+        let rounds = Rounds {
+            client: &client,
+            id: self.id,
+            screen: &screen,
+            follow: self.follow,
+            under_way: Duration::ZERO,
+        };
+        let read = rounds.read(async |wait| reader.read(wait).await);
         unless_interrupted(read, &screen, "the job goes on").await?;
         if reader.n_printed == 0 && !self.output.json {
             screen.note(if self.failed { "no element has failed" } else { "no outcomes yet" });
