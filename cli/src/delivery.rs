@@ -26,7 +26,7 @@ Output:
 /// Where a value goes.
 #[derive(Args, Clone, Debug)]
 pub struct Delivery {
-    /// Print the whole value as one JSON document; with --detach, the job's status
+    /// Print JSON: the whole value as one document
     #[arg(long, env = "FARROW_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
     /// Write the value to a file, which is there only once it is whole
@@ -111,9 +111,9 @@ impl Write for Sink {
 /// A file that appears under its name only once it is whole.
 pub struct WholeFile {
     file: File,
-    /// Where it stands meanwhile.
-    partial: PathBuf,
     path: PathBuf,
+    /// Where it stands meanwhile; nowhere else if it is a device or a pipe, or is whole.
+    partial: Option<PathBuf>,
 }
 
 impl WholeFile {
@@ -121,20 +121,36 @@ impl WholeFile {
     pub fn create(path: &Path) -> Result<Self, Failure> {
         // A device or a pipe is written to as it is.
         let is_special = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-        let mut partial = path.to_owned().into_os_string();
-        if !is_special {
-            partial.push(".partial");
-        }
-        let partial = PathBuf::from(partial);
-        match File::create(&partial) {
-            Ok(file) => Ok(Self { file, partial, path: path.to_owned() }),
+        let partial = (!is_special).then(|| beside(path));
+        match File::create(partial.as_deref().unwrap_or(path)) {
+            Ok(file) => Ok(Self { file, path: path.to_owned(), partial }),
             Err(error) => Err(cannot_write(path, &error)),
         }
     }
 
-    fn finish(self) -> Result<(), Failure> {
-        fs::rename(&self.partial, &self.path).map_err(|error| cannot_write(&self.path, &error))
+    fn finish(mut self) -> Result<(), Failure> {
+        match self.partial.take() {
+            Some(partial) => {
+                fs::rename(partial, &self.path).map_err(|error| cannot_write(&self.path, &error))
+            }
+            None => Ok(()),
+        }
     }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            // What is not whole is of no use; that it may stay is no second failure.
+            fs::remove_file(partial).ok();
+        }
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    PathBuf::from(partial)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
@@ -169,6 +185,8 @@ mod tests {
         assert!(!path.exists());
         sink.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"x");
+        let never_whole = delivery(false, Some(&folder.path().join("other"))).open().unwrap();
+        drop(never_whole);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use protocol::frames;
 use protocol::job::{Encoding, JobKind, JobStatus, Output, Runtime, Variant};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::value_lines::ValueLines;
 
 /// How a value is written.
@@ -80,6 +80,7 @@ impl<W: Write> Printer<W> {
         let result = match self.format {
             Format::Document | Format::Frames => self.output.write_all(new),
             Format::Payload => {
+                check_is_value(new, before)?;
                 let head = (frames::HEAD as u64).saturating_sub(before).min(new.len() as u64);
                 self.output.write_all(&new[head as usize..])
             }
@@ -103,6 +104,18 @@ impl<W: Write> Printer<W> {
         }
         let result = self.output.write_all(&end).and_then(|()| self.output.flush());
         result.map_err(|error| Failure::output(&error))
+    }
+}
+
+/// The one frame of a call must hold a value: with `collect` it may be an error.
+fn check_is_value(bytes: &[u8], offset: u64) -> Result<(), Failure> {
+    let kind_at = (frames::HEAD as u64 - 1).checked_sub(offset);
+    match kind_at.and_then(|at| bytes.get(at as usize)) {
+        Some(&frames::kind::ERROR) => {
+            Err(Failure::new(Exit::Failed, "the call has failed: an error stands in its place")
+                .remedy("`farrow outcomes ID --failed` tells of it"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -130,6 +143,20 @@ mod tests {
             assert_eq!(printed_after_a_cut(Format::Document, value, cut), format!("{value}\n"));
             assert_eq!(printed_after_a_cut(Format::Frames, value, cut), value);
             assert_eq!(printed_after_a_cut(Format::Payload, value, cut), value[5..]);
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_place_of_a_call_is_no_value() {
+        let mut body = Vec::new();
+        frames::push(&mut body, frames::kind::ERROR, b"{}");
+        for step in 1..=body.len() {
+            let mut output = Vec::new();
+            let mut printer = Printer::new(Format::Payload, &mut output);
+            assert!(
+                body.chunks(step).try_for_each(|bytes| printer.print(bytes)).is_err(),
+                "{step}"
+            );
         }
     }
 

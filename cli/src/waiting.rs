@@ -16,7 +16,7 @@ use crate::wait::Waiting;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Waiting and output")]
 pub struct WaitingArgs {
-    /// Print only the job's id, and leave
+    /// Print only the job's id, or with --json its status, and leave
     #[arg(short, long, env = "FARROW_DETACH", value_parser = FalseyValueParser::new())]
     detach: bool,
     /// Do not show what elements print and signal while they run
