@@ -74,10 +74,10 @@ impl Failure {
     }
 
     /// The job failed: which element, its message, the end of its traceback, and what to do.
-    pub fn of_job(problem: &Problem, id: JobId) -> Self {
+    pub fn of_job(problem: &Problem, name: Option<&str>, id: JobId) -> Self {
         let failure = Self::new(Exit::Failed, &problem.detail);
         match &problem.element {
-            Some(element) => failure.details(element_story(element)).remedy(format!(
+            Some(element) => failure.details(element_story(element, name)).remedy(format!(
                 "`farrow outcomes {id} --failed` shows what failed and what it printed; `farrow \
                  retry {id}` runs again what failed or is missing"
             )),
@@ -124,11 +124,11 @@ impl Failure {
 
 /// What a failed element has to tell beyond the problem's detail, which names its index and its
 /// message: its name, the error's type, the call, the end of the traceback.
-fn element_story(element: &Value) -> Vec<String> {
-    let text = |name: &str| element.get(name).and_then(Value::as_str);
+fn element_story(element: &Value, name: Option<&str>) -> Vec<String> {
+    let text = |member: &str| element.get(member).and_then(Value::as_str);
     let mut lines = Vec::new();
-    for (title, member) in [("name", "name"), ("type", "type"), ("call", "call")] {
-        lines.extend(text(member).map(|text| format!("{title}: {text}")));
+    for (title, text) in [("name", name), ("type", text("type")), ("call", text("call"))] {
+        lines.extend(text.map(|text| format!("{title}: {text}")));
     }
     let frames = element.get("traceback").and_then(Value::as_array).into_iter().flatten();
     lines.extend(traceback(frames.filter_map(Value::as_str)));
@@ -164,9 +164,9 @@ mod tests {
         }))
         .unwrap();
         let id = JobId::new();
-        let text = Failure::of_job(&problem, id).text();
+        let text = Failure::of_job(&problem, Some("gear 4"), id).text();
         assert!(text.starts_with("error: element 3 failed: boom\n"), "{text}");
-        assert!(text.contains("  type: ValueError\n"), "{text}");
+        assert!(text.contains("  name: gear 4\n  type: ValueError\n"), "{text}");
         assert!(text.contains("line 2, in f"), "{text}");
         assert!(text.contains(&format!("farrow retry {id}")), "{text}");
     }
@@ -178,6 +178,15 @@ mod tests {
         assert_eq!(lines[1], "  … 88 lines before");
         assert_eq!((lines[2].as_str(), lines[13].as_str()), ("  frame 88", "  frame 99"));
         assert!(traceback(std::iter::empty()).is_empty());
+    }
+
+    #[test]
+    fn each_exit_code_is_in_the_table() {
+        use Exit::*;
+        for exit in [Failed, Usage, Server, Cancelled, NotThere, Interrupted, OutputClosed] {
+            let line = format!("\n  {:<5}", exit as u8);
+            assert!(EXIT_CODES.contains(&line), "{exit:?}");
+        }
     }
 
     #[test]

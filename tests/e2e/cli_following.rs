@@ -130,13 +130,14 @@ async fn a_failed_map_says_how_to_go_on_and_its_retry_ends_it() {
     let function = format!(
         "import os\ndef f(x):\n    if x == 'b' and not os.path.exists({mended:?}): raise KeyError('b')\n    return x * 2"
     );
-    let id = detached(&world, &[&function, "a", "b", "c"]).await;
+    let id = detached(&world, &["--named", &function, "a", "b", "c"]).await;
     let failed = world.farrow(&["value", &id]).await;
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert_says(
         &failed.stderr,
         &[
             "element 1",
+            "name: b",
             "KeyError",
             &format!("farrow outcomes {id} --failed"),
             &format!("farrow retry {id}"),
@@ -144,7 +145,7 @@ async fn a_failed_map_says_how_to_go_on_and_its_retry_ends_it() {
     );
     fs::write(mended, "").unwrap();
     let retried = world.farrow(&["retry", &id]).await;
-    assert_eq!(printed(&retried), "\"aa\"\n\"bb\"\n\"cc\"\n");
+    assert_eq!(printed(&retried), "a\t\"aa\"\nb\t\"bb\"\nc\t\"cc\"\n");
     let again = world.farrow(&["retry", "--detach", &id]).await;
     let new = printed(&again).trim_end();
     assert_says(&retried.stderr, &[new]);

@@ -157,6 +157,32 @@ async fn values_that_are_not_json_are_the_elements_of_a_next_map() {
 }
 
 #[tokio::test]
+async fn a_folder_is_packed_and_uploaded_before_its_job() {
+    let world = World::start().await;
+    let folder = world.path("project");
+    fs::create_dir_all(folder.join(".git")).unwrap();
+    fs::write(folder.join("a.txt"), "a").unwrap();
+    fs::write(folder.join(".git/large"), "x".repeat(1 << 20)).unwrap();
+    let submit = async |files: &str| {
+        let words = ["map", "--detach", "--runtime", "python", "--files", files, ECHO, "a"];
+        let submitted = world.farrow(&words).await;
+        assert_eq!(submitted.code, Some(0), "{submitted:?}");
+        submitted.stderr
+    };
+    let told = submit(folder.to_str().unwrap()).await;
+    assert!(told.contains("1 B in 1 file, packed to"), "{told}");
+    let packed = world.path("project.tar.gz");
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-czf").arg(&packed).arg("-C").arg(&folder).arg("a.txt");
+    assert!(tar.status().unwrap().success());
+    let packed = packed.to_str().unwrap();
+    submit(packed).await;
+    let put = world.farrow(&["blobs", "put", "--json", packed]).await;
+    let put: Value = serde_json::from_str(printed(&put)).unwrap();
+    assert_eq!(put[0]["new"], false, "it was not uploaded before");
+}
+
+#[tokio::test]
 async fn a_submission_whose_answer_is_lost_is_one_job() {
     let world = World::start().await;
     let _agent = world.python_agent("one", 1).await;
