@@ -2,7 +2,7 @@
 //!
 //! A worker is a script ([`SCRIPTS`]) that an interpreter runs; the agent talks to it in the frames
 //! of [`crate::frame`]. This module makes the bodies of those frames and reads them back; it does
-//! no I/O, except for [`detect`]. [`r`] translates JSON to R's serialization and back
+//! no I/O, except for [`detect()`]. [`r`] translates JSON to R's serialization and back
 //! ([`crate::rserial`]); [`python`] passes JSON on. The worker of [`command`] is no script but this
 //! program ([`crate::commands`]).
 //!
@@ -28,15 +28,15 @@
 //! from the programs that user code starts, which then hold it open; death is learned from `wait`.
 
 pub mod command;
+mod detect;
 pub mod python;
 pub mod r;
 
+pub use detect::{DetectError, detect};
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::JobId;
@@ -44,16 +44,15 @@ use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, Runtime, Seed, ValueType, Variant};
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::frame::kind;
 use crate::output;
 
 /// The workers' scripts: file name and text. The agent writes them into a folder and gives that
 /// to [`command`].
-pub const SCRIPTS: [(&str, &str); 8] = [
+pub const SCRIPTS: [(&str, &str); 9] = [
     ("worker.R", include_str!("worker.R")),
+    ("worker_errors.R", include_str!("worker_errors.R")),
     ("worker_calls.R", include_str!("worker_calls.R")),
     ("worker_values.R", include_str!("worker_values.R")),
     ("worker_reset.R", include_str!("worker_reset.R")),
@@ -62,10 +61,6 @@ pub const SCRIPTS: [(&str, &str); 8] = [
     ("worker_io.py", include_str!("worker_io.py")),
     ("worker_values.py", include_str!("worker_values.py")),
 ];
-
-/// For how long an interpreter may think about its version. It is generous because a cold R on a
-/// busy machine takes seconds; only one that hangs reaches it.
-const DETECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Values that are the same for every element, by name.
 pub type Constants = BTreeMap<String, ConstantValue>;
@@ -253,10 +248,10 @@ pub fn encode_elements(
     }
 }
 
-/// Whether elements need more than themselves to be run: what they are called by, their index, or
-/// what their random numbers begin with.
+/// Whether elements need more than themselves to be run: what they are called by, what their random
+/// numbers begin with, or their index, which an error names.
 fn need_notes(options: &Options) -> bool {
-    options.variant == Variant::Imap
+    matches!(options.variant, Variant::Imap | Variant::Pmap)
         || options.value_type != ValueType::List
         || options.encoding == Encoding::Bytes
         || is_seeded(options.seed.as_ref())
@@ -318,119 +313,6 @@ fn untranslatable(message: String) -> ElementError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the worker broke the protocol: {0}")]
 pub struct ProtocolError(pub String);
-
-/// Finds out the version of a runtime's interpreter by running it.
-///
-/// # Errors
-/// When it is missing, too old, hangs or fails; the message says what to do.
-pub async fn detect(runtime: Runtime) -> Result<String, DetectError> {
-    let interpreter = match runtime {
-        Runtime::R => &r::INTERPRETER,
-        Runtime::Python => &python::INTERPRETER,
-        Runtime::Command => return Ok(command::VERSION.to_owned()),
-    };
-    let mut command = Command::new(interpreter.program);
-    command
-        .args(interpreter.version_args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let finished = timeout(DETECT_LIMIT, command.output())
-        .await
-        .map_err(|_| DetectError::Hangs { program: interpreter.program })?;
-    let output = finished.map_err(|error| interpreter.not_started(error))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(DetectError::Fails { program: interpreter.program, said: said.trim().into() });
-    }
-    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    interpreter.judge(version)
-}
-
-/// The program behind a runtime.
-#[derive(Debug)]
-struct Interpreter {
-    program: &'static str,
-    /// Make it print its version, `major.minor.patch`, and nothing else.
-    version_args: &'static [&'static str],
-    least: (u32, u32),
-    package: &'static str,
-}
-
-impl Interpreter {
-    fn not_started(&self, error: io::Error) -> DetectError {
-        if error.kind() == io::ErrorKind::NotFound {
-            DetectError::Missing { program: self.program, package: self.package }
-        } else {
-            DetectError::NotStarted { program: self.program, error }
-        }
-    }
-
-    fn judge(&self, version: String) -> Result<String, DetectError> {
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
-        let found = (numbers.next().flatten(), numbers.next().flatten());
-        let (Some(major), Some(minor)) = found else {
-            let said = format!("it calls its version `{version}`");
-            return Err(DetectError::Fails { program: self.program, said });
-        };
-        if (major, minor) < self.least {
-            let (major, minor) = self.least;
-            let least = format!("{major}.{minor}");
-            return Err(DetectError::TooOld { program: self.program, version, least });
-        }
-        Ok(version)
-    }
-}
-
-/// Why a runtime cannot be used.
-#[derive(Debug, Error)]
-pub enum DetectError {
-    /// It is not installed.
-    #[error(
-        "`{program}` was not found on PATH; install it (Debian, Ubuntu: apt-get install {package})"
-    )]
-    Missing {
-        /// The interpreter.
-        program: &'static str,
-        /// Debian's package.
-        package: &'static str,
-    },
-    /// It is there but cannot be started.
-    #[error("`{program}` could not be started: {error}")]
-    NotStarted {
-        /// The interpreter.
-        program: &'static str,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// It did not answer.
-    #[error(
-        "`{program}` did not tell its version within a minute; run it by hand to see what it waits for"
-    )]
-    Hangs {
-        /// The interpreter.
-        program: &'static str,
-    },
-    /// It ended with an error.
-    #[error("`{program}` did not tell its version: {said}")]
-    Fails {
-        /// The interpreter.
-        program: &'static str,
-        /// What it wrote.
-        said: String,
-    },
-    /// It is older than the worker's script needs.
-    #[error("`{program}` is version {version}, but a worker needs {least} or later")]
-    TooOld {
-        /// The interpreter.
-        program: &'static str,
-        /// Its version.
-        version: String,
-        /// The oldest that will do.
-        least: String,
-    },
-}
 
 #[cfg(test)]
 mod tests {

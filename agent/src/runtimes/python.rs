@@ -8,9 +8,10 @@ use protocol::job::{ElementError, Encoding, Function, Options, Seed};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::detect::Interpreter;
 use super::{
-    Answer, ConstantValue, Constants, Element, Input, Interpreter, Outcomes, ProtocolError,
-    WorkerJob, need_notes, untranslatable,
+    Answer, ConstantValue, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob,
+    need_notes, untranslatable,
 };
 use crate::frame::kind;
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Variant};
 
+use super::detect::Interpreter;
 use super::{
-    Answer, Constants, Element, Input, Interpreter, Outcomes, ProtocolError, WorkerJob, need_notes,
+    Answer, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, need_notes,
     untranslatable,
 };
 use crate::frame::kind;

@@ -33,7 +33,7 @@ stepper <- function(batch, frame, position) {
     seed_element(batch$seeds, at)
     if (is.raw(frame$element)) frame$element <- read_element(frame$element)
     if (job$variant == "imap") frame$key <- batch$keys[[at]]
-    call <- if (is.null(same)) element_call(own_arguments(frame)) else same
+    call <- if (is.null(same)) element_call(own_arguments(frame, batch$indexes[at])) else same
     .Internal(eval(call, frame, NULL))
   }
 }
@@ -55,8 +55,8 @@ seed_element <- function(seeds, at) {
   assign(".Random.seed", seeds[seq.int(7L * at - 6L, 7L * at)], globalenv())
 }
 
-own_arguments <- function(frame) {
-  if (job$variant == "pmap") return(spread(frame$element))
+own_arguments <- function(frame, index) {
+  if (job$variant == "pmap") return(spread(frame$element, index))
   c(quote(element), lapply(seq_along(frame$key), function(i) call("[[", quote(key), i)))
 }
 
@@ -70,10 +70,10 @@ read_element <- function(bytes) {
 }
 
 # The items of an element as arguments: `element[[1]]`, with their names.
-spread <- function(element) {
+spread <- function(element, index) {
   if (typeof(element) != "list") {
     refuse("TypeMismatch", paste0(
-      "an element of pmap must be an array or an object, whose items are the arguments; it is ",
+      about(index), "pmap needs an array or an object, whose items are the arguments; this is ",
       describe_value(element)))
   }
   arguments <- lapply(seq_along(unclass(element)), function(i) call("[[", quote(element), i))

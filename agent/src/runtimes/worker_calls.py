@@ -133,8 +133,9 @@ class Caller:
             return self.function(*element, **self.args)
         if isinstance(element, dict):
             return self.function(**element, **self.args)
-        message = "an element of pmap must be an array or an object, whose items are the arguments;"
-        raise Refusal(failure("TypeMismatch", "%s it is %s" % (message, one_of(element))))
+        message = "element %d: pmap needs an array or an object, whose items are the arguments; "
+        message = message % self.index + "this is " + one_of(element)
+        raise Refusal(failure("TypeMismatch", message))
 
     def _run_call(self, _):
         """A function is called with the arguments of the job; anything else is the value."""

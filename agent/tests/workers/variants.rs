@@ -68,9 +68,9 @@ fn cases() -> Vec<Case> {
             &["[1]", "3", "null", "\"a\"", "[2, 3]"],
             json!([
                 1,
-                {"error": "an element of pmap must be an array or an object, whose items are the arguments; it is an integer of length 1 (3)"},
-                {"error": "an element of pmap must be an array or an object, whose items are the arguments; it is NULL"},
-                {"error": "an element of pmap must be an array or an object, whose items are the arguments; it is a character of length 1"},
+                {"error": "element 1: pmap needs an array or an object, whose items are the arguments; this is an integer of length 1 (3)"},
+                {"error": "element 2: pmap needs an array or an object, whose items are the arguments; this is NULL"},
+                {"error": "element 3: pmap needs an array or an object, whose items are the arguments; this is a character of length 1"},
                 5,
             ]),
         ),
@@ -112,8 +112,8 @@ fn cases() -> Vec<Case> {
             "max",
             &["3", "null", "[2, 3]"],
             json!([
-                {"error": "an element of pmap must be an array or an object, whose items are the arguments; it is an int"},
-                {"error": "an element of pmap must be an array or an object, whose items are the arguments; it is None"},
+                {"error": "element 0: pmap needs an array or an object, whose items are the arguments; this is an int"},
+                {"error": "element 1: pmap needs an array or an object, whose items are the arguments; this is None"},
                 3,
             ]),
         ),
