@@ -96,40 +96,54 @@ restore_sinks <- function() {
 # there what it expects, and its parent.frame() is not this script's.
 job <- NULL
 
+# Sets a job up. Gives NULL, or why that cannot be done.
 prepare <- function(request) {
   if (!is.null(job)) reset()
   job <<- request[c("conditions", "variant", "type", "encoding", "notes", "is_call")]
   job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding != "json"
-  job$steps <<- job$is_call || job$notes || job$encoding != "json" || job$variant == "pmap"
+  job$steps <<- job$is_call || job$notes || job$encoding != "json"
   use_cores(request$cores)
+  for (part in c(load_packages, load_constants, load_code)) {
+    problem <- part(request)
+    if (!is.null(problem)) return(problem)
+  }
+  NULL
+}
+
+load_packages <- function(request) {
   for (package in request$packages) {
     problem <- attempt(load_package(package))
     if (!is.null(problem)) return(missing_package(package, problem))
   }
+}
+
+load_constants <- function(request) {
   for (field in c("args", "globals")) {
-    serialized <- paste0("serialized_", field)
-    for (name in request[[serialized]]) {
+    for (name in request[[paste0("serialized_", field)]]) {
       problem <- attempt(value <- unserialize(request[[field]][[name]]))
       if (!is.null(problem)) return(unreadable_constant(field, name, problem))
       request[[field]][name] <- list(value)
     }
   }
+  job$args <<- request$args
   list2env(request$globals, globalenv())
-  value <- NULL
+  NULL
+}
+
+load_code <- function(request) {
   for (part in c("setup", "function")) {
-    problem <- attempt(code <- parse(text = request[[part]], keep.source = FALSE, encoding = "UTF-8"))
+    value <- NULL
+    problem <- attempt(
+      code <- parse(text = request[[part]], keep.source = FALSE, encoding = "UTF-8"))
     if (!is.null(problem)) return(syntax_error(part, problem))
     # What a call is made of runs as its element.
     if (part == "function" && job$is_call) break
     problem <- attempt(for (expression in code) value <- eval(expression, globalenv()))
     if (!is.null(problem)) return(problem)
   }
-  fn <- if (job$is_call) code else as_callable(value)
-  if (!job$is_call && !is.function(fn)) return(no_function(value))
   job$frame <<- new.env(parent = globalenv())
-  job$fn <<- fn
-  job$args <<- request$args
-  NULL
+  job$fn <<- if (job$is_call) code else as_callable(value)
+  if (!job$is_call && !is.function(job$fn)) no_function(value)
 }
 
 unreadable_constant <- function(field, name, problem) {

@@ -1,4 +1,5 @@
-# The part of farrow's R worker that makes it forget a job. `worker.R` reads it into its environment.
+# The part of farrow's R worker that makes it forget a job. `worker.R` reads it into its
+# environment.
 
 # What a new process has, taken once before any user code.
 remember <- function() {
