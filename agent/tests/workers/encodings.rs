@@ -190,3 +190,16 @@ fn variants_take_encoded_elements() {
         assert_eq!(Worker::start(runtime).outcomes(&job, &inputs(&[vec![1]])), [Ok(Vec::new())]);
     });
 }
+
+#[test]
+fn objects_of_classes_that_the_text_defines_are_known_to_the_next_job() {
+    let class = "class Point:\n    def __init__(self, x):\n        self.x = x\n\n";
+    let mut worker = Worker::start(Python);
+    let made = encoded(Encoding::Pickle, &format!("{class}lambda x: Point(x)"));
+    let points = bytes(worker.outcomes(&made, &elements(&["3", "4"])));
+    let options = Options { encoding: Encoding::Pickle, ..Options::default() };
+    let read = WorkerJob { options, ..job(&format!("{class}lambda p: str(p.x)")) };
+    let values = bytes(worker.outcomes(&read, &inputs(&points)));
+    let expected = ["'3'", "'4'"].map(|text| make(&mut worker, Python, text));
+    assert_eq!(values, expected);
+}
