@@ -120,7 +120,7 @@ load_packages <- function(request) {
 load_constants <- function(request) {
   for (field in c("args", "globals")) {
     for (name in request[[paste0("serialized_", field)]]) {
-      problem <- attempt(value <- unserialize(request[[field]][[name]]))
+      problem <- attempt(value <- read_rds(request[[field]][[name]]))
       if (!is.null(problem)) return(unreadable_constant(field, name, problem))
       request[[field]][name] <- list(value)
     }
@@ -148,7 +148,7 @@ load_code <- function(request) {
 
 unreadable_constant <- function(field, name, problem) {
   failure("Untranslatable", paste0(
-    "`", field, ".", name, "` is not what R's serialize() writes: ", problem$message))
+    "`", field, ".", name, "` is not what R's serialize() or saveRDS() writes: ", problem$message))
 }
 
 load_package <- function(package) {

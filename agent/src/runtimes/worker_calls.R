@@ -63,10 +63,18 @@ own_arguments <- function(frame, index) {
 # JSON never becomes a raw vector, so this one is in the job's encoding.
 read_element <- function(bytes) {
   if (job$encoding != "rds") return(bytes)
-  tryCatch(unserialize(bytes), error = function(e) {
+  tryCatch(read_rds(bytes), error = function(e) {
     refuse("Untranslatable", paste0(
-      "the element is not what R's serialize() writes: ", one_string(conditionMessage(e))))
+      "the element is not what R's serialize() or saveRDS() writes: ", one_string(conditionMessage(e))))
   })
+}
+
+# What serialize() wrote, or saveRDS(), which compresses.
+read_rds <- function(bytes) {
+  if (!identical(bytes[1:2], as.raw(c(0x1f, 0x8b)))) return(unserialize(bytes))
+  file <- gzcon(rawConnection(bytes))
+  on.exit(close(file))
+  unserialize(file)
 }
 
 # The items of an element as arguments: `element[[1]]`, with their names.

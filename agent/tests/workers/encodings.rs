@@ -203,3 +203,24 @@ fn objects_of_classes_that_the_text_defines_are_known_to_the_next_job() {
     let expected = ["'3'", "'4'"].map(|text| make(&mut worker, Python, text));
     assert_eq!(values, expected);
 }
+
+#[test]
+fn files_of_save_rds_are_elements_and_globals() {
+    let folder = tempfile::tempdir().unwrap();
+    let [packed, plain] = ["packed.rds", "plain.rds"].map(|name| folder.path().join(name));
+    let mut worker = Worker::start(R);
+    worker.prepare(&job(&format!(
+        "function(x) {{ saveRDS(mtcars, '{}'); saveRDS(mtcars, '{}', compress = FALSE); 0L }}",
+        packed.display(),
+        plain.display()
+    )));
+    worker.value("0");
+    let files = [packed, plain].map(|path| std::fs::read(path).unwrap());
+    assert_eq!(files[0][..2], [0x1f, 0x8b]);
+    let value = ConstantValue { encoding: Encoding::Rds, bytes: files[0].clone().into() };
+    let globals = BTreeMap::from([("cars".to_owned(), value)]);
+    let same = "function(x) if (identical(x, mtcars) && identical(cars, mtcars)) x";
+    let job = WorkerJob { globals, ..encoded(Encoding::Rds, same) };
+    let expected = make(&mut worker, R, "mtcars");
+    assert_eq!(bytes(worker.outcomes(&job, &inputs(&files))), [expected.clone(), expected]);
+}
