@@ -1,8 +1,10 @@
 //! Large inputs and constants, fetched once by their digest and kept while there is room.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use protocol::Problem;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::OnceCell;
@@ -40,6 +42,14 @@ pub enum BlobError {
     /// Its bytes are not those that the digest names.
     #[error("the blob {0} arrived with other bytes than its digest names; its store is damaged")]
     Damaged(String),
+    /// It found no place on this machine.
+    #[error("the blob {digest} cannot be stored on the agent: {error}")]
+    NotStored {
+        /// Which.
+        digest: String,
+        /// What the system said.
+        error: String,
+    },
 }
 
 impl Blobs {
@@ -59,11 +69,23 @@ impl Blobs {
         Ok(bytes)
     }
 
-    async fn fetch(&self, digest: &str) -> Result<Bytes, BlobError> {
-        let fetched = self.client.blob(digest).await.map_err(|problem| BlobError::Refused {
-            digest: digest.to_owned(),
-            problem: problem.to_string(),
+    /// Writes the blob `sha256:…` to a file, however large it is, and keeps nothing of it here.
+    ///
+    /// # Errors
+    /// When the server does not have it, or has other bytes, or the disk has no room.
+    pub async fn save(&self, digest: &str, path: &Path) -> Result<(), BlobError> {
+        let saved = self.client.save_blob(digest, path).await;
+        let saved = saved.map_err(|problem| refused(digest, &problem))?;
+        let actual = saved.map_err(|error| {
+            let (digest, error) = (digest.to_owned(), error.to_string());
+            BlobError::NotStored { digest, error }
         })?;
+        if name_of(actual) == digest { Ok(()) } else { Err(BlobError::Damaged(digest.to_owned())) }
+    }
+
+    async fn fetch(&self, digest: &str) -> Result<Bytes, BlobError> {
+        let fetched = self.client.blob(digest).await;
+        let fetched = fetched.map_err(|problem| refused(digest, &problem))?;
         let (fetched, actual) = tokio::task::spawn_blocking(move || {
             let actual = digest_of(&fetched);
             (fetched, actual)
@@ -98,9 +120,17 @@ impl Blobs {
     }
 }
 
+fn refused(digest: &str, problem: &Problem) -> BlobError {
+    BlobError::Refused { digest: digest.to_owned(), problem: problem.to_string() }
+}
+
 /// `sha256:` and the digest of these bytes, as blobs are named.
 pub fn digest_of(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    name_of(Sha256::new_with_prefix(bytes))
+}
+
+fn name_of(digest: Sha256) -> String {
+    let hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 

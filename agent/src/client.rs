@@ -3,6 +3,8 @@
 //! when the server does not know it. The server's refusals are passed on.
 
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use protocol::{Problem, envelope};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
+use sha2::Sha256;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
@@ -169,6 +172,22 @@ impl Client {
                     retry_after: None,
                 })
             })
+        })
+        .await
+    }
+
+    /// Fetches a blob into a file; its SHA-256, or what the file system said.
+    ///
+    /// # Errors
+    /// When the server has none of that digest.
+    pub async fn save_blob(
+        &self,
+        digest: &str,
+        path: &Path,
+    ) -> Result<io::Result<Sha256>, Problem> {
+        self.persist("fetching a blob", || async {
+            let request = self.transport.request(Method::GET, &format!("blobs/{digest}"));
+            transport::save(transport::send(request, LIMIT).await?, path).await
         })
         .await
     }

@@ -215,14 +215,14 @@ impl Prepared {
     ) -> Result<(), ElementError> {
         let work = folder.join("files");
         if let Some(digest) = &recipe.files {
-            let archive = tokio::select! {
-                archive = self.blobs.get(digest) => archive,
+            let archive = folder.join("tmp/files.tar.gz");
+            let saved = tokio::select! {
+                saved = self.blobs.save(digest, &archive) => saved,
                 () = stop.cancelled() => return Err(given_up()),
             };
-            let archive = archive.map_err(|error| failed(format!("files: {error}")))?;
-            files::unpack(archive, work.clone(), stop.clone())
-                .await
-                .map_err(|error| failed(format!("files: {error}")))?;
+            saved.map_err(|error| failed(format!("files: {error}")))?;
+            let unpacked = files::unpack(archive, work.clone(), stop.clone()).await;
+            unpacked.map_err(|error| failed(format!("files: {error}")))?;
         }
         if recipe.prepare.trim().is_empty() {
             return Ok(());

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{Flock, FlockArg};
 use protocol::AgentId;
+use tokio::task::spawn_blocking;
 
 use crate::runtimes;
 
@@ -93,20 +94,19 @@ impl WorkerScratch {
         self.folder.join("tmp")
     }
 
-    /// Removes all that is in the working directory.
+    /// Removes all that is in the working directory, however much, without holding up others.
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub fn empty_work(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.work())? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+    pub async fn empty_work(&self) -> io::Result<()> {
+        let work = self.work();
+        let emptied = spawn_blocking(move || empty(&work)).await;
+        emptied.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
+    /// Removes the folders, without holding up others.
+    pub async fn remove(self) {
+        spawn_blocking(move || drop(self)).await.ok();
     }
 }
 
@@ -125,6 +125,18 @@ pub fn default_parent() -> PathBuf {
         || std::env::temp_dir().join(format!("farrow-{}", nix::unistd::getuid())),
         |cache| cache.join("farrow"),
     )
+}
+
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
@@ -159,18 +171,19 @@ fn remove(folder: &Path) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_working_directory_is_emptied_and_all_is_removed_in_the_end() {
+    #[tokio::test]
+    async fn a_working_directory_is_emptied_and_all_is_removed_in_the_end() {
         let parent = tempfile::tempdir().unwrap();
         let scratch = Scratch::create(parent.path(), AgentId::new()).unwrap();
         let worker = scratch.worker().unwrap();
         fs::create_dir(worker.work().join("sub")).unwrap();
         fs::write(worker.work().join("sub/file"), "x").unwrap();
         std::os::unix::fs::symlink("/nowhere", worker.work().join("link")).unwrap();
-        worker.empty_work().unwrap();
+        worker.empty_work().await.unwrap();
         assert_eq!(fs::read_dir(worker.work()).unwrap().count(), 0);
         assert!(scratch.scripts().join(runtimes::SCRIPTS[0].0).exists());
-        drop((worker, scratch));
+        worker.remove().await;
+        drop(scratch);
         let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().collect();
         assert!(matches!(&left[..], [lock] if lock.file_name() == "lock"), "{left:?}");
     }

@@ -1,12 +1,17 @@
 //! One request to the server, and what its answer means for trying again.
 
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::problem::{self, Problem};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::config::Secret;
@@ -120,17 +125,45 @@ pub async fn body(response: Response) -> Result<Bytes, Failure> {
 
 async fn body_within(mut response: Response, stall: Duration) -> Result<Bytes, Failure> {
     let mut body = BytesMut::new();
-    loop {
-        let chunk = timeout(stall, response.chunk()).await.map_err(|_| {
-            let (length, seconds) = (body.len(), stall.as_secs_f64());
-            let what = format!("the answer stood still for {seconds} s after {length} bytes");
-            Failure::Unavailable { what, retry_after: None }
-        })?;
-        match chunk.map_err(|error| unavailable(&error))? {
-            Some(chunk) => body.extend_from_slice(&chunk),
-            None => return Ok(body.freeze()),
+    while let Some(chunk) = next_chunk(&mut response, stall, body.len()).await? {
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Writes the body of an answer to a file, over what is there, and returns its SHA-256; or what the
+/// file system said.
+///
+/// # Errors
+/// When the connection breaks or nothing more comes before its end.
+pub async fn save(mut response: Response, path: &Path) -> Result<io::Result<Sha256>, Failure> {
+    let mut file = match File::create(path).await {
+        Ok(file) => file,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (mut digest, mut length) = (Sha256::new(), 0);
+    while let Some(chunk) = next_chunk(&mut response, STALL_LIMIT, length).await? {
+        length += chunk.len();
+        digest.update(&chunk);
+        if let Err(error) = file.write_all(&chunk).await {
+            return Ok(Err(error));
         }
     }
+    Ok(file.flush().await.map(|()| digest))
+}
+
+/// What comes next of a body of which `length` bytes are there.
+async fn next_chunk(
+    response: &mut Response,
+    stall: Duration,
+    length: usize,
+) -> Result<Option<Bytes>, Failure> {
+    let chunk = timeout(stall, response.chunk()).await.map_err(|_| {
+        let seconds = stall.as_secs_f64();
+        let what = format!("the answer stood still for {seconds} s after {length} bytes");
+        Failure::Unavailable { what, retry_after: None }
+    })?;
+    chunk.map_err(|error| unavailable(&error))
 }
 
 async fn failure(response: Response) -> Failure {
@@ -194,7 +227,7 @@ fn unavailable(error: &reqwest::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 

@@ -245,7 +245,7 @@ impl Worker {
         });
         done.await.unwrap_or_else(|_| Err(Death::Untrusted("it could not be reset".to_owned())))?;
         self.output.take();
-        self.scratch.empty_work().map_err(|error| {
+        self.scratch.empty_work().await.map_err(|error| {
             Death::Untrusted(format!("its working directory could not be emptied: {error}"))
         })
     }
@@ -271,7 +271,9 @@ impl Worker {
         }
         self.output.drain();
         self.output.listen(None);
-        self.output.take()
+        let printed = self.output.take();
+        self.scratch.remove().await;
+        printed
     }
 
     async fn order(&mut self, order: Order) {

@@ -5,12 +5,11 @@
 //! link stands it leads to a place inside, and so does a link to that place.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 use thiserror::Error;
@@ -47,20 +46,29 @@ pub enum FilesError {
     Broken(String),
 }
 
-/// Unpacks a tar.gz into `folder`, which is there and empty. `stop` ends it before its end.
+/// Unpacks a tar.gz into `folder`, which is there and empty, and removes it. `stop` ends it before
+/// its end.
 ///
 /// # Errors
 /// When it is damaged, holds what is not to be unpacked, or the disk has no room for it.
 pub async fn unpack(
-    archive: Bytes,
+    archive: PathBuf,
     folder: PathBuf,
     stop: CancellationToken,
 ) -> Result<(), FilesError> {
-    let unpacking = spawn_blocking(move || unpack_now(&archive, &folder, &stop));
+    let unpacking = spawn_blocking(move || {
+        let file = File::open(&archive).map_err(FilesError::Unreadable)?;
+        unpack_now(BufReader::new(file), &folder, &stop)?;
+        fs::remove_file(&archive).map_err(|error| FilesError::NotWritten { path: archive, error })
+    });
     unpacking.await.unwrap_or_else(|panic| Err(FilesError::Broken(panic.to_string())))
 }
 
-fn unpack_now(archive: &[u8], folder: &Path, stop: &CancellationToken) -> Result<(), FilesError> {
+fn unpack_now(
+    archive: impl Read,
+    folder: &Path,
+    stop: &CancellationToken,
+) -> Result<(), FilesError> {
     let bytes = Stoppable { bytes: MultiGzDecoder::new(archive), stop };
     let mut archive = Archive::new(bytes);
     for entry in archive.entries().map_err(FilesError::Unreadable)? {
@@ -243,7 +251,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         fs::create_dir(parent.path().join("files")).unwrap();
         let stop = CancellationToken::new();
-        let result = unpack_now(&archive, &parent.path().join("files"), &stop);
+        let result = unpack_now(&archive[..], &parent.path().join("files"), &stop);
         (parent, result)
     }
 
@@ -318,14 +326,14 @@ mod tests {
     fn what_is_no_archive_is_said_to_be_none_and_a_stop_stops() {
         let parent = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
-        let error = unpack_now(b"not a tar.gz", parent.path(), &stop).unwrap_err();
+        let error = unpack_now(&b"not a tar.gz"[..], parent.path(), &stop).unwrap_err();
         assert!(error.to_string().contains("tar.gz"), "{error}");
         let mut packer = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         add(&mut packer, EntryType::Regular, "x", "", b"x");
         let archive = packer.into_inner().unwrap().finish().unwrap();
-        unpack_now(&archive, parent.path(), &stop).unwrap();
+        unpack_now(&archive[..], parent.path(), &stop).unwrap();
         stop.cancel();
-        assert!(unpack_now(&archive, parent.path(), &stop).is_err());
+        assert!(unpack_now(&archive[..], parent.path(), &stop).is_err());
         let cut = &archive[..archive.len() / 2];
         assert!(unpack_now(cut, parent.path(), &CancellationToken::new()).is_err());
     }
