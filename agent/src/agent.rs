@@ -25,7 +25,7 @@ use crate::outbox::Outbox;
 use crate::pool::WorkerPool;
 use crate::prepared::Prepared;
 use crate::runtimes::{self, DetectError};
-use crate::scratch::{self, Scratch};
+use crate::scratch::Scratch;
 use crate::slots::Slots;
 use crate::topology::Topology;
 use crate::transport::{Transport, TransportError};
@@ -261,7 +261,7 @@ fn open(config: &Config) -> Result<Transport, TransportError> {
 }
 
 fn launcher(config: &Config, id: AgentId) -> Result<Launcher, AgentError> {
-    let folder = config.settings.scratch.clone().unwrap_or_else(scratch::default_parent);
+    let folder = config.settings.scratch();
     let scratch =
         Scratch::create(&folder, id).map_err(|error| AgentError::Scratch { folder, error })?;
     Ok(Launcher { supervisor: config.supervisor.clone(), scratch })

@@ -40,8 +40,8 @@ pub struct Settings {
     #[arg(long, env = "FARROW_SCRATCH_DIR", value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 
-    /// Folder for what jobs have prepared, kept for later jobs [default: in the user's cache
-    /// folder, one for each agent's name]
+    /// Folder for what jobs have prepared, kept for later jobs [default: in the folder of
+    /// `--scratch`, one for each agent's name]
     #[arg(long, env = "FARROW_AGENT_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
@@ -172,13 +172,18 @@ impl Settings {
         })
     }
 
-    /// The folder for what jobs have prepared: the one given, or one for the agent's name, so that
-    /// an agent that is started again finds it.
+    /// The folder for the workers' files.
+    pub fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(scratch::default_parent)
+    }
+
+    /// The folder for what jobs have prepared: the one given, or one for the agent's name beside the
+    /// workers' files, so that an agent that is started again finds it.
     pub fn cache(&self) -> PathBuf {
         self.cache.clone().unwrap_or_else(|| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
             let name = self.name().replace(|c| !plain(c), "_");
-            scratch::default_parent().join("prepared").join(name)
+            self.scratch().join("prepared").join(name)
         })
     }
 }
@@ -230,6 +235,8 @@ mod tests {
     fn each_name_has_a_cache_of_its_own() {
         let default = parse(&["--name", "../b 1"]).unwrap().cache();
         assert!(default.ends_with("prepared/___b_1"), "{}", default.display());
+        let beside = parse(&["--name", "a", "--scratch", "/x"]).unwrap().cache();
+        assert_eq!(beside, PathBuf::from("/x/prepared/a"));
         assert_eq!(parse(&["--cache", "/x"]).unwrap().cache(), PathBuf::from("/x"));
     }
 

@@ -59,7 +59,7 @@ pub fn config(server: &str, slots: u32, scratch: &Path) -> Config {
         labels: Vec::new(),
         runtimes: vec![Runtime::Python],
         scratch: Some(scratch.to_owned()),
-        cache: Some(scratch.join("cache")),
+        cache: None,
         grace: agent::Seconds(Duration::from_secs(60)),
     };
     let mut config = Config::new(server.to_owned(), "secret".to_owned(), settings);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::agent::{BlockSlice, Constant, Input, JobSpec, Note};
-use protocol::job::{Encoding, Runtime};
+use protocol::Range;
+use protocol::agent::{BlockSlice, Constant, Input, JobSpec, Lease, Note, Outer};
+use protocol::job::{Encoding, Runtime, Variant};
 use serde_json::json;
 
 use crate::harness::{TestAgent, file, integers, python};
@@ -297,5 +298,41 @@ def f(x):
     std::fs::write(agent.path("go"), "").unwrap();
     file(&agent.path("done")).await;
     server.until("both are", |r| (r.lease_requests.last()?.free == 2).then_some(())).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn keys_calls_and_encoded_elements_reach_the_worker() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    // Names, of a lease with a gap.
+    let mut job = python("lambda x, key: [x, key]", "".as_ref());
+    job.options.variant = Variant::Imap;
+    let mut lease = integers(&job, 4, 7);
+    lease.ranges.remove(Range(5, 6));
+    lease.names = vec!["four".to_owned(), "six".to_owned()];
+    server.grant(lease.clone(), b"", &job);
+    let values = server.outcomes(lease.id).await;
+    let values: Vec<_> = values.into_iter().map(|outcome| outcome.result.unwrap()).collect();
+    assert_eq!(values, [json!([4, "four"]), json!([6, "six"])]);
+    // Inner and outer elements.
+    let mut job = python("lambda x, inner, outer: [x, inner, outer]", "".as_ref());
+    job.options.variant = Variant::Imap;
+    let mut lease = integers(&job, 4, 5);
+    lease.outer = Some(Outer { index: 2, first: 3, name: None });
+    server.grant(lease.clone(), b"", &job);
+    assert_eq!(server.outcomes(lease.id).await[0].result, Ok(json!([4, 1, 2])));
+    // A call.
+    let mut job = python("6 * 7", "".as_ref());
+    job.is_call = true;
+    let lease = Lease { input: Input::Nothing, ..integers(&job, 0, 1) };
+    server.grant(lease.clone(), b"", &job);
+    assert_eq!(server.outcomes(lease.id).await[0].result, Ok(json!(42)));
+    // Bytes, which stay bytes; the value happens to be JSON, for this server's sake.
+    let mut job = python("lambda x: bytes(reversed(x))", "".as_ref());
+    job.options.encoding = Encoding::Bytes;
+    let lease = Lease { input: Input::Inline { lengths: vec![3] }, ..integers(&job, 0, 1) };
+    server.grant(lease.clone(), b"321", &job);
+    assert_eq!(server.outcomes(lease.id).await[0].result, Ok(json!(123)));
     agent.stop().await;
 }
