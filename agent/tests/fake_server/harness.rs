@@ -85,6 +85,12 @@ pub fn python(function: &str, folder: &Path) -> JobSpec {
     }
 }
 
+/// A job that runs a program.
+pub fn command(words: &[&str]) -> JobSpec {
+    let function = Function::Command(words.iter().map(|word| (*word).to_owned()).collect());
+    JobSpec { runtime: Runtime::Command, function, ..python("", Path::new("")) }
+}
+
 /// A lease of the integers from `first` up to, not including, `end`.
 pub fn integers(job: &JobSpec, first: u64, end: u64) -> Lease {
     Lease {

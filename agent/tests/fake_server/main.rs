@@ -8,6 +8,7 @@ mod failing;
 mod harness;
 mod losing;
 mod preparing;
+mod record;
 mod running;
 mod server;
 mod watching;

@@ -9,7 +9,7 @@ use protocol::job::{ElementError, LogSource, LogStream, Runtime};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{TestAgent, file, gone, integers, python};
+use crate::harness::{TestAgent, command, file, gone, integers, python};
 use crate::server::FakeServer;
 
 /// Puts a tar.gz of these files on the server; its digest.
@@ -212,6 +212,21 @@ async fn files_are_the_working_directory_and_stay_for_the_next_job() {
     job.prepare =
         "#!/usr/bin/env -S python3 -u\nopen('y', 'w').write(open('helper.py').read())".into();
     assert_eq!(value(&server, &job).await, json!("X = 'helps'\n"));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_a_script_provides_is_run_by_commands() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start_with(&server, 1, |config| {
+        config.settings.runtimes = vec![Runtime::Command];
+    });
+    let mut job = command(&["provided", "{}"]);
+    job.files =
+        Some(put_files(&server, &[("provided", "#!/bin/sh\necho provided $1 $(cat text)")]));
+    job.prepare =
+        "chmod +x provided; mv provided \"$FARROW_PREPARED/bin/\"; echo here > text".to_owned();
+    assert_eq!(value(&server, &job).await, "provided 0 here");
     agent.stop().await;
 }
 

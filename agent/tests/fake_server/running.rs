@@ -8,7 +8,8 @@ use protocol::job::{Encoding, Runtime, Variant};
 use serde_json::json;
 
 use crate::harness::{TestAgent, file, integers, python};
-use crate::server::{FakeServer, Outcome};
+use crate::record::Outcome;
+use crate::server::FakeServer;
 
 fn values(outcomes: &[Outcome]) -> Vec<serde_json::Value> {
     outcomes.iter().map(|outcome| outcome.result.clone().unwrap()).collect()

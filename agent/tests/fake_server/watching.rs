@@ -2,7 +2,7 @@
 
 use protocol::job::{LogSource, LogStream, Runtime};
 
-use crate::harness::{TestAgent, integers, python};
+use crate::harness::{TestAgent, command, integers, python};
 use crate::server::FakeServer;
 
 #[tokio::test]
@@ -68,6 +68,32 @@ async fn r_is_heard_as_well_and_its_messages() {
     assert!(said[&Some(1)].contains("note 1"), "{said:?}");
     let said = record.said(job.id, LogSource::Setup, LogStream::Stdout);
     assert_eq!(said[&None], "set up\n");
+}
+
+#[tokio::test]
+async fn a_command_is_heard_while_it_runs() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start_with(&server, 1, |config| {
+        config.settings.runtimes = vec![Runtime::Command];
+    });
+    let go = agent.path("go");
+    let script = "echo working on $0 >&2; while [ ! -e $1 ]; do sleep 0.01; done; echo done";
+    let job = command(&["sh", "-c", script, "{}", go.to_str().unwrap()]);
+    let lease = integers(&job, 3, 4);
+    server.grant(lease.clone(), b"", &job);
+    server
+        .until("it is heard", |record| {
+            let said = record.said(job.id, LogSource::Element, LogStream::Stderr);
+            (said.get(&Some(3))? == "working on 3\n").then_some(())
+        })
+        .await;
+    std::fs::write(go, "").unwrap();
+    let outcomes = server.outcomes(lease.id).await;
+    assert_eq!(outcomes[0].result, Ok("done".into()));
+    assert_eq!(outcomes[0].note.stderr, "working on 3\n");
+    agent.stop().await;
+    let said = server.record().said(job.id, LogSource::Element, LogStream::Stdout);
+    assert!(said.is_empty(), "its standard output is its value: {said:?}");
 }
 
 #[tokio::test]
