@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tests::document::{self, Example, Language};
+use tests::procfs::is_alive;
 use tests::wait::until_within;
 use tests::{World, matching, process};
 
@@ -23,26 +24,41 @@ fn read(document: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The shell in which a reader types: a script that runs each example, its output in files of its
-/// own, and ends with the first that ends otherwise than it should.
+/// What is left of an example in this file when it was run.
+fn file(folder: &Path, example: usize, kind: &str) -> PathBuf {
+    folder.join(format!("example-{example}.{kind}"))
+}
+
+/// The shell in which a reader types: a script that runs each example, with its output and the code
+/// of the last command that failed in files of its own.
 fn session(examples: &[Example], folder: &Path) -> String {
-    let mut session = String::from("set -eo pipefail\n");
+    let mut session = String::from("set -E -o pipefail\ntrap 'failed=$?' ERR\n");
     for (i, example) in examples.iter().enumerate().filter(|(_, e)| e.not_run.is_none()) {
-        let script = file(folder, i, "sh");
-        fs::write(&script, format!("{}\n", example.script)).expect("a file can be written");
-        let [script, out, err] = [script, file(folder, i, "out"), file(folder, i, "err")]
-            .map(|p| format!("'{}'", p.display()));
-        let expected = example.exit_code;
-        session += &match expected {
-            0 => format!(". {script} >{out} 2>{err}\n"),
-            _ => format!("code=0; . {script} >{out} 2>{err} || code=$?; [ $code = {expected} ]\n"),
-        };
+        fs::write(file(folder, i, "sh"), format!("{}\n", example.script))
+            .expect("a file can be written");
+        let [script, out, err, code] =
+            ["sh", "out", "err", "code"].map(|kind| file(folder, i, kind).display().to_string());
+        session += &format!("failed=0; . {script} >{out} 2>{err}; echo $failed >{code}\n");
     }
     session
 }
 
-fn file(folder: &Path, example: usize, kind: &str) -> PathBuf {
-    folder.join(format!("example-{example}.{kind}"))
+/// What is wrong with the run of an example, if something is.
+fn complaint(example: &Example, folder: &Path, i: usize) -> Option<String> {
+    let read = |kind| fs::read_to_string(file(folder, i, kind)).unwrap_or_default();
+    let [out, err, code] = ["out", "err", "code"].map(read);
+    let same = match &example.output {
+        None => Ok(()),
+        Some((Language::Text, expected)) => matching::text(expected, &out),
+        Some((Language::Json, expected)) => matching::json(expected, &out),
+    };
+    let ended = match code.trim() {
+        "" => Err("does not end".to_owned()),
+        code if code == example.exit_code.to_string() => Ok(()),
+        code => Err(format!("ends with {code}")),
+    };
+    let wrong = ended.and(same).err()?;
+    Some(format!("line {}: {wrong}\n{}\nprints\n{out}\n{err}\n", example.line, example.script))
 }
 
 /// Runs the examples of a document on two agents of two slots, and compares what they print.
@@ -50,6 +66,7 @@ async fn run(document: &str) {
     let world = World::start().await;
     let _agents = [world.agent("one", 2).await, world.agent("two", 2).await];
     let examples = document::examples(&read(document));
+    assert!(!examples.is_empty(), "{document} has no examples");
     let (logs, work) = (world.path("examples"), world.path("work"));
     fs::create_dir(&logs).expect("a folder can be made");
     fs::create_dir(&work).expect("a folder can be made");
@@ -63,35 +80,14 @@ async fn run(document: &str) {
     command.arg(world.path("session.sh")).current_dir(&work);
     command.env("PATH", path).env("HOME", world.path("")).env("NO_PROXY", "*");
     command.env("FARROW_URL", world.url()).env("FARROW_TOKEN", tests::TOKEN);
-    let mut shell = world.spawn("session", &mut command);
+    let shell = world.spawn("session", &mut command);
     let pid = shell.pid();
-    let ended = async || (!tests::procfs::is_alive(pid)).then_some(());
+    let ended = async || (!is_alive(pid)).then_some(());
     until_within(HANG, &format!("the examples of {document} end"), ended).await;
-    let code = shell.finished().await.code;
 
-    let printed = |i, kind| fs::read_to_string(file(&logs, i, kind));
     let run = examples.iter().enumerate().filter(|(_, example)| example.not_run.is_none());
-    let mut last = 0;
-    for (i, example) in run {
-        let (Ok(out), Ok(err)) = (printed(i, "out"), printed(i, "err")) else { break };
-        last = i;
-        let place = format!("{document}, line {}", example.line);
-        let same = match &example.output {
-            None => Ok(()),
-            Some((Language::Text, expected)) => matching::text(expected, &out),
-            Some((Language::Json, expected)) => matching::json(expected, &out),
-        };
-        if let Err(difference) = same {
-            panic!("{place}:\n{}\nprints\n{out}{err}\n{difference}", example.script);
-        }
-    }
-    let Example { line, script, .. } = &examples[last];
-    let said = ["out", "err"].map(|kind| printed(last, kind).unwrap_or_default()).concat();
-    assert_eq!(
-        code,
-        Some(0),
-        "{document}, line {line}, ends otherwise than it should:\n{script}\n{said}"
-    );
+    let complaints: Vec<_> = run.filter_map(|(i, e)| complaint(e, &logs, i)).collect();
+    assert!(complaints.is_empty(), "{document}, {}", complaints.join("\n"));
 }
 
 #[tokio::test]
