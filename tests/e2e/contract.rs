@@ -35,7 +35,8 @@ async fn the_api_is_as_it_is_described() {
         .env("SCHEMATHESIS_HOOKS", settings.join("hooks.py"))
         .arg("--config-file")
         .arg(settings.join("schemathesis.toml"))
-        .args(["run", "--no-color", "--header", &format!("Authorization: Bearer {TOKEN}")])
+        .env("FARROW_TOKEN", TOKEN)
+        .args(["run", "--no-color"])
         .arg(format!("{}/openapi.json", world.url()));
     let mut checking = world.spawn("schemathesis", &mut command);
     let pid = checking.pid();

@@ -22,7 +22,6 @@ pub struct ListAgents {
     after: Option<Cursor<AgentId>>,
     /// Entries of the page, 1 to 1000; default 100.
     #[param(minimum = 1, maximum = 1000, example = 100)]
-    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Whether agents that are gone are listed too.
     #[param(example = true)]

@@ -40,7 +40,6 @@ pub struct ListJobs {
     after: Option<Cursor<JobId>>,
     /// Entries of the page, 1 to 1000; default 100.
     #[param(minimum = 1, maximum = 1000, example = 100)]
-    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
