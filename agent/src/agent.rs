@@ -79,9 +79,6 @@ pub enum AgentError {
         /// Why.
         error: DetectError,
     },
-    /// There is no runtime at all.
-    #[error("this machine has none of the runtimes that farrow knows:\n{0}")]
-    NoRuntime(String),
     /// The folder for workers cannot be used.
     #[error(
         "the scratch folder {folder} cannot be used: {error}; choose another by --scratch",
@@ -243,17 +240,19 @@ async fn usable_runtimes(asked: &[Runtime]) -> Result<BTreeMap<Runtime, String>,
         async move { (runtime, runtimes::detect(runtime).await) }
     };
     let mut usable = BTreeMap::new();
-    let mut missing = Vec::new();
     for (runtime, detected) in join_all(candidates.iter().map(detect)).await {
         match detected {
             Ok(version) => {
                 usable.insert(runtime, version);
             }
-            Err(error) if asked.is_empty() => missing.push(error.to_string()),
+            Err(error) if asked.is_empty() => {
+                tracing::info!("runtime {} is not offered: {error}", runtime.as_str());
+            }
             Err(error) => return Err(AgentError::Runtime { runtime, error }),
         }
     }
-    if usable.is_empty() { Err(AgentError::NoRuntime(missing.join("\n"))) } else { Ok(usable) }
+    // Never empty: commands can be run everywhere.
+    Ok(usable)
 }
 
 fn open(config: &Config) -> Result<Transport, TransportError> {

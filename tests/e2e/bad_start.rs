@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 
+use tests::wait::until;
 use tests::{Finished, World};
 
 /// The command line is wrong.
@@ -129,9 +130,18 @@ async fn a_runtime_that_is_missing() {
         let refused = world.spawn("agent", command.env("PATH", &programs)).finished().await;
         assert_says(&refused, FAILED, &[runtime, program, package]);
     }
-    let mut command = world.command(&["agent", "--server", world.url()]);
-    let refused = world.spawn("agent", command.env("PATH", &programs)).finished().await;
-    assert_says(&refused, FAILED, &["none of the runtimes", "Rscript", "python3"]);
+    // Commands can be run everywhere, so an agent without languages is one all the same.
+    let mut command = world.command(&["agent", "--server", world.url(), "--name", "bare"]);
+    let agent = world.spawn("agent", command.env("PATH", &programs));
+    let runtimes = until("the agent registers", async || {
+        let agents = world.client.get("/v1/agents").await.json();
+        agents["items"].get(0).map(|agent| agent["runtimes"].clone())
+    });
+    let runtimes = runtimes.await;
+    assert_eq!(runtimes.as_object().unwrap().keys().collect::<Vec<_>>(), ["command"]);
+    for words in ["runtime r is not offered", "r-base-core", "runtime python is not offered"] {
+        assert!(agent.stderr().contains(words), "no {words:?} in {}", agent.stderr());
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ fn variants() -> Vec<Case> {
     let pairs = json!([[1, 2], {"y": 5, "x": 3}]);
     let variant = |variant: &str| json!({"variant": variant});
     let mut cases = in_each(
-        [json!("~ .x + 1"), json!("lambda x: x + 1"), json!(["echo", "{}!"])],
+        [json!("~ .x + 1L"), json!("lambda x: x + 1"), json!(["echo", "{}!"])],
         &two,
         &variant("map"),
         [json!([11, 21]), json!([11, 21]), json!(["10!", "20!"])],
@@ -97,7 +97,7 @@ fn types() -> Vec<Case> {
     // Only a command has an output to choose.
     let mut cases = Vec::new();
     for (name, r, python, printed, value) in [
-        ("list", "~ list(1, 'a')", "lambda x: [1, 'a']", r#"[1, "a"]"#, json!([1, "a"])),
+        ("list", "~ list(1L, 'a')", "lambda x: [1, 'a']", r#"[1, "a"]"#, json!([1, "a"])),
         ("chr", "~ 'a'", "lambda x: 'a'", r#""a""#, json!("a")),
         ("dbl", "~ 1.5", "lambda x: 1.5", "1.5", json!(1.5)),
         ("int", "~ 2L", "lambda x: 2", "2", json!(2)),
