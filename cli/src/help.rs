@@ -58,6 +58,16 @@ mod tests {
         grouped.sort_unstable();
         shown.sort_unstable();
         assert_eq!(grouped, shown);
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:"), "{} has no examples", command.get_name());
+            let widest = help.lines().map(|line| line.chars().count()).max();
+            assert!(
+                widest <= Some(100),
+                "the help of {} is wider than its page",
+                command.get_name()
+            );
+        }
         let page = page(&command);
         assert!(
             page.contains("  map       Run a function over elements and print its value\n"),

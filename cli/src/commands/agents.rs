@@ -11,8 +11,15 @@ use crate::human;
 use crate::output::OutputArgs;
 use crate::table;
 
+const EXAMPLES: &str = "\
+Examples:
+  farrow agents
+  farrow agents --json | jq '[.[].slots] | add'
+";
+
 /// List agents: their slots, runtimes and labels
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Agents {
     #[command(flatten)]
     output: OutputArgs,

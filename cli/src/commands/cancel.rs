@@ -9,8 +9,17 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::OutputArgs;
 
+const EXAMPLES: &str = "\
+Examples:
+  farrow cancel 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
+  farrow jobs --json --state queued | jq -r '.[].id' | xargs farrow cancel
+
+Outcomes there are stay readable by `farrow outcomes`; `farrow retry` runs what is missing.
+";
+
 /// Cancel jobs: what runs is stopped within a second
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Cancel {
     /// The jobs
     #[arg(required = true, value_name = "ID")]

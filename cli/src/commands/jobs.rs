@@ -16,8 +16,16 @@ use crate::table;
 /// Jobs asked of the server at a time.
 const PAGE: usize = 100;
 
+const EXAMPLES: &str = "\
+Examples:
+  farrow jobs
+  farrow jobs --state running
+  farrow jobs --json --limit 1 | jq -r '.[].id'
+";
+
 /// List jobs, the newest first
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Jobs {
     /// Only jobs in this state
     #[arg(long, env = "FARROW_STATE", value_parser = state, value_name = "queued|running|resolved|failed|cancelled")]
