@@ -76,13 +76,16 @@ impl Failure {
     /// The job failed: which element, its message, the end of its traceback, and what to do.
     pub fn of_job(problem: &Problem, name: Option<&str>, id: JobId) -> Self {
         let failure = Self::new(Exit::Failed, &problem.detail);
-        match &problem.element {
-            Some(element) => failure.details(element_story(element, name)).remedy(format!(
-                "`farrow outcomes {id} --failed` shows what failed and what it printed; `farrow \
-                 retry {id}` runs again what failed or is missing"
-            )),
-            None => failure.remedy(format!("`farrow retry {id}` runs it again")),
-        }
+        let Some(element) = &problem.element else {
+            return failure.remedy(format!("`farrow retry {id}` runs it again"));
+        };
+        let shows = match element.get("type").and_then(Value::as_str) {
+            Some("PrepareFailed") => format!("`farrow logs {id} --source prepare` shows all of it"),
+            _ => format!("`farrow outcomes {id} --failed` shows what failed and what it printed"),
+        };
+        failure
+            .details(element_story(element, name))
+            .remedy(format!("{shows}; `farrow retry {id}` runs again what failed or is missing"))
     }
 
     /// A problem that the server answered with, and the fields it names.

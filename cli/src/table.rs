@@ -8,9 +8,15 @@ pub fn with_heading(heading: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Lays out a name and a text on each line.
 pub fn of_pairs(pairs: &[(&str, String)]) -> String {
-    let rows: Vec<_> =
-        pairs.iter().map(|(name, text)| vec![(*name).to_owned(), text.clone()]).collect();
+    let rows: Vec<_> = pairs.iter().flat_map(|(name, text)| lines(name, text)).collect();
     aligned(rows.iter())
+}
+
+/// A row for each line of a text, of which the first has the name.
+fn lines(name: &str, text: &str) -> Vec<Vec<String>> {
+    let names = std::iter::once(name).chain(std::iter::repeat(""));
+    let rows = names.zip(text.lines());
+    rows.map(|(name, line)| vec![name.to_owned(), line.to_owned()]).collect()
 }
 
 fn aligned<'a>(rows: impl Iterator<Item = &'a Vec<String>> + Clone) -> String {
@@ -43,5 +49,7 @@ mod tests {
     fn pairs_have_no_heading() {
         let pairs = [("job", "1".to_owned()), ("state", "queued".to_owned())];
         assert_eq!(of_pairs(&pairs), "job    1\nstate  queued\n");
+        let lines = [("error", "first\nsecond".to_owned())];
+        assert_eq!(of_pairs(&lines), "error  first\n       second\n");
     }
 }

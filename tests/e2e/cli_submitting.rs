@@ -183,6 +183,27 @@ async fn a_folder_is_packed_and_uploaded_before_its_job() {
 }
 
 #[tokio::test]
+async fn a_function_works_in_its_folder_once_that_is_prepared() {
+    let world = World::start().await;
+    let _agent = world.python_agent("box", 1).await;
+    let folder = world.path("project");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("a.txt"), "from the folder").unwrap();
+    let folder = folder.to_str().unwrap();
+    let map = async |prepare: &str| {
+        let function = "lambda x: open(x).read()";
+        let words = ["map", "--runtime", "python", "--files", folder, "--prepare", prepare];
+        world.farrow(&[&words[..], &[function, "a.txt"]].concat()).await
+    };
+    let mapped = map("echo made ready; ls").await;
+    assert_eq!(printed(&mapped), "\"from the folder\"\n");
+    for line in ["[prepare box] made ready\n", "[prepare box] a.txt\n"] {
+        assert!(mapped.stderr.contains(line), "no {line:?} in {}", mapped.stderr);
+    }
+    assert_refused(&map("exit 3").await, 1, &["prepare", "exit status 3", "--source prepare"]);
+}
+
+#[tokio::test]
 async fn a_submission_whose_answer_is_lost_is_one_job() {
     let world = World::start().await;
     let _agent = world.python_agent("one", 1).await;
