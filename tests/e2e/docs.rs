@@ -101,6 +101,11 @@ async fn the_examples_of_the_api_do_what_it_says() {
 }
 
 #[tokio::test]
+async fn the_examples_of_the_commands_do_what_they_say() {
+    run("docs/cli.md").await;
+}
+
+#[tokio::test]
 async fn the_examples_about_ec2_do_what_they_say() {
     run("docs/ec2.md").await;
 }
@@ -108,7 +113,7 @@ async fn the_examples_about_ec2_do_what_they_say() {
 /// Also what is not run here, because it needs machines that a test does not have, is sound shell.
 #[tokio::test]
 async fn every_example_is_sound_shell() {
-    for document in ["README.md", "docs/api.md", "docs/ec2.md"] {
+    for document in ["README.md", "docs/api.md", "docs/cli.md", "docs/ec2.md"] {
         for example in document::examples(&read(document)) {
             let checked =
                 Command::new("bash").args(["-n", "-c", &example.script]).output().unwrap();
