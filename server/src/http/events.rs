@@ -29,6 +29,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The id of the event `end`, which tells a client that comes back with it that nothing follows.
 const END: &str = "end";
 
+/// An event as a client reads it.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Event)]
+#[expect(dead_code, reason = "it is there to be described")]
+struct Described {
+    /// `status`, `outcomes` or `end`.
+    #[schema(example = "outcomes")]
+    event: String,
+    /// Where to resume behind it: `Last-Event-ID`.
+    #[schema(example = "10")]
+    id: String,
+    /// JSON: of `outcomes` an [`Accepted`], else a [`JobStatus`].
+    #[schema(example = "{\"first\":0,\"n\":10,\"failed\":[]}")]
+    data: String,
+}
+
 /// Tells what happens to a job, as server-sent events.
 ///
 /// * `status`: the [`JobStatus`] whenever it differs, at most ten times a second.
@@ -42,7 +58,7 @@ const END: &str = "end";
     params(("id" = JobId, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received.", example = "120")),
     responses(
-        (status = 200, description = "The events.", body = String, content_type = "text/event-stream",
+        (status = 200, description = "The events.", body = Described, content_type = "text/event-stream",
             example = "event: outcomes\nid: 10\ndata: {\"first\":0,\"n\":10,\"failed\":[],\"agent\":\"019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42\",\"agent_name\":\"ip-10-0-0-12\",\"rank\":0}\n\n"),
         (status = 204, description = "The last event received was `end`: nothing follows."),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
