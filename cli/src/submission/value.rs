@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use protocol::job::Encoding;
 use serde_json::value::RawValue;
 
@@ -74,27 +73,19 @@ fn encoding_of(file: &Path) -> Encoding {
     }
 }
 
-/// Reads a file for upload. `saveRDS()` compresses what it writes; agents want what is inside.
+/// Reads a file for upload. Agents read what `saveRDS()` writes, unless it was told to compress
+/// otherwise; that is said here, before the job.
 fn read(file: &Path, encoding: Encoding) -> Result<Blob, String> {
     let wrong = |error: io::Error| cannot_read(file, &error);
-    if encoding == Encoding::Rds {
-        let bytes = fs::read(file).map_err(wrong)?;
-        match bytes.as_slice() {
-            [0x1f, 0x8b, ..] => {
-                let mut inside = Vec::new();
-                MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut inside).map_err(wrong)?;
-                return Ok(Blob::of_bytes(inside));
-            }
-            [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', ..] => {
-                return Err(format!(
-                    "{} is compressed by bzip2 or xz; write it by saveRDS(…, compress = \"gzip\")",
-                    file.display()
-                ));
-            }
-            _ => {}
-        }
+    let mut magic = Vec::new();
+    File::open(file).map_err(wrong)?.take(3).read_to_end(&mut magic).map_err(wrong)?;
+    match magic.as_slice() {
+        b"BZh" | b"\xfd7z" if encoding == Encoding::Rds => Err(format!(
+            "{} is compressed by bzip2 or xz; write it by saveRDS(…, compress = \"gzip\")",
+            file.display()
+        )),
+        _ => Blob::of_file(file).map_err(wrong),
     }
-    Blob::of_file(file).map_err(wrong)
 }
 
 fn cannot_read(file: &Path, error: &io::Error) -> String {
@@ -103,11 +94,6 @@ fn cannot_read(file: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-
     use super::*;
     use crate::digest::Digest;
 
@@ -147,9 +133,7 @@ mod tests {
         assert_eq!(given("c.json", long.as_bytes()), by_digest(long.as_bytes(), "json"));
         assert_eq!(given("d.pkl", b"\x80"), by_digest(b"\x80", "pickle"));
         assert_eq!(given("e.csv", b"a,b"), by_digest(b"a,b", "bytes"));
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-        gzip.write_all(b"X\nrds").unwrap();
-        assert_eq!(given("f.RDS", &gzip.finish().unwrap()), by_digest(b"X\nrds", "rds"));
+        assert_eq!(given("f.RDS", b"\x1f\x8b"), by_digest(b"\x1f\x8b", "rds"));
         assert_eq!(given("g.rds", b"X\nrds"), by_digest(b"X\nrds", "rds"));
         assert!(given("h.rds", b"BZh9").unwrap_err().contains("compress = \"gzip\""));
     }
