@@ -164,7 +164,7 @@ async fn an_agent_without_a_server_waits_for_it() {
     let arguments =
         ["agent", "--server", &url, "--runtime", "python", "--slots", "1", "--name", "early"];
     let mut agent = world.spawn("early", &mut world.command(&arguments));
-    tests::wait::until("the agent says that nobody answers", async || {
+    until("the agent says that nobody answers", async || {
         agent.stderr().contains("no answer").then_some(())
     })
     .await;
