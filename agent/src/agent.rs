@@ -178,6 +178,7 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
         agent.client.clone(),
         Arc::clone(&agent.outbox),
         Arc::clone(&agent.held),
+        Arc::clone(&agent.logs),
     ));
     let (client, logs) = (agent.client.clone(), Arc::clone(&agent.logs));
     let log = tokio::spawn(async move { logs::run(&client, &logs).await });

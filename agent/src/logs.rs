@@ -1,6 +1,8 @@
 //! What jobs say while they run, on its way to the server, for people who watch.
 //!
-//! Nothing waits for it: what cannot be sent as fast as it is said is left out, and the log says so.
+//! Nothing waits for it, except outcomes that may end their job, for a moment: whoever follows a job to
+//! its end is to hear its last words. What cannot be sent as fast as it is said is left out, and the log
+//! says so.
 //! What an element's outcome says of its output does not depend on any of this.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,13 +13,15 @@ use protocol::JobId;
 use protocol::agent::Logs as Request;
 use protocol::job::{LogEntry, LogSource, LogStream};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::clock;
 
 /// The least time from one request to the next.
 const PAUSE: Duration = Duration::from_millis(200);
+/// For how long an outcome that may end its job waits for what was said before it.
+const HURRY_LIMIT: Duration = Duration::from_millis(250);
 /// Bytes of text in one request; with [`PAUSE`] that makes the most an agent sends: some 1.25 MiB a
 /// second.
 const REQUEST_BYTES: usize = 256 << 10;
@@ -32,6 +36,7 @@ pub struct Logs {
     contents: Mutex<Contents>,
     filled: Notify,
     emptied: Notify,
+    hurried: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +89,21 @@ impl Logs {
                 return;
             }
             emptied.await;
+        }
+    }
+
+    /// Sends what waits without a pause, and waits a moment until it is sent.
+    pub async fn hurry(&self) {
+        if !self.lock().is_empty() {
+            self.hurried.notify_one();
+            timeout(HURRY_LIMIT, self.all_sent()).await.ok();
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = sleep(PAUSE) => {}
+            () = self.hurried.notified() => {}
         }
     }
 
@@ -148,7 +168,7 @@ pub async fn run(client: &Client, logs: &Logs) {
             tracing::warn!(%problem, batch, "the server does not take a part of the log");
         }
         logs.sent();
-        sleep(PAUSE).await;
+        logs.pause().await;
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Finished {
     pub started_at: u64,
     /// Seconds that they took.
     pub seconds: f64,
+    /// Whether they may end their job: nothing of the lease is left to run, or they fail it.
+    pub may_end_job: bool,
 }
 
 /// A piece and its payloads.
@@ -49,12 +51,14 @@ pub struct Parcel {
     pub piece: Piece,
     /// The bytes that belong to it.
     pub body: Vec<u8>,
+    /// Whether it may end its job.
+    pub may_end_job: bool,
 }
 
 impl Parcel {
     fn of(finished: Finished) -> Self {
-        let Finished { lease, job, first, outcomes, notes, slot, pid, started_at, seconds } =
-            finished;
+        let Finished { lease, job, first, outcomes, notes, slot, pid, .. } = finished;
+        let Finished { started_at, seconds, may_end_job, .. } = finished;
         let mut piece = Piece {
             lease,
             job,
@@ -80,7 +84,7 @@ impl Parcel {
             }
             piece.lengths.push(position(body.len() - start));
         }
-        Self { piece, body }
+        Self { piece, body, may_end_job }
     }
 
     fn count(&self) -> usize {
@@ -107,6 +111,7 @@ impl Parcel {
         );
         own.lengths.extend(next.piece.lengths);
         own.seconds += next.piece.seconds;
+        self.may_end_job |= next.may_end_job;
         self.body.extend(next.body);
     }
 }
@@ -260,7 +265,8 @@ pub fn split(parcel: &Parcel) -> Vec<Parcel> {
             seconds: parcel.piece.seconds / f64::from(position(parcel.count())),
             ..parcel.piece.clone()
         };
-        parts.push(Parcel { piece, body: parcel.body[start..end].to_vec() });
+        let body = parcel.body[start..end].to_vec();
+        parts.push(Parcel { piece, body, may_end_job: parcel.may_end_job });
         start = end;
     }
     parts
@@ -275,7 +281,7 @@ pub fn replace(parcel: &Parcel, error: &ElementError) -> Parcel {
         notes: Vec::new(),
         ..parcel.piece.clone()
     };
-    Parcel { piece, body }
+    Parcel { piece, body, may_end_job: parcel.may_end_job }
 }
 
 #[cfg(test)]
@@ -298,6 +304,7 @@ mod tests {
             pid: 7,
             started_at: first,
             seconds: 0.5,
+            may_end_job: false,
         }
     }
 
@@ -319,7 +326,7 @@ mod tests {
         next.outcomes[1] = Err(error("no"));
         outbox.put(next);
         let parcels = outbox.take().now_or_never().unwrap();
-        let [Parcel { piece, body }] = &parcels[..] else { panic!("{parcels:?}") };
+        let [Parcel { piece, body, .. }] = &parcels[..] else { panic!("{parcels:?}") };
         assert_eq!((piece.first, piece.errors.as_slice()), (3, &[3][..]));
         assert_eq!(piece.lengths[..3], [1, 2, 3]);
         assert_eq!(piece.notes.iter().map(|note| note.position).collect::<Vec<_>>(), [0, 2]);

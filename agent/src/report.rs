@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::client::Client;
 use crate::held::Held;
+use crate::logs::Logs;
 use crate::outbox::{self, Outbox, Parcel};
 
 /// The status by which a server says that a report is too large for it.
@@ -19,9 +20,12 @@ const TOO_LARGE: u16 = 413;
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 
 /// Reports, for ever.
-pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>) {
+pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>, logs: Arc<Logs>) {
     loop {
         let parcels = outbox.take().await;
+        if parcels.iter().any(|parcel| parcel.may_end_job) {
+            logs.hurry().await;
+        }
         report(&client, &outbox, &held, parcels).await;
     }
 }

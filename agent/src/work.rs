@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::LeaseId;
 use protocol::agent::{Condition, Note};
-use protocol::job::{ElementError, LogSource};
+use protocol::job::{ElementError, LogSource, OnError};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
@@ -82,6 +82,9 @@ impl Work {
         mut batch: Batch,
     ) {
         let count = indexes.len();
+        let fails_job =
+            self.job.spec.options.on_error == OnError::Stop && outcomes.iter().any(Result::is_err);
+        let may_end_job = self.finish(count) || fails_job;
         let mut outcomes = outcomes.into_iter();
         let mut start = 0;
         for run in indexes.chunk_by(|one, next| one + 1 == *next) {
@@ -101,10 +104,17 @@ impl Work {
                 pid: batch.pid,
                 started_at: batch.started_at,
                 seconds: batch.seconds * share,
+                may_end_job,
             });
             start = end;
         }
-        self.chunk().finish(count);
+    }
+
+    /// Notes that `count` elements are finished; whether these were the last.
+    fn finish(&self, count: usize) -> bool {
+        let mut chunk = self.chunk();
+        chunk.finish(count);
+        chunk.unfinished() == 0
     }
 
     /// What else is to say of these elements. What was printed belongs to the last.

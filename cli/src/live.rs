@@ -9,7 +9,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{CallError, Client, LogQuery, Outlook, WAIT};
-use crate::rounds::LAST_WORDS;
 use crate::screen::Screen;
 use crate::tagged::Tagger;
 
@@ -68,10 +67,7 @@ impl Listener<'_> {
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                () = ended.cancelled() => {
-                    sleep(LAST_WORDS).await;
-                    is_last = true;
-                }
+                () = ended.cancelled() => is_last = true,
             }
         }
         self.tagger.finish().iter().for_each(|line| self.screen.note(line));

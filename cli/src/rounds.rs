@@ -1,17 +1,11 @@
 //! Reading what a job tells, again and again until it has ended.
 
-use std::time::Duration;
-
 use protocol::JobId;
 
 use crate::client::{CallError, Client, WAIT};
 use crate::failure::Failure;
 use crate::persistence::{Patience, persist};
 use crate::screen::Screen;
-
-/// How long the last words of a job may be under way when it has ended: outcomes are reported at
-/// once, but what was said only some times a second.
-pub const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Reads what a job tells: once, or until it has ended.
 pub struct Rounds<'a> {
@@ -23,8 +17,6 @@ pub struct Rounds<'a> {
     pub screen: &'a Screen,
     /// Whether to stay until the job has ended.
     pub follow: bool,
-    /// How long what is told may be under way when the job has ended.
-    pub under_way: Duration,
 }
 
 impl Rounds<'_> {
@@ -39,9 +31,6 @@ impl Rounds<'_> {
             // What a job tells after it was seen to have ended is all that it has to tell.
             let is_last = !self.follow || self.has_ended(patience).await?;
             let wait = (!is_last).then_some(WAIT);
-            if is_last && self.follow {
-                tokio::time::sleep(self.under_way).await;
-            }
             persist(self.screen, patience, async || read(wait).await).await?;
             if is_last {
                 return Ok(());

@@ -367,3 +367,19 @@ async fn the_value_of_a_call_is_bare() {
     agent.report(&[Piece::values(&lease, 0, &["42"])]).await;
     assert_eq!(world.client.value(&job).await, json!(42));
 }
+
+#[tokio::test]
+async fn the_last_words_of_a_job_are_there_when_its_value_is() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    // The first lines begin the pause between two sendings of the log, in which the last ones fall.
+    let source = "import time\ndef f(x):\n    print('first', x)\n    time.sleep(0.12)\n    \
+                  print('last', x)\n    if x == 3: raise ValueError('no')\n    return x";
+    for elements in [json!([1]), json!([3])] {
+        let job = json!({"runtime": "python", "function": source, "elements": elements});
+        let id = world.client.submit(&job).await;
+        world.client.outcome(&id).await;
+        let said = world.client.get(&format!("/v1/jobs/{id}/logs")).await.text();
+        assert!(said.contains(&format!("last {}", elements[0])), "{said}");
+    }
+}

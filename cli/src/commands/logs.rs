@@ -10,7 +10,7 @@ use crate::client::{CallError, Client, LogQuery};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::{OutputArgs, print_text, write_text};
-use crate::rounds::{LAST_WORDS, Rounds};
+use crate::rounds::Rounds;
 use crate::screen::Screen;
 use crate::tagged::Tagger;
 use crate::wait::unless_interrupted;
@@ -58,13 +58,8 @@ impl Logs {
             query: LogQuery { element: self.element, source: self.source, ..LogQuery::default() },
             tagger: Tagger::default(),
         };
-        let rounds = Rounds {
-            client: &client,
-            id: self.id,
-            screen: &screen,
-            follow: self.follow,
-            under_way: LAST_WORDS,
-        };
+        let (id, follow) = (self.id, self.follow);
+        let rounds = Rounds { client: &client, id, screen: &screen, follow };
         let read = rounds.read(async |wait| reader.read(wait).await);
         unless_interrupted(read, &screen, "the job goes on").await?;
         print_text(&as_lines(&reader.tagger.finish()))

@@ -1,7 +1,5 @@
 //! `farrow outcomes`: what became of each element, also of failed and cancelled jobs.
 
-use std::time::Duration;
-
 use clap::Args;
 use clap::ValueEnum;
 use clap::builder::{FalseyValueParser, PossibleValue};
@@ -83,13 +81,7 @@ impl Outcomes {
                 ..OutcomeQuery::default()
             },
         };
-        let rounds = Rounds {
-            client: &client,
-            id: self.id,
-            screen: &screen,
-            follow: self.follow,
-            under_way: Duration::ZERO,
-        };
+        let rounds = Rounds { client: &client, id: self.id, screen: &screen, follow: self.follow };
         let read = rounds.read(async |wait| reader.read(wait).await);
         unless_interrupted(read, &screen, "the job goes on").await?;
         if reader.n_printed == 0 && !self.output.json {
