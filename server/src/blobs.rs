@@ -104,22 +104,12 @@ impl Blobs {
         let folder = Arc::clone(&self.folder);
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
         let writing = tokio::task::spawn_blocking(move || receive(&folder, &hex, receiver));
-        let mut size = 0;
-        let mut body = std::pin::pin!(body);
-        while let Some(part) = body.next().await {
-            let part = part.map_err(|error| UploadError::Interrupted(error.to_string()))?;
-            size += part.len() as u64;
-            if size > limit {
-                return Err(UploadError::TooLarge(limit));
-            }
-            // A writer that has gone has failed; it says why below.
-            if parts.send(Part::Bytes(part)).await.is_err() {
-                break;
-            }
-        }
-        let _ = parts.send(Part::End).await;
-        let is_new = writing.await.map_err(io::Error::other)??;
-        Ok(Uploaded { size, is_new })
+        let sent = send(body, limit, &parts).await;
+        // Without an end the writer leaves nothing behind; a refusal is told when that is so.
+        drop(parts);
+        let written = writing.await.map_err(io::Error::other)?;
+        let size = sent?;
+        Ok(Uploaded { size, is_new: written? })
     }
 
     /// The size of a blob in bytes; `None`: there is none of this digest.
@@ -259,6 +249,29 @@ impl Drop for Temporary {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Sends the parts of a body, at most `limit` bytes, and its end. Gives its size.
+async fn send<S, E>(body: S, limit: u64, parts: &mpsc::Sender<Part>) -> Result<u64, UploadError>
+where
+    S: Stream<Item = Result<Bytes, E>>,
+    E: std::fmt::Display,
+{
+    let mut size = 0;
+    let mut body = std::pin::pin!(body);
+    while let Some(part) = body.next().await {
+        let part = part.map_err(|error| UploadError::Interrupted(error.to_string()))?;
+        size += part.len() as u64;
+        if size > limit {
+            return Err(UploadError::TooLarge(limit));
+        }
+        // A writer that has gone has failed, and says why itself.
+        if parts.send(Part::Bytes(part)).await.is_err() {
+            return Ok(size);
+        }
+    }
+    let _ = parts.send(Part::End).await;
+    Ok(size)
 }
 
 /// Flushes the name of `path`. A name is on disk only when its folder is, and that one's name when
