@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema_rs
 import schemathesis
 
 # Seconds that a request waits at the most, so that the run ends in time.
@@ -39,3 +40,17 @@ def before_call(ctx, case, kwargs):
     # Agents say in the body how long they wait, and may wait any number of seconds.
     if isinstance(body, dict) and isinstance(body.get("wait"), (int, float)):
         body["wait"] = min(body["wait"], LONGEST_WAIT)
+
+
+@schemathesis.check
+def lines_are_as_described(ctx, response, case):
+    """Of NDJSON each line is what is described, which schemathesis itself does not look at."""
+    media_type = "application/x-ndjson"
+    if response.status_code != 200 or media_type not in response.headers.get("content-type", [""])[0]:
+        return
+    api = case.operation.schema.raw_schema
+    answers = api["paths"][case.operation.path][case.operation.method.lower()]["responses"]
+    line = answers["200"]["content"][media_type]["schema"]
+    validator = jsonschema_rs.validator_for({**line, "components": api["components"]})
+    for text in response.content.splitlines():
+        validator.validate(json.loads(text))
