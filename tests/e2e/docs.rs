@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tests::document::{self, Example, Language};
 use tests::procfs::is_alive;
 use tests::wait::until_within;
@@ -120,5 +121,46 @@ async fn every_example_is_sound_shell() {
             let complaint = String::from_utf8_lossy(&checked.stderr);
             assert!(checked.status.success(), "{document}, line {}: {complaint}", example.line);
         }
+    }
+}
+
+/// The words behind each place of `from` in `text`.
+fn words_behind<'a>(text: &'a str, from: &str) -> impl Iterator<Item = &'a str> {
+    let is_outside = |c: char| !c.is_alphanumeric() && c != '-' && c != '_';
+    text.split(from).skip(1).filter_map(move |rest| rest.split(is_outside).next())
+}
+
+/// Nothing that the API has for clients is missing from its examples: no route, no field of a
+/// submission, no type of problem.
+#[tokio::test]
+async fn the_examples_of_the_api_leave_nothing_out() {
+    let description = read("openapi/openapi.json");
+    let api: Value = serde_json::from_str(&description).unwrap();
+    let text = read("docs/api.md");
+    let routes = api["paths"].as_object().unwrap().iter();
+    let routes = routes.filter(|(_, route)| {
+        let mut operations = route.as_object().unwrap().values();
+        operations.any(|operation| operation["tags"] != json!(["agent protocol"]))
+    });
+    for (route, _) in routes {
+        // Of /v1/jobs/{id}/value what is typed behind the id, of /v1/blobs/{digest} what is before.
+        let word = match route.split_once('}') {
+            Some((_, behind)) if !behind.is_empty() => behind,
+            _ => route.trim_start_matches("/v1/").split('{').next().unwrap(),
+        };
+        assert!(text.contains(word), "docs/api.md does not show {route}");
+    }
+    for schema in ["SubmitJob", "Options"] {
+        let fields = api["components"]["schemas"][schema]["properties"].as_object().unwrap();
+        for field in fields.keys() {
+            let mut ways = ["\"", "`", "options."].map(|mark| format!("{mark}{field}")).into_iter();
+            assert!(ways.any(|way| text.contains(&way)), "docs/api.md does not tell of {field}");
+        }
+    }
+    for slug in words_behind(&description, "urn:farrow:").filter(|slug| !slug.is_empty()) {
+        assert!(
+            text.contains(&format!("| `{slug}`")) || text.contains(&format!("`, `{slug}` |")),
+            "docs/api.md does not list the problem {slug}"
+        );
     }
 }
