@@ -1,31 +1,40 @@
-//! Histories: whatever is granted, reported late or twice, lapsed, released and revived, the books
-//! are right.
+//! Histories: whatever is submitted, granted, reported late or twice, lapsed, released, revived,
+//! cancelled, retried and deleted, the books are right.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
-use protocol::agent::Released;
-use protocol::job::JobState;
-use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
+use protocol::agent::{Note, Released, Verdict};
+use protocol::job::{JobState, Level, OnError, Strategy as Spread};
+use protocol::{AgentId, JobId, Range};
 
-use super::super::db::{Tx, args};
-use super::super::leases::Grant;
-use super::super::{StoreError, leases};
-use super::{Fixture, all_of, collecting, piece, read, write};
+use super::super::ends;
+use super::super::leases::{self, Grant};
+use super::super::reports::NewPiece;
+use super::super::retries::{self, Retried, Retry};
+use super::super::trash;
+use super::books::{Expected, check, check_nothing_is_left};
+use super::{Fixture, all_of, failing, new_job, piece, read, write};
+use crate::blobs::Blobs;
+use crate::retry::work_out;
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
-/// What a history does next.
+/// What a history does next. Jobs and grants are picked by number from all that ever were, however
+/// outdated.
 #[derive(Clone, Debug)]
 enum Step {
+    Submit(Submission),
     Grant {
         agent: usize,
         free: u32,
     },
-    /// Reports part of some lease that was ever granted, however outdated.
+    /// Reports part of a lease in two pieces; the bits of `errors` say which elements failed.
     Report {
         grant: usize,
         from: u64,
-        n: u64,
+        n: [u64; 2],
+        errors: u32,
+        fatal: bool,
     },
     Release {
         grant: usize,
@@ -36,126 +45,299 @@ enum Step {
     Revive {
         grant: usize,
     },
+    Cancel {
+        job: usize,
+    },
+    Retry {
+        job: usize,
+    },
+    Delete {
+        job: usize,
+    },
+    /// Clears some rows of deleted jobs.
+    Clear,
+}
+
+/// A job of a history.
+#[derive(Clone, Debug)]
+struct Submission {
+    n: usize,
+    chunk: Option<u64>,
+    collects: bool,
+    nested: bool,
+    after: Vec<usize>,
+}
+
+fn any_submission() -> impl Strategy<Value = Submission> {
+    let after = prop::collection::vec(any::<usize>(), 0..3);
+    (0..40_usize, prop::option::of(1..20_u64), prop::bool::weighted(0.7), any::<bool>(), after)
+        .prop_map(|(n, chunk, collects, nested, after)| Submission {
+            n,
+            chunk,
+            collects,
+            nested,
+            after,
+        })
+}
+
+fn any_report() -> impl Strategy<Value = Step> {
+    let errors = prop_oneof![Just(0), any::<u32>()];
+    (any::<usize>(), 0..12_u64, (1..12_u64, 0..6_u64), errors, prop::bool::weighted(0.02)).prop_map(
+        |(grant, from, n, errors, fatal)| Step::Report {
+            grant,
+            from,
+            n: [n.0, n.1],
+            errors,
+            fatal,
+        },
+    )
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3_usize, 1..4_u32).prop_map(|(agent, free)| Step::Grant { agent, free }),
-        8 => (any::<usize>(), 0..12_u64, 1..12_u64)
-            .prop_map(|(grant, from, n)| Step::Report { grant, from, n }),
-        1 => any::<usize>().prop_map(|grant| Step::Release { grant }),
-        1 => (0..3_usize).prop_map(|agent| Step::Lapse { agent }),
-        1 => any::<usize>().prop_map(|grant| Step::Revive { grant }),
+        2 => any_submission().prop_map(Step::Submit),
+        8 => (0..3_usize, 1..4_u32).prop_map(|(agent, free)| Step::Grant { agent, free }),
+        16 => any_report(),
+        2 => any::<usize>().prop_map(|grant| Step::Release { grant }),
+        2 => (0..3_usize).prop_map(|agent| Step::Lapse { agent }),
+        2 => any::<usize>().prop_map(|grant| Step::Revive { grant }),
+        1 => any::<usize>().prop_map(|job| Step::Cancel { job }),
+        4 => any::<usize>().prop_map(|job| Step::Retry { job }),
+        1 => any::<usize>().prop_map(|job| Step::Delete { job }),
+        1 => Just(Step::Clear),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// An element has one outcome at the most, the counters tell the truth, and all comes to an end.
+    /// No element is lost or has two outcomes, an accepted outcome never changes, the counters tell
+    /// the truth, and all comes to an end.
     #[test]
     fn every_history_keeps_the_books(
-        n in 1..60_usize,
-        chunk in prop::option::of(1..20_u64),
+        first in any_submission(),
         steps in prop::collection::vec(any_step(), 1..60),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let fixture = Fixture::new().await;
-            let mut submission = collecting(n);
-            submission.options.chunk_size = chunk;
-            let job = fixture.submit(submission).await;
-            let agents = [fixture.agent(4).await, fixture.agent(4).await, fixture.agent(4).await];
-            let mut granted: Vec<Grant> = Vec::new();
+            let mut history = History::new().await;
+            history.step(Step::Submit(first)).await;
             for step in steps {
-                run_step(&fixture, &agents, &mut granted, step).await;
-                check_books(&fixture, job).await;
+                history.step(step).await;
+                check(&history.fixture, &history.blobs, &history.expected).await;
             }
-            for agent in agents {
-                write!(fixture, |tx| leases::lapse(tx, agent));
-            }
-            finish(&fixture, agents[0]).await;
-            check_books(&fixture, job).await;
-            assert_eq!(fixture.job(job).await.state, JobState::Resolved);
+            history.end_all().await;
+            check(&history.fixture, &history.blobs, &history.expected).await;
+            history.delete_all().await;
+            check_nothing_is_left(&history.fixture).await;
         });
     }
 }
 
-async fn run_step(fixture: &Fixture, agents: &[AgentId; 3], granted: &mut Vec<Grant>, step: Step) {
-    let pick = |i: usize| granted.get(i % granted.len().max(1)).cloned();
-    match step {
-        Step::Grant { agent, free } => granted.extend(fixture.grant(agents[agent], free).await),
-        Step::Report { grant, from, n } => {
-            let Some(grant) = pick(grant) else { return };
-            let first = grant.ranges.ranges()[0].0 + from;
-            fixture.report(grant.agent, vec![piece(&grant, Range(first, first + n))]).await;
+/// A store, and what it must hold by what it has answered.
+struct History {
+    fixture: Fixture,
+    blobs: Blobs,
+    _folder: tempfile::TempDir,
+    agents: Vec<AgentId>,
+    /// Every grant that there was.
+    granted: Vec<Grant>,
+    /// Every job that there was, also those that were deleted.
+    jobs: Vec<JobId>,
+    expected: HashMap<JobId, Expected>,
+}
+
+impl History {
+    async fn new() -> Self {
+        let fixture = Fixture::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut agents = Vec::new();
+        for _ in 0..3 {
+            agents.push(fixture.agent(4).await);
         }
-        Step::Release { grant } => {
-            let Some(grant) = pick(grant) else { return };
-            let released = Released { id: grant.id, deaths: BTreeMap::new() };
-            write!(fixture, |tx| leases::release(tx, grant.agent, &released));
+        Self {
+            fixture,
+            blobs: Blobs::open(folder.path()).unwrap(),
+            _folder: folder,
+            agents,
+            granted: Vec::new(),
+            jobs: Vec::new(),
+            expected: HashMap::new(),
         }
-        Step::Lapse { agent } => {
-            let agent = agents[agent];
-            // Elements that many agents were lost with are the reaper's business.
-            let held = read!(fixture, |tx| leases::of_agent(tx, agent));
-            if held.iter().all(|lease| lease.lost + 1 < MAX_LOST_AGENTS) {
-                write!(fixture, |tx| leases::lapse(tx, agent));
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Submit(submission) => self.submit(submission).await,
+            Step::Grant { agent, free } => {
+                self.granted.extend(self.fixture.grant(self.agents[agent], free).await);
+            }
+            Step::Report { grant, from, n, errors, fatal } => {
+                self.report(grant, from, n, errors, fatal).await;
+            }
+            Step::Release { grant } => {
+                let Some(grant) = pick(&self.granted, grant) else { return };
+                let released = Released { id: grant.id, deaths: BTreeMap::new() };
+                write!(self.fixture, |tx| leases::release(tx, grant.agent, &released));
+            }
+            Step::Lapse { agent } => self.lapse(self.agents[agent]).await,
+            Step::Revive { grant } => {
+                let Some(grant) = pick(&self.granted, grant) else { return };
+                write!(self.fixture, |tx| leases::revive(tx, grant.agent, grant.id));
+            }
+            Step::Cancel { job } => {
+                let Some(job) = pick(&self.jobs, job) else { return };
+                write!(self.fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
+            }
+            Step::Retry { job } => {
+                let Some(job) = pick(&self.jobs, job) else { return };
+                self.retry(job).await;
+            }
+            Step::Delete { job } => {
+                let Some(job) = pick(&self.jobs, job) else { return };
+                self.delete(job).await;
+            }
+            Step::Clear => {
+                write!(self.fixture, |tx| trash::clear(tx, 3));
             }
         }
-        Step::Revive { grant } => {
-            let Some(grant) = pick(grant) else { return };
-            write!(fixture, |tx| leases::revive(tx, grant.agent, grant.id));
+    }
+
+    async fn submit(&mut self, submission: Submission) {
+        let mut job = new_job(submission.n);
+        job.options.chunk_size = submission.chunk;
+        job.options.on_error = if submission.collects { OnError::Collect } else { OnError::Stop };
+        if submission.nested {
+            job.elements.shape.nested = true;
+            job.plan.push(Level::new(Spread::Multisession));
+            let n = submission.n as u64;
+            job.elements.groups = (0..n.div_ceil(3)).map(|i| 3.min(n - 3 * i)).collect();
+        }
+        for on in submission.after.iter().filter_map(|&on| pick(&self.jobs, on)) {
+            // The server refuses what comes after a job that is not there.
+            if read!(self.fixture, |tx| ends::state_of(tx, on)).is_some() {
+                job.after.push(on);
+            }
+        }
+        self.jobs.push(job.id);
+        self.expected.insert(job.id, Expected::new());
+        self.fixture.submit(job).await;
+    }
+
+    async fn report(&mut self, grant: usize, from: u64, n: [u64; 2], errors: u32, fatal: bool) {
+        let Some(grant) = pick(&self.granted, grant) else { return };
+        let first = grant.ranges.ranges()[0].0 + from;
+        let ranges = [Range(first, first + n[0]), Range(first + n[0], first + n[0] + n[1])];
+        let pieces = ranges.into_iter().filter(|range| !range.is_empty());
+        let pieces = pieces.map(|range| noted(&grant, range, errors, fatal)).collect();
+        self.accept(grant.agent, pieces).await;
+    }
+
+    /// Sends a report and keeps what was accepted of it.
+    async fn accept(&mut self, agent: AgentId, pieces: Vec<NewPiece>) {
+        let verdicts = self.fixture.report(agent, pieces.clone()).await.verdicts;
+        for (piece, verdict) in pieces.into_iter().zip(verdicts) {
+            if verdict == Verdict::Stale {
+                continue;
+            }
+            let Some(expected) = self.expected.get_mut(&piece.job) else { continue };
+            for index in piece.block.first..piece.block.end() {
+                let position = (index - piece.block.first) as u32;
+                // One that was accepted before stays as it was.
+                expected.entry(index).or_insert(piece.errors.contains(&position));
+            }
         }
     }
-}
 
-async fn finish(fixture: &Fixture, agent: AgentId) {
-    loop {
-        let grants = fixture.grant(agent, 64).await;
-        if grants.is_empty() {
+    async fn lapse(&self, agent: AgentId) {
+        // Elements that many agents were lost with are the reaper's business.
+        let held = read!(self.fixture, |tx| leases::of_agent(tx, agent));
+        if held.iter().all(|lease| lease.lost + 1 < MAX_LOST_AGENTS) {
+            write!(self.fixture, |tx| leases::lapse(tx, agent));
+        }
+    }
+
+    async fn retry(&mut self, job: JobId) {
+        let Some(row) = read!(self.fixture, |tx| super::jobs::find(tx, job)) else { return };
+        if !row.state.is_final() {
             return;
         }
-        fixture.report(agent, grants.iter().flat_map(all_of).collect()).await;
+        let retry = work_out(&self.fixture.store, &self.blobs, &row).await.unwrap();
+        if retry.rows.is_empty() && row.state == JobState::Resolved {
+            return;
+        }
+        let id = retry.id;
+        let again = Retry { id: JobId::new(), ..retry.clone() };
+        match write!(self.fixture, |tx| retries::insert(tx, retry, 11)) {
+            Retried::Now => {
+                let mut values = self.expected[&job].clone();
+                values.retain(|_, is_error| !*is_error);
+                self.expected.insert(id, values);
+                self.jobs.push(id);
+                let repeated = write!(self.fixture, |tx| retries::insert(tx, again, 11));
+                assert_eq!(repeated, Retried::Before(id));
+            }
+            Retried::Before(before) => assert_eq!(row.retried_as, Some(before)),
+            Retried::Dependency(..) => assert_eq!(row.started_at, None, "it had waited for all"),
+            Retried::Unknown => panic!("job {job} was there a moment ago"),
+        }
+    }
+
+    async fn delete(&mut self, job: JobId) {
+        if write!(self.fixture, |tx| trash::delete(tx, job)) == trash::Deleted::Now {
+            self.expected.remove(&job);
+        }
+    }
+
+    /// Lets one agent run all that there is, without an error.
+    async fn end_all(&mut self) {
+        for agent in self.agents.clone() {
+            write!(self.fixture, |tx| leases::lapse(tx, agent));
+        }
+        let agent = self.agents[0];
+        loop {
+            let grants = self.fixture.grant(agent, 64).await;
+            if grants.is_empty() {
+                break;
+            }
+            let whole = |grant| all_of(grant).into_iter().map(with_notes).collect::<Vec<_>>();
+            self.accept(agent, grants.iter().flat_map(whole).collect()).await;
+        }
+        for &job in self.expected.keys() {
+            let state = self.fixture.job(job).await.state;
+            assert!(state.is_final(), "job {job} is {state:?} for ever");
+        }
+    }
+
+    async fn delete_all(&mut self) {
+        for job in self.jobs.clone() {
+            self.delete(job).await;
+        }
+        while write!(self.fixture, |tx| trash::clear(tx, 100)) {}
     }
 }
 
-/// Recounts from the rows what the counters claim.
-async fn check_books(fixture: &Fixture, job: JobId) {
-    let row = fixture.job(job).await;
-    let mut seen = BTreeSet::new();
-    let mut ranks = Vec::new();
-    for outcome in fixture.outcomes(job).await {
-        ranks.extend((outcome.rank..).take(outcome.block.lengths.len()));
-        for index in outcome.block.first..outcome.block.end() {
-            assert!(seen.insert(index), "element {index} has two outcomes");
-        }
-    }
-    assert_eq!(seen.len() as u64, row.counts.done + row.counts.failed);
-    ranks.sort_unstable();
-    assert!(ranks.iter().copied().eq(0..seen.len() as u64), "ranks are not dense: {ranks:?}");
-    let leases = read!(fixture, |tx| lease_rows(tx));
-    let mut leased: HashMap<u64, LeaseId> = HashMap::new();
-    let (mut running, mut slots) = (0, 0);
-    for (id, state, ranges, of_slots) in leases {
-        for index in ranges.indexes() {
-            assert!(!seen.contains(&index), "finished element {index} is still leased");
-            let other = leased.insert(index, id);
-            assert!(other.is_none(), "element {index} stands in two leases");
-        }
-        if state == "live" {
-            running += ranges.len();
-            slots += of_slots;
-        }
-    }
-    assert_eq!((row.counts.running, row.slots), (running, slots));
+fn pick<T: Clone>(all: &[T], number: usize) -> Option<T> {
+    all.get(number % all.len().max(1)).cloned()
 }
 
-async fn lease_rows(tx: &mut Tx<'_>) -> Result<Vec<(LeaseId, String, RangeSet, u64)>, StoreError> {
-    let rows = tx.all("select id, state, ranges, slots from leases", args![]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok((row.id("id")?, row.text("state")?, row.json("ranges")?, row.count("slots")?))
-        })
-        .collect()
+/// A piece whose elements fail by the bits of `errors`, each with a note of its own.
+fn noted(grant: &Grant, range: Range, errors: u32, fatal: bool) -> NewPiece {
+    let mut piece = with_notes(piece(grant, range));
+    let fails = |index: &u64| errors >> (index % 32) & 1 == 1;
+    let failed: Vec<u64> = (range.0..range.1).filter(fails).collect();
+    piece.errors = failed.iter().map(|index| (index - range.0) as u32).collect();
+    piece.first_error = failed.first().and_then(|&index| failing(grant, index, fatal).first_error);
+    piece
+}
+
+/// Lets every element say its index, so that what was moved to another's place is seen.
+fn with_notes(piece: NewPiece) -> NewPiece {
+    let note = |(position, index): (u32, u64)| Note {
+        position,
+        stdout: index.to_string(),
+        ..Note::default()
+    };
+    let notes = (0..).zip(piece.block.first..piece.block.end()).map(note).collect();
+    NewPiece { notes, ..piece }
 }

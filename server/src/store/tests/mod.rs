@@ -3,8 +3,10 @@
 //! * [`conformance`]: each function, by example.
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
-//! * [`history`]: any order of grants, reports, losses and returns keeps the books.
+//! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
+//!   keeps the [`books`].
 
+mod books;
 mod conformance;
 mod contract;
 mod history;
