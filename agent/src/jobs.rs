@@ -190,6 +190,7 @@ mod tests {
             prepare: String::new(),
             setup: String::new(),
             files: None,
+            workdir: None,
             options: Options::default(),
         }
     }

@@ -5,9 +5,11 @@ mod exchange;
 mod set_up;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::unistd::{AccessFlags, access};
 use protocol::job::ElementError;
 
 use self::exchange::Broken;
@@ -43,6 +45,7 @@ impl Lane {
             cores,
             memory: spec.options.memory,
             prepared: work.prepared.clone(),
+            workdir: spec.workdir.as_deref().and_then(usable),
         };
         let pace = Pace::new(work.job.timeout());
         Self { work, slot, key, pace, worker: None }
@@ -152,4 +155,10 @@ impl Lane {
         batch.notes.iter_mut().for_each(|note| note.attempts = attempts);
         self.work.deliver(&[element.index], vec![Err(error)], batch);
     }
+}
+
+/// A folder, if this machine has it and workers may enter it.
+fn usable(folder: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(folder);
+    (folder.is_dir() && access(&folder, AccessFlags::X_OK).is_ok()).then_some(folder)
 }

@@ -60,8 +60,10 @@ pub struct WorkerKey {
     pub cores: u32,
     /// Bytes of memory that it may use: what one job leaves in a process counts for the next.
     pub memory: Option<u64>,
-    /// What is prepared for it; without, it works in a folder of its own.
+    /// What is prepared for it.
     pub prepared: Option<Arc<Environment>>,
+    /// Where it works, if neither in what is prepared for it nor in a folder of its own.
+    pub workdir: Option<PathBuf>,
 }
 
 /// How workers are started.
@@ -168,6 +170,9 @@ impl Worker {
         if let Some(prepared) = &key.prepared {
             let variables = prepared.variables().iter();
             command.envs(variables.map(|(name, value)| (name, value))).current_dir(prepared.work());
+        }
+        if let Some(workdir) = &key.workdir {
+            command.current_dir(workdir);
         }
         command.stdin(OwnedFd::from(supervisors_end)).stdout(worker_stdout).stderr(worker_stderr);
         descriptors::give_frames(&mut command, &worker_in, &worker_out)?;

@@ -238,6 +238,9 @@ pub struct JobSpec {
     /// The digest of the blob, a tar.gz, that is the working folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<String>,
+    /// An absolute path: where its workers work, if the agent has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
     /// How it is run, with a drawn seed in its place.
     pub options: Options,
 }

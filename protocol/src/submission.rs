@@ -64,6 +64,12 @@ pub struct SubmitJob {
     /// A blob, a tar.gz, unpacked once an agent: the folder in which the job's workers work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<BlobRef>,
+    /// A folder of the agents' machines, an absolute path, in which the job's workers work: for
+    /// machines that share files with whoever submits. On an agent that does not have it, and
+    /// without it, each worker works in an empty folder of its own. Not together with `files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/srv/project")]
+    pub workdir: Option<String>,
     /// Jobs that must be resolved before this one begins; when one of them fails or is cancelled,
     /// this one fails.
     #[serde(default)]

@@ -239,3 +239,30 @@ async fn an_error_fails_the_job_or_stands_in_its_elements_place() {
         assert_eq!(world.client.status(&id).await["elements"]["failed"], 1);
     }
 }
+
+#[tokio::test]
+async fn workers_work_where_the_job_says_if_the_agent_has_it() {
+    let world = World::start().await;
+    let _agent = world.agent("one", 1).await;
+    let folder = world.path("project");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("offset.txt"), "100\n").unwrap();
+    let run = async |runtime: &str, function: &Value, workdir: Value| {
+        let job = json!({
+            "runtime": runtime, "function": function, "elements": [1, 2], "workdir": workdir
+        });
+        world.client.run(&job).await
+    };
+    for (runtime, function) in [
+        ("r", json!("function(x) if (file.exists('offset.txt')) 'there' else 'away'")),
+        ("python", json!("import os\nlambda x: 'there' if os.path.exists('offset.txt') else 'away'")),
+        ("command", json!(["sh", "-c", "[ -e offset.txt ] && echo there || echo away"])),
+    ] {
+        assert_eq!(run(runtime, &function, json!(folder)).await, json!(["there", "there"]));
+        // Another job of the same owner does not work there, nor one whose folder is not here.
+        for workdir in [Value::Null, json!(world.path("nowhere"))] {
+            assert_eq!(run(runtime, &function, workdir).await, json!(["away", "away"]));
+        }
+    }
+    assert!(folder.join("offset.txt").exists());
+}

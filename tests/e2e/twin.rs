@@ -1,7 +1,7 @@
 //! The same lines as GNU parallel, for who comes from there.
 
-use std::fs;
-use std::process::{Command, Stdio};
+use std::fs::{self, File};
+use std::process::Command;
 
 use tests::World;
 
@@ -22,15 +22,16 @@ async fn identify_says_of_pictures_what_it_says_under_gnu_parallel() {
             Command::new("convert").args(["-size", size, "xc:red"]).arg(folder.join(name)).status();
         assert!(status.unwrap().success());
     }
-    let found = stdout(Command::new("find").arg(&folder).args(["-name", "*.png"]));
+    // Paths that mean something only in the folder where the command was typed.
+    let found = stdout(Command::new("find").args(["-name", "*.png"]).current_dir(&folder));
+    assert!(found.starts_with("./"), "{found}");
+    fs::write(world.path("found"), &found).unwrap();
+    let input = || File::open(world.path("found")).unwrap();
     let mut parallel = Command::new("parallel");
-    let parallel = parallel.args(["--will-cite", "-k", "identify", "{}"]).stdin(Stdio::piped());
-    let mut twin = parallel.stdout(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(twin.stdin.as_mut().unwrap(), found.as_bytes()).unwrap();
-    let twin = twin.wait_with_output().unwrap();
-    let mapped = world
-        .farrow_with_input(&["map", "--runtime", "command", "--", "identify", "{}"], &found)
-        .await;
+    parallel.args(["--will-cite", "-k", "identify", "{}"]).stdin(input()).current_dir(&folder);
+    let twin = stdout(&mut parallel);
+    let mut map = world.command(&["map", "--runtime", "command", "--", "identify", "{}"]);
+    let mapped = world.spawn("map", map.stdin(input()).current_dir(&folder)).finished().await;
     assert_eq!(mapped.code, Some(0), "{}", mapped.stderr);
     // `identify` tells the seconds of processor time that it took, which differ from run to run.
     let still = |lines: &str| -> Vec<String> {
@@ -39,7 +40,7 @@ async fn identify_says_of_pictures_what_it_says_under_gnu_parallel() {
             .map(|line| line.rsplitn(3, ' ').last().unwrap_or_default().to_owned())
             .collect()
     };
-    let (ours, theirs) = (still(&mapped.stdout), still(&String::from_utf8(twin.stdout).unwrap()));
+    let (ours, theirs) = (still(&mapped.stdout), still(&twin));
     assert_eq!(ours.len(), 3);
     assert_eq!(ours, theirs);
 }

@@ -81,6 +81,7 @@ pub fn python(function: &str, folder: &Path) -> JobSpec {
         packages: Vec::new(),
         setup: String::new(),
         files: None,
+        workdir: None,
         options: Options { retries: 1, ..Options::default() },
     }
 }

@@ -64,6 +64,7 @@ impl SubmissionArgs {
     ) -> Result<JobStatus, Failure> {
         let mut upload = Upload::default();
         let (args, globals) = self.surroundings.values(&mut upload)?;
+        let workdir = self.surroundings.workdir()?;
         let files = self.surroundings.pack_files(screen, &mut upload)?;
         let one_level = || vec![Level::new(Strategy::Cluster)];
         let (elements, plan) = match spread {
@@ -81,6 +82,7 @@ impl SubmissionArgs {
             prepare: self.surroundings.prepare,
             setup: self.surroundings.setup,
             files,
+            workdir,
             after: self.how.after.clone(),
             plan,
             options: self.how.options(&options),

@@ -1,7 +1,7 @@
 //! What the function finds where it runs: the flags about arguments, globals, packages, files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use protocol::job::BlobRef;
@@ -35,6 +35,10 @@ pub struct Surroundings {
     /// uploaded if the server does not have it yet
     #[arg(long, env = "FARROW_JOB_FILES", value_name = "DIR|TAR.GZ")]
     files: Option<PathBuf>,
+    /// Where the function works on agents that have this folder, such as those on this machine;
+    /// `none`: in an empty one [default: the current folder, unless there are --files]
+    #[arg(long, env = "FARROW_JOB_WORKDIR", value_name = "DIR|none", conflicts_with = "files")]
+    workdir: Option<PathBuf>,
     /// A shell script, or @FILE, run once an agent in the folder of --files: to install packages
     #[arg(long, env = "FARROW_JOB_PREPARE", value_name = "SCRIPT", default_value = "", hide_default_value = true,
           value_parser = arguments::text_or_file)]
@@ -49,6 +53,24 @@ impl Surroundings {
     /// The further arguments and the globals; the large ones are added to `upload`.
     pub fn values(&self, upload: &mut Upload) -> Result<(Values, Values), Failure> {
         Ok((values("--arg", &self.arg, upload)?, values("--global", &self.global, upload)?))
+    }
+
+    /// Where the function works on agents that have the folder.
+    pub fn workdir(&self) -> Result<Option<String>, Failure> {
+        let given = match &self.workdir {
+            Some(none) if none.as_os_str() == "none" => return Ok(None),
+            None if self.files.is_some() => return Ok(None),
+            Some(folder) => folder.as_path(),
+            None => Path::new("."),
+        };
+        match given.canonicalize() {
+            // One that is no text cannot be said in JSON.
+            Ok(folder) => Ok(folder.to_str().map(str::to_owned)),
+            // The function may well do without the folder that the command was started in.
+            Err(_) if self.workdir.is_none() => Ok(None),
+            Err(error) => Err(Failure::usage(format!("--workdir {}: {error}", given.display()))
+                .remedy("name a folder that is there, or `none`")),
+        }
     }
 
     /// Packs the folder of files and adds it to `upload`.

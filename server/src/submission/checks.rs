@@ -41,6 +41,7 @@ pub fn check(submission: &SubmitJob, faults: &mut Faults) {
         "after",
         format!("names {n_after} jobs, at most {MAX_AFTER} are allowed"),
     );
+    check_workdir(submission, faults);
     check_plan(submission, faults);
     check_options(&submission.options, faults);
     check_semantics(submission, faults);
@@ -48,6 +49,21 @@ pub fn check(submission: &SubmitJob, faults: &mut Faults) {
     if submission.elements.is_none() {
         check_call(submission, faults);
     }
+}
+
+fn check_workdir(submission: &SubmitJob, faults: &mut Faults) {
+    let Some(workdir) = &submission.workdir else { return };
+    faults.unless(
+        workdir.starts_with('/') && !workdir.contains('\0'),
+        "workdir",
+        format!("{workdir:?} is not an absolute path: give one such as \"/srv/project\""),
+    );
+    faults.unless(
+        submission.files.is_none(),
+        "workdir",
+        "cannot be together with `files`, which are a working directory of their own: give one of \
+         them",
+    );
 }
 
 fn check_function(submission: &SubmitJob, faults: &mut Faults) {

@@ -90,6 +90,7 @@ pub async fn prepare(
         prepare: submission.prepare,
         setup: submission.setup,
         files,
+        workdir: submission.workdir,
         options: options.clone(),
     };
     let (name, plan, after) = (submission.name, submission.plan, submission.after);

@@ -166,6 +166,7 @@ fn new_job(n: usize) -> NewJob {
             prepare: String::new(),
             setup: String::new(),
             files: None,
+            workdir: None,
             options: Options::default(),
         },
         elements: Elements {
