@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use protocol::job::JobState;
+use protocol::job::{JobState, OnError, Options};
 use protocol::{JobId, LeaseId, RangeSet};
 
 use super::super::StoreError;
@@ -72,6 +72,9 @@ fn check_counters(job: &JobBook, leases: &[&LeaseBook], expected: &Expected) {
     if job.waits_for.is_empty() && expected.len() as u64 == job.total {
         assert!(job.state.is_final(), "a complete job is {:?}", job.state);
     }
+    if job.stops && n_failed > 0 {
+        assert_eq!(job.state, JobState::Failed, "the first error stops it");
+    }
     if job.state == JobState::Resolved {
         assert_eq!(expected.len() as u64, job.total, "a resolved job is not complete");
     }
@@ -136,6 +139,7 @@ pub async fn check_nothing_is_left(fixture: &Fixture) {
 #[derive(Debug)]
 struct JobBook {
     state: JobState,
+    stops: bool,
     runnable: bool,
     total: u64,
     cursor: u64,
@@ -166,6 +170,7 @@ async fn job_books(tx: &mut Tx<'_>) -> Result<BTreeMap<JobId, JobBook>, StoreErr
 fn job_book(row: &Row) -> Result<JobBook, StoreError> {
     Ok(JobBook {
         state: jobs::state(row)?,
+        stops: row.json::<Options>("options")?.on_error == OnError::Stop,
         runnable: row.flag("runnable")?,
         total: row.count("total")?,
         cursor: row.count("cursor")?,

@@ -48,6 +48,7 @@ enum Step {
     Cancel {
         job: usize,
     },
+    /// Retries a job, cancelled before if it has not ended.
     Retry {
         job: usize,
     },
@@ -102,8 +103,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..3_usize).prop_map(|agent| Step::Lapse { agent }),
         2 => any::<usize>().prop_map(|grant| Step::Revive { grant }),
         1 => any::<usize>().prop_map(|job| Step::Cancel { job }),
-        4 => any::<usize>().prop_map(|job| Step::Retry { job }),
-        1 => any::<usize>().prop_map(|job| Step::Delete { job }),
+        3 => any::<usize>().prop_map(|job| Step::Retry { job }),
+        2 => any::<usize>().prop_map(|job| Step::Delete { job }),
         1 => Just(Step::Clear),
     ]
 }
@@ -260,7 +261,7 @@ impl History {
     async fn retry(&mut self, job: JobId) {
         let Some(row) = read!(self.fixture, |tx| super::jobs::find(tx, job)) else { return };
         if !row.state.is_final() {
-            return;
+            write!(self.fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
         }
         let retry = work_out(&self.fixture.store, &self.blobs, &row).await.unwrap();
         if retry.rows.is_empty() && row.state == JobState::Resolved {
@@ -310,8 +311,10 @@ impl History {
     }
 
     async fn delete_all(&mut self) {
-        for job in self.jobs.clone() {
+        // Retries before what they retry, which is then to forget them.
+        for job in self.jobs.clone().into_iter().rev() {
             self.delete(job).await;
+            check(&self.fixture, &self.blobs, &self.expected).await;
         }
         while write!(self.fixture, |tx| trash::clear(tx, 100)) {}
     }
