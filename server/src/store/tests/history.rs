@@ -83,7 +83,7 @@ fn any_submission() -> impl Strategy<Value = Submission> {
 
 fn any_report() -> impl Strategy<Value = Step> {
     let errors = prop_oneof![Just(0), any::<u32>()];
-    (any::<usize>(), 0..12_u64, (1..12_u64, 0..6_u64), errors, prop::bool::weighted(0.02)).prop_map(
+    (any::<usize>(), 0..12_u64, (1..6_u64, 0..6_u64), errors, prop::bool::weighted(0.02)).prop_map(
         |(grant, from, n, errors, fatal)| Step::Report {
             grant,
             from,
@@ -227,8 +227,13 @@ impl History {
 
     async fn report(&mut self, grant: usize, from: u64, n: [u64; 2], errors: u32, fatal: bool) {
         let Some(grant) = pick(&self.granted, grant) else { return };
-        let first = grant.ranges.ranges()[0].0 + from;
-        let ranges = [Range(first, first + n[0]), Range(first + n[0], first + n[0] + n[1])];
+        let all = grant.ranges.ranges();
+        let range = all[from as usize % all.len()];
+        let first = range.0 + from % range.len();
+        // Mostly what the lease held, sometimes more.
+        let end = if from == 0 { u64::MAX } else { range.1 };
+        let between = end.min(first + n[0]);
+        let ranges = [Range(first, between), Range(between, end.min(between + n[1]))];
         let pieces = ranges.into_iter().filter(|range| !range.is_empty());
         let pieces = pieces.map(|range| noted(&grant, range, errors, fatal)).collect();
         self.accept(grant.agent, pieces).await;
