@@ -35,7 +35,8 @@ pub struct Problem {
     /// The fields at fault, if fields are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// The element that failed the job, if one did: its `index` (from 0), `message`, `traceback`.
+    /// The element that failed the job, if one did: its `index` (from 0), its `name` if it has one,
+    /// `message`, `traceback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<FailedElement>)]
     pub element: Option<Value>,
@@ -44,16 +45,31 @@ pub struct Problem {
 /// The element that failed a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
-    "index": 3, "type": "simpleError", "message": "object 'y' not found", "call": "f(.x)",
-    "traceback": ["f(.x)"]
+    "index": 7, "name": "gear 4", "nested": [1, 3], "type": "simpleError",
+    "message": "object 'y' not found", "call": "f(.x)", "traceback": ["f(.x)"]
 }))]
 pub struct FailedElement {
     /// Its index, from 0, counted through all levels of the plan.
-    #[schema(example = 3)]
+    #[schema(example = 7)]
     pub index: u64,
+    /// Its name, if elements have names; under a nested plan that of its outer element.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "gear 4")]
+    pub name: Option<String>,
+    /// Under a nested plan the indexes of its outer element and within it, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!([1, 3]))]
+    pub nested: Option<[u64; 2]>,
     /// Its error.
     #[serde(flatten)]
     pub error: ElementError,
+}
+
+impl FailedElement {
+    /// The element `index`, of which no more is known than its error.
+    pub fn new(index: u64, error: ElementError) -> Self {
+        Self { index, name: None, nested: None, error }
+    }
 }
 
 /// One field at fault.

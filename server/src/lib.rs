@@ -13,6 +13,7 @@ mod elements;
 mod error;
 mod http;
 mod inputs;
+mod labels;
 mod logs;
 mod metrics;
 mod names;

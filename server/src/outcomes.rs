@@ -13,10 +13,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock::rfc3339;
-use crate::names::Names;
+use crate::labels::{Label, Labels};
 use crate::state::AppState;
-use crate::store::blocks::Kind;
-use crate::store::jobs::{self, Group, JobRow};
+use crate::store::jobs::JobRow;
 use crate::store::outcomes::{self, Outcomes, Start};
 use crate::store::{StoreError, db};
 
@@ -118,7 +117,7 @@ impl OutcomeReader {
         let index = piece.first + u64::from(position);
         let rank = piece.rank + u64::from(position);
         text.extend_from_slice(format!("{{\"index\":{index}").as_bytes());
-        self.labels.write(index, text).await?;
+        write_label(&self.labels.get(index).await?, text);
         text.extend_from_slice(format!(",\"rank\":{rank},\"ok\":{}", !is_error).as_bytes());
         if is_error {
             write_error(&payload, text)?;
@@ -128,6 +127,17 @@ impl OutcomeReader {
         piece.write_rest(position, text)?;
         self.left -= 1;
         Ok(())
+    }
+}
+
+/// Writes what the element is called and where it stands.
+fn write_label(label: &Label, text: &mut Vec<u8>) {
+    if let Some(name) = &label.name {
+        text.extend_from_slice(b",\"name\":");
+        text.extend_from_slice(name);
+    }
+    if let Some([outer, inner]) = label.nested {
+        text.extend_from_slice(format!(",\"nested\":[{outer},{inner}]").as_bytes());
     }
 }
 
@@ -262,68 +272,5 @@ impl Piece {
         text.extend_from_slice(&db::json_text(&rest)?.as_bytes()[1..]);
         text.push(b'\n');
         Ok(())
-    }
-}
-
-/// What an element is called, and where it stands in a nested job.
-struct Labels {
-    state: AppState,
-    job: JobId,
-    names: Option<Names>,
-    outer_names: Option<Names>,
-    is_nested: bool,
-    /// The outer element of the last one looked up.
-    group: Option<Group>,
-}
-
-impl Labels {
-    fn new(state: &AppState, job: &JobRow) -> Self {
-        let names =
-            |kind, are_there: bool| are_there.then(|| Names::new(state.clone(), job.id, kind));
-        Self {
-            names: names(Kind::Name, job.shape.named),
-            outer_names: names(Kind::OuterName, job.shape.nested && job.shape.outer_named),
-            is_nested: job.shape.nested,
-            group: None,
-            state: state.clone(),
-            job: job.id,
-        }
-    }
-
-    async fn write(&mut self, index: u64, text: &mut Vec<u8>) -> Result<(), StoreError> {
-        let mut name = match &mut self.names {
-            Some(names) => Some(names.get(index).await?),
-            None => None,
-        };
-        let group = if self.is_nested { Some(self.group_of(index).await?) } else { None };
-        if let (Some(group), Some(names)) = (group, &mut self.outer_names) {
-            name = Some(names.get(group.position).await?);
-        }
-        if let Some(name) = name {
-            text.extend_from_slice(b",\"name\":");
-            text.extend_from_slice(&name);
-        }
-        if let Some(group) = group {
-            let nested = format!(",\"nested\":[{},{}]", group.position, index - group.first);
-            text.extend_from_slice(nested.as_bytes());
-        }
-        Ok(())
-    }
-
-    async fn group_of(&mut self, index: u64) -> Result<Group, StoreError> {
-        if let Some(group) = self.group.filter(|group| group.holds(index)) {
-            return Ok(group);
-        }
-        let job = self.job;
-        let found = self
-            .state
-            .store
-            .read(|tx| Box::pin(async move { jobs::group_of(tx, job, index).await }))
-            .await?;
-        self.group = found;
-        found.ok_or_else(|| StoreError::Corrupt {
-            column: "groups",
-            value: format!("no outer element of element {index} of job {job}"),
-        })
     }
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use protocol::AgentId;
 use protocol::job::{AgentState, ElementError};
+use protocol::problem::FailedElement;
 use tokio_util::sync::CancellationToken;
 
 use crate::block::compress;
 use crate::clock::Millis;
-use crate::scheduler::lease::MAX_LOST_AGENTS;
+use crate::labels::label_failures;
+use crate::scheduler::lease::{AfterLoss, MAX_LOST_AGENTS, after_loss};
 use crate::state::AppState;
 use crate::store::blocks::{Place, StoredBlock};
 use crate::store::db::Tx;
@@ -31,14 +33,19 @@ pub async fn run(state: AppState, shutdown: CancellationToken) {
     }
 }
 
-async fn reap(state: &AppState) -> Result<(), StoreError> {
+/// Lapses the leases of the agents that have not been heard of for too long.
+///
+/// # Errors
+/// The database's.
+pub async fn reap(state: &AppState) -> Result<(), StoreError> {
     let now = state.clock.now();
     let overdue =
         state.store.read(|tx| Box::pin(async move { agents::overdue(tx, now).await })).await?;
     for agent in overdue {
+        let pieces = expect_given_up(state, agent, now).await?;
         let reaped = state
             .store
-            .write(move |tx| Box::pin(async move { reap_agent(tx, agent, now).await }))
+            .write(move |tx| Box::pin(async move { reap_agent(tx, agent, pieces, now).await }))
             .await?;
         let Some(outcome) = reaped else { continue };
         tracing::warn!(%agent, "the agent was not heard of for a lease; what it held is free again");
@@ -56,17 +63,40 @@ async fn reap(state: &AppState) -> Result<(), StoreError> {
         .await
 }
 
-/// Lapses an agent, unless it was heard of since.
+/// The outcomes of elements that are given up if `agent` is lost as it is now, with their names.
+async fn expect_given_up(
+    state: &AppState,
+    agent: AgentId,
+    now: Millis,
+) -> Result<Vec<NewPiece>, StoreError> {
+    let held =
+        state.store.read(|tx| Box::pin(async move { leases::of_agent(tx, agent).await })).await?;
+    let piece = |lease: &Grant| match after_loss(&lease.ranges, lease.lost) {
+        AfterLoss::GiveUp { element } => Some(given_up(lease, element, now)),
+        AfterLoss::Return { .. } => None,
+    };
+    let mut pieces: Vec<NewPiece> = held.iter().filter_map(piece).collect();
+    label_failures(state, &mut pieces).await;
+    Ok(pieces)
+}
+
+/// Lapses an agent, unless it was heard of since. `expected` are the outcomes of what is given up,
+/// unless the agent's leases have changed since these were written.
 async fn reap_agent(
     tx: &mut Tx<'_>,
     agent: AgentId,
+    mut expected: Vec<NewPiece>,
     now: Millis,
 ) -> Result<Option<reports::Outcome>, StoreError> {
     if !agents::overdue(tx, now).await?.contains(&agent) {
         return Ok(None);
     }
     let lapsed = leases::lapse(tx, agent).await?;
-    let pieces = lapsed.given_up.into_iter().map(|(lease, element)| given_up(&lease, element, now));
+    let pieces = lapsed.given_up.into_iter().map(|(lease, element)| {
+        let is_it = |piece: &NewPiece| piece.lease == lease.id && piece.block.first == element;
+        let known = expected.iter().position(is_it);
+        known.map_or_else(|| given_up(&lease, element, now), |i| expected.swap_remove(i))
+    });
     let mut outcome = reports::report(tx, agent, pieces.collect(), now).await?;
     agents::set_state(tx, agent, AgentState::Gone).await?;
     outcome.jobs.extend(lapsed.jobs);
@@ -95,7 +125,7 @@ fn given_up(lease: &Grant, element: u64, now: Millis) -> NewPiece {
             place: Place::Row(compress(&json)),
         },
         errors: vec![0],
-        first_error: Some((element, error)),
+        first_error: Some(FailedElement::new(element, error)),
         notes: Vec::new(),
         slot: 0,
         pid: 0,

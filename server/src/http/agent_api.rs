@@ -11,11 +11,13 @@ use protocol::agent::{
     Heartbeat, LeaseRequest, Leases, Orders, Piece, Register, Registered, Release, Report, Reported,
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
+use protocol::problem::FailedElement;
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 
 use super::extract::{Body, Id, Json};
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
+use crate::labels::label_failures;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::store::blocks::{Place, StoredBlock};
@@ -235,7 +237,8 @@ pub async fn report(
 ) -> Result<axum::Json<Reported>, ApiError> {
     let (report, start) = envelope::open::<Report>(&body)
         .map_err(|e| ApiError::BadRequest(format!("not a report: {e}")))?;
-    let pieces = read_pieces(&state, report, body.slice(start..)).await?;
+    let mut pieces = read_pieces(&state, report, body.slice(start..)).await?;
+    label_failures(&state, &mut pieces).await;
     let now = state.clock.now();
     let outcome = state
         .store
@@ -276,7 +279,7 @@ async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPie
         let start: usize =
             piece.lengths[..position as usize].iter().map(|&length| length as usize).sum();
         let end = start + piece.lengths[position as usize] as usize;
-        (piece.first + u64::from(position), element_error(&data[start..end]))
+        FailedElement::new(piece.first + u64::from(position), element_error(&data[start..end]))
     });
     let place = Place::of(&data, &state.blobs).await?;
     Ok(NewPiece {

@@ -34,7 +34,7 @@ pub mod trash;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::fs::File;
 use std::path::Path;

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use protocol::agent::{Note, Verdict};
-use protocol::job::{ElementError, JobState, OnError, Options};
+use protocol::job::{JobState, OnError, Options};
+use protocol::problem::FailedElement;
 use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 
 use super::blocks::StoredBlock;
@@ -31,8 +32,8 @@ pub struct NewPiece {
     pub block: StoredBlock,
     /// Which are errors.
     pub errors: Vec<u32>,
-    /// The first of these, and its element's index.
-    pub first_error: Option<(u64, ElementError)>,
+    /// The first of these.
+    pub first_error: Option<FailedElement>,
     /// What else is to say of them.
     pub notes: Vec<Note>,
     /// The slot that ran them.
@@ -172,8 +173,8 @@ impl Acceptance {
         is_live: bool,
     ) -> Result<(), StoreError> {
         let failure = match &piece.first_error {
-            Some((index, error)) if error.fatal || stops_on_error(tx, piece.job).await? => {
-                Some(failure(piece.job, *index, error))
+            Some(element) if element.error.fatal || stops_on_error(tx, piece.job).await? => {
+                Some(failure(piece.job, element))
             }
             _ => None,
         };
@@ -319,9 +320,8 @@ async fn is_complete(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
 }
 
 /// The problem of a job that an element failed.
-fn failure(job: JobId, index: u64, error: &ElementError) -> Problem {
-    let mut element = serde_json::to_value(error).unwrap_or_default();
-    element["index"] = index.into();
+fn failure(job: JobId, element: &FailedElement) -> Problem {
+    let FailedElement { index, error, .. } = element;
     let detail = if error.fatal {
         format!("the job cannot be run: {}", error.message)
     } else {
@@ -334,6 +334,6 @@ fn failure(job: JobId, index: u64, error: &ElementError) -> Problem {
         detail,
         instance: Some(format!("/v1/jobs/{job}/value")),
         errors: Vec::new(),
-        element: Some(element),
+        element: serde_json::to_value(element).ok(),
     }
 }

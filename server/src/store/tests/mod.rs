@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use protocol::agent::{JobSpec, Register};
 use protocol::job::{ElementError, Function, Level, OnError, Options, Runtime, Strategy};
+use protocol::problem::FailedElement;
 use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
 
 use super::blocks::{Place, StoredBlock};
@@ -97,7 +98,8 @@ impl Fixture {
     }
 }
 
-async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>, StoreError> {
+/// One round of the dispatcher for an agent with `free` slots.
+pub async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>, StoreError> {
     let agents = vec![Agent {
         id: agent,
         free,
@@ -122,7 +124,8 @@ async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreErr
     }
 }
 
-fn register(slots: u32) -> Register {
+/// An agent that is new.
+pub fn register(slots: u32) -> Register {
     Register {
         id: AgentId::new(),
         name: "host".to_owned(),
@@ -138,7 +141,8 @@ fn register(slots: u32) -> Register {
     }
 }
 
-fn new_job(n: usize) -> NewJob {
+/// A map of the integers from 0 to `n` that stops at the first error.
+pub fn new_job(n: usize) -> NewJob {
     let id = JobId::new();
     let payloads: Vec<String> = (0..n).map(|i| i.to_string()).collect();
     let stored = |block: crate::block::Block| StoredBlock {
@@ -178,7 +182,8 @@ fn new_job(n: usize) -> NewJob {
     }
 }
 
-fn collecting(n: usize) -> NewJob {
+/// A map that collects errors.
+pub fn collecting(n: usize) -> NewJob {
     let mut job = new_job(n);
     job.options.on_error = OnError::Collect;
     job
@@ -205,7 +210,8 @@ fn piece(grant: &Grant, range: Range) -> NewPiece {
     }
 }
 
-fn failing(grant: &Grant, index: u64, fatal: bool) -> NewPiece {
+/// An error of element `index`.
+pub fn failing(grant: &Grant, index: u64, fatal: bool) -> NewPiece {
     let error = ElementError {
         kind: "ValueError".to_owned(),
         message: "no".to_owned(),
@@ -215,7 +221,7 @@ fn failing(grant: &Grant, index: u64, fatal: bool) -> NewPiece {
     };
     let mut piece = piece(grant, Range(index, index + 1));
     piece.errors = vec![0];
-    piece.first_error = Some((index, error));
+    piece.first_error = Some(FailedElement::new(index, error));
     piece
 }
 
