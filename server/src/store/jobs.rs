@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
-use super::{StoreError, ends, leases};
+use super::{StoreError, ends, leases, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
 
@@ -341,6 +341,6 @@ pub(super) fn state(row: &Row) -> Result<JobState, StoreError> {
 /// # Errors
 /// The database's.
 pub async fn spec(tx: &mut Tx<'_>, job: JobId) -> Result<Option<(JobSpec, Shape)>, StoreError> {
-    let row = tx.first("select spec, shape from jobs where id = $1", args![job]).await?;
-    row.map(|row| Ok((row.json("spec")?, row.json("shape")?))).transpose()
+    let row = tx.first("select spec, options, shape from jobs where id = $1", args![job]).await?;
+    row.map(|row| Ok((specs::spec(&row)?, row.json("shape")?))).transpose()
 }

@@ -28,6 +28,7 @@ pub mod outcomes;
 pub mod reports;
 pub mod retries;
 pub mod runnable;
+mod specs;
 pub mod submissions;
 pub mod tokens;
 pub mod trash;

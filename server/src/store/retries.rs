@@ -7,7 +7,7 @@ use protocol::{JobId, LeaseId, Range, RangeSet};
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::db::{Row, Tx, args, json_text};
-use super::jobs;
+use super::{jobs, specs};
 use crate::block;
 use crate::clock::Millis;
 
@@ -144,7 +144,7 @@ pub async fn insert(tx: &mut Tx<'_>, retry: Retry, now: Millis) -> Result<Retrie
         Ok(after) => after,
         Err((job, state)) => return Ok(Retried::Dependency(job, state)),
     };
-    let mut spec: JobSpec = row.json("spec")?;
+    let mut spec = specs::spec(&row)?;
     spec.id = retry.id;
     let options: Options = row.json("options")?;
     copy_job(tx, &retry, &spec, &options, &after, now).await?;
