@@ -162,6 +162,21 @@ async fn the_first_error_fails_the_job_and_takes_its_leases_back() {
 }
 
 #[tokio::test]
+async fn what_a_report_says_behind_the_error_that_stops_the_job_is_stale() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    let mut submission = new_job(3);
+    submission.options.chunk_size = Some(3);
+    let job = fixture.submit(submission).await;
+    let grant = fixture.grant(agent, 1).await.remove(0);
+    let pieces = vec![failing(&grant, 1, false), piece(&grant, Range(2, 3))];
+    let outcome = fixture.report(agent, pieces).await;
+    assert_eq!(outcome.verdicts, [Verdict::Accepted, Verdict::Stale]);
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.done, row.counts.failed), (JobState::Failed, 0, 1));
+}
+
+#[tokio::test]
 async fn with_collect_errors_stand_in_their_places() {
     let fixture = Fixture::new().await;
     let agent = fixture.agent(1).await;

@@ -71,18 +71,13 @@ struct Submission {
 
 fn any_submission() -> impl Strategy<Value = Submission> {
     let after = prop::collection::vec(any::<usize>(), 0..3);
-    (0..40_usize, prop::option::of(1..20_u64), prop::bool::weighted(0.7), any::<bool>(), after)
-        .prop_map(|(n, chunk, collects, nested, after)| Submission {
-            n,
-            chunk,
-            collects,
-            nested,
-            after,
-        })
+    (0..40_usize, prop::option::of(1..20_u64), any::<bool>(), any::<bool>(), after).prop_map(
+        |(n, chunk, collects, nested, after)| Submission { n, chunk, collects, nested, after },
+    )
 }
 
 fn any_report() -> impl Strategy<Value = Step> {
-    let errors = prop_oneof![Just(0), any::<u32>()];
+    let errors = prop_oneof![Just(0), any::<u32>(), (0..32_u32).prop_map(|bit| 1 << bit)];
     (any::<usize>(), 0..12_u64, (1..6_u64, 0..6_u64), errors, prop::bool::weighted(0.02)).prop_map(
         |(grant, from, n, errors, fatal)| Step::Report {
             grant,

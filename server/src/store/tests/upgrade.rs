@@ -42,7 +42,7 @@ impl Old {
         self.insert(
             "insert into agents (id, name, state, slots, physical_cores, logical_cores, memory,
                  runtimes, labels, version, registered_at, alive_until)
-             values ($1, $2, 'alive', 4, 4, 8, 1000, '{\"python\":\"3.11\"}', '{}', '0.1.0', 1, 9)",
+             values ($1, $2, 'live', 4, 4, 8, 1000, '{\"python\":\"3.11\"}', '{}', '0.1.0', 1, 9)",
             args![id, name],
         )
         .await;
