@@ -62,6 +62,7 @@ impl SpecBefore {
             prepare: String::new(),
             setup: self.setup,
             files: None,
+            workdir: None,
             options,
         }
     }

@@ -56,6 +56,8 @@ pub fn submissions() -> Vec<Refusal> {
         submission(&json!({"function": ""}), "function", &["is empty", "lambda"]),
         submission(&json!({"function": " \n "}), "function", &["is empty"]),
         submission(&json!({"function": ["abs"]}), "function", &["is an array, must be a string"]),
+        submission(&json!({"workdir": "project"}), "workdir", &["not an absolute path", "/srv"]),
+        submission(&json!({"workdir": 3}), "workdir", &["expected a string"]),
         submission(&json!({"name": "x".repeat(201)}), "name", &["201 characters", "200"]),
         submission(&json!({"elements": 3}), "elements", &["is a number", "must be an array"]),
         submission(&json!({"elements": "abc"}), "elements", &["is a string"]),
