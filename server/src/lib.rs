@@ -134,6 +134,7 @@ async fn prepare(
                     clock.not_before(stored);
                 }
                 let now = clock.now();
+                store::drafts::discard_all(tx).await?;
                 store::agents::keep_all_alive(tx, now + lease).await?;
                 store::tokens::ensure_admin(tx, &admin_hash, now).await
             })

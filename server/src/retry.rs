@@ -7,22 +7,28 @@ use protocol::agent::Note;
 use protocol::{JobId, Range};
 
 use crate::blobs::Blobs;
+use crate::clock::Millis;
 use crate::error::ApiError;
 use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
 use crate::store::Store;
 use crate::store::blocks::{Placing, StoredBlock};
 use crate::store::jobs::JobRow;
 use crate::store::outcomes::{self, Outcomes};
-use crate::store::retries::{self, Cut, Retry};
+use crate::store::retries::{self, Cut, Retried, Retry};
+use crate::store::{StoreError, drafts};
 
 /// Rows that one read takes.
 const ROWS: u32 = 1000;
+
+/// Rows that one transaction writes.
+const SLICE: u32 = 500;
 
 /// Works out what a retry of `job`, which has ended, takes over and what it runs.
 ///
 /// # Errors
 /// When the database or a blob cannot be read or written.
 pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retry, ApiError> {
+    let mut n_rows = 0;
     let (mut missing, mut next, mut micros, mut n_kept) = (Missing::default(), 0, 0, 0);
     let (mut cut, mut placing) = (Vec::new(), Placing::default());
     loop {
@@ -32,6 +38,7 @@ pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retr
             .await?;
         let Some(last) = pieces.last() else { break };
         next = last.first + last.n;
+        n_rows += pieces.len() as u64;
         for piece in pieces {
             let n_values = piece.n - piece.errors.len() as u64;
             missing.outcomes(piece.first, piece.n, &piece.errors);
@@ -44,11 +51,99 @@ pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retr
     }
     let missing = missing.finish(job.counts.total);
     let rows = if job.shape.nested {
-        rows_by_group(&missing, groups(store, job.id).await?)
+        let groups = groups(store, job.id).await?;
+        n_rows += groups.len() as u64;
+        rows_by_group(&missing, groups)
     } else {
         rows(&missing)
     };
-    Ok(Retry { of: job.id, id: JobId::new(), n_kept, micros, cut, rows })
+    Ok(Retry {
+        of: job.id,
+        id: JobId::new(),
+        is_complete: rows.is_empty(),
+        n_rows,
+        n_kept,
+        micros,
+        cut,
+        rows,
+    })
+}
+
+/// Writes a retry down: in one transaction, or, if that would hold others up, in slices of which the
+/// last makes it a job.
+///
+/// # Errors
+/// When the database fails; then there is no new job.
+pub async fn write(store: &Store, retry: Retry, now: Millis) -> Result<Retried, StoreError> {
+    let n_rows = retry.n_rows + (retry.cut.len() + retry.rows.len()) as u64;
+    if n_rows > u64::from(SLICE) {
+        return write_in_slices(store, retry, SLICE, now).await;
+    }
+    store.write(move |tx| Box::pin(async move { retries::insert(tx, retry, now).await })).await
+}
+
+/// Writes a retry down in slices of so many rows.
+///
+/// # Errors
+/// When the database fails; then there is no new job.
+pub async fn write_in_slices(
+    store: &Store,
+    retry: Retry,
+    slice: u32,
+    now: Millis,
+) -> Result<Retried, StoreError> {
+    let id = retry.id;
+    store.write(move |tx| Box::pin(async move { drafts::open(tx, id).await })).await?;
+    let retried = write_draft(store, retry, slice, now).await;
+    if !matches!(retried, Ok(Retried::Now)) {
+        store.write(move |tx| Box::pin(async move { drafts::discard(tx, id).await })).await?;
+    }
+    retried
+}
+
+async fn write_draft(
+    store: &Store,
+    mut retry: Retry,
+    slice: u32,
+    now: Millis,
+) -> Result<Retried, StoreError> {
+    let (of, id) = (retry.of, retry.id);
+    let mut position = 0;
+    while store
+        .write(move |tx| {
+            Box::pin(async move { drafts::copy_groups(tx, of, id, position, slice).await })
+        })
+        .await?
+    {
+        position += u64::from(slice);
+    }
+    let mut next = Some(0);
+    while let Some(first) = next {
+        next = store
+            .write(move |tx| {
+                Box::pin(async move { drafts::copy_outcomes(tx, of, id, first, slice).await })
+            })
+            .await?;
+    }
+    for cuts in slices(std::mem::take(&mut retry.cut), slice) {
+        store
+            .write(move |tx| Box::pin(async move { drafts::insert_cuts(tx, of, id, &cuts).await }))
+            .await?;
+    }
+    for rows in slices(std::mem::take(&mut retry.rows), slice) {
+        store
+            .write(move |tx| Box::pin(async move { drafts::return_all(tx, id, &rows, now).await }))
+            .await?;
+    }
+    store.write(move |tx| Box::pin(async move { retries::publish(tx, &retry, now).await })).await
+}
+
+fn slices<T>(all: Vec<T>, slice: u32) -> impl Iterator<Item = Vec<T>> {
+    let mut all = all.into_iter();
+    std::iter::from_fn(move || {
+        let slice: Vec<T> = all.by_ref().take(slice as usize).collect();
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 /// The part of `micros` that falls to `n` of `total`.

@@ -9,10 +9,10 @@ use protocol::{JobId, Problem};
 use super::extract::Id;
 use super::{status, submit, wait};
 use crate::error::ApiError;
-use crate::retry::work_out;
+use crate::retry::{work_out, write};
 use crate::state::AppState;
 use crate::store::ends::{self, Ended};
-use crate::store::retries::{self, Retried};
+use crate::store::retries::Retried;
 use crate::store::trash::{self, Deleted};
 
 /// Cancels a job: what runs is stopped within a second, what was accepted stays. Jobs that come
@@ -89,10 +89,12 @@ pub async fn retry(
         )));
     }
     let (id, now) = (retry.id, state.clock.now());
-    let retried = state
-        .store
-        .write(move |tx| Box::pin(async move { retries::insert(tx, retry, now).await }))
-        .await?;
+    let store = state.store.clone();
+    // It is written to its end also when the client does not wait for it.
+    let writing = tokio::spawn(async move { write(&store, retry, now).await });
+    let retried = writing.await.map_err(|error| ApiError::Internal(error.to_string()))??;
+    // What came to nothing is left to be cleared.
+    state.deleted.notify_one();
     match retried {
         Retried::Now => {
             state.metrics.jobs_submitted.add(1);

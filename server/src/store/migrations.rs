@@ -10,6 +10,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (1, "init", include_str!("../../../migrations/0001_init.sql")),
     (2, "contract", include_str!("../../../migrations/0002_contract.sql")),
     (3, "watching", include_str!("../../../migrations/0003_watching.sql")),
+    (4, "drafts", include_str!("../../../migrations/0004_drafts.sql")),
 ];
 
 /// All migrations, to be run at the start.

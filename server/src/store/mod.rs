@@ -4,6 +4,7 @@
 //! * [`jobs`]: what is known of them.
 //! * [`ends`]: their ends, and what these mean for the jobs that come after.
 //! * [`retries`]: running again what failed or was missing.
+//! * [`drafts`]: jobs that are written in slices.
 //! * [`trash`]: deleted jobs.
 //! * [`runnable`]: the snapshot that the scheduler decides on.
 //! * [`leases`]: granting, releasing, lapsing, reviving.
@@ -19,6 +20,7 @@
 pub mod agents;
 pub mod blocks;
 pub mod db;
+pub mod drafts;
 pub mod ends;
 pub mod jobs;
 pub mod leases;

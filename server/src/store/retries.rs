@@ -2,17 +2,13 @@
 
 use protocol::agent::{JobSpec, Note};
 use protocol::job::{JobState, Options};
-use protocol::{JobId, LeaseId, Range, RangeSet};
+use protocol::{JobId, Range, RangeSet};
 
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::db::{Row, Tx, args, json_text};
-use super::{jobs, specs};
-use crate::block;
+use super::{drafts, jobs, specs};
 use crate::clock::Millis;
-
-/// Stands for an agent where there is none: what is to run was never leased.
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// What is known of outcomes without reading them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +30,10 @@ pub struct Retry {
     pub of: JobId,
     /// The new one.
     pub id: JobId,
+    /// Whether there is nothing to run.
+    pub is_complete: bool,
+    /// About how many rows of the job are copied.
+    pub n_rows: u64,
     /// How many values it takes over.
     pub n_kept: u64,
     /// Microseconds that these took.
@@ -122,45 +122,79 @@ pub async fn groups(
     rows.iter().map(range).collect()
 }
 
-/// Writes the new job down, unless there is one already.
+/// Writes the new job down in one transaction, unless there is one already.
 ///
 /// # Errors
 /// The database's.
 pub async fn insert(tx: &mut Tx<'_>, retry: Retry, now: Millis) -> Result<Retried, StoreError> {
+    let source = match source(tx, retry.of).await? {
+        Ok(source) => source,
+        Err(refused) => return Ok(refused),
+    };
+    drafts::copy_groups(tx, retry.of, retry.id, 0, u32::MAX).await?;
+    drafts::copy_outcomes(tx, retry.of, retry.id, 0, u32::MAX).await?;
+    drafts::insert_cuts(tx, retry.of, retry.id, &retry.cut).await?;
+    drafts::return_all(tx, retry.id, &retry.rows, now).await?;
+    begin(tx, &retry, source, now).await
+}
+
+/// Makes a job of a draft whose groups, outcomes and elements to run are written, unless there is
+/// one already.
+///
+/// # Errors
+/// The database's.
+pub async fn publish(tx: &mut Tx<'_>, retry: &Retry, now: Millis) -> Result<Retried, StoreError> {
+    match source(tx, retry.of).await? {
+        Ok(source) => {
+            drafts::close(tx, retry.id).await?;
+            begin(tx, retry, source, now).await
+        }
+        Err(refused) => Ok(refused),
+    }
+}
+
+/// What a retry takes from the row of its job.
+struct Source {
+    spec: JobSpec,
+    options: Options,
+    after: Vec<JobId>,
+}
+
+/// Reads what a retry takes from the row of job `of`; or why there is to be none.
+async fn source(tx: &mut Tx<'_>, of: JobId) -> Result<Result<Source, Retried>, StoreError> {
     let row = tx
         .first(
             "select retried_as, spec, options, after_jobs, started_at from jobs where id = $1",
-            args![retry.of],
+            args![of],
         )
         .await?;
-    let Some(row) = row else { return Ok(Retried::Unknown) };
+    let Some(row) = row else { return Ok(Err(Retried::Unknown)) };
     if let Some(before) = row.maybe_id("retried_as")? {
-        return Ok(Retried::Before(before));
+        return Ok(Err(Retried::Before(before)));
     }
     // One that has begun has waited for the jobs before it.
     let has_begun = row.maybe_int("started_at")?.is_some();
     let after = if has_begun { Vec::new() } else { row.json("after_jobs")? };
-    let after = match latest(tx, after).await? {
-        Ok(after) => after,
-        Err((job, state)) => return Ok(Retried::Dependency(job, state)),
-    };
-    let mut spec = specs::spec(&row)?;
-    spec.id = retry.id;
-    let options: Options = row.json("options")?;
-    copy_job(tx, &retry, &spec, &options, &after, now).await?;
-    copy_elements(tx, &retry).await?;
-    copy_outcomes(tx, &retry).await?;
-    let n_cut: u64 = retry.cut.iter().map(|cut| cut.block.lengths.len() as u64).sum();
-    let mut rank = retry.n_kept - n_cut;
-    for cut in retry.cut {
-        let n = cut.block.lengths.len() as u64;
-        insert_cut(tx, retry.of, retry.id, cut, rank).await?;
-        rank += n;
+    match latest(tx, after).await? {
+        Ok(after) => {
+            Ok(Ok(Source { spec: specs::spec(&row)?, options: row.json("options")?, after }))
+        }
+        Err((job, state)) => Ok(Err(Retried::Dependency(job, state))),
     }
-    return_all(tx, retry.id, &retry.rows, now).await?;
-    let is_empty = retry.rows.is_empty();
+}
+
+/// Writes the rows by which the new job is there, and lets it run.
+async fn begin(
+    tx: &mut Tx<'_>,
+    retry: &Retry,
+    mut source: Source,
+    now: Millis,
+) -> Result<Retried, StoreError> {
+    source.spec.id = retry.id;
+    copy_job(tx, retry, &source.spec, &source.options, &source.after, now).await?;
+    copy_blocks(tx, retry).await?;
     tx.execute("update jobs set retried_as = $2 where id = $1", args![retry.of, retry.id]).await?;
-    jobs::begin(tx, retry.id, &after, is_empty, now).await?;
+    jobs::begin(tx, retry.id, &source.after, retry.is_complete, now).await?;
     Ok(Retried::Now)
 }
 
@@ -224,85 +258,13 @@ async fn copy_job(
     Ok(())
 }
 
-async fn copy_elements(tx: &mut Tx<'_>, retry: &Retry) -> Result<(), StoreError> {
+/// Copies elements and names. Their rows hold a few MiB at the most: what is more is in blobs.
+async fn copy_blocks(tx: &mut Tx<'_>, retry: &Retry) -> Result<(), StoreError> {
     tx.execute(
         "insert into blocks (job_id, kind, first, n, lengths, data, digest)
          select $2, kind, first, n, lengths, data, digest from blocks where job_id = $1",
         args![retry.of, retry.id],
     )
     .await?;
-    tx.execute(
-        "insert into groups (job_id, position, first, n)
-         select $2, position, first, n from groups where job_id = $1",
-        args![retry.of, retry.id],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Copies the outcomes that are all values, ranked in element order.
-async fn copy_outcomes(tx: &mut Tx<'_>, retry: &Retry) -> Result<(), StoreError> {
-    tx.execute(
-        "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
-             started_at, micros, errors, notes, lengths, data, digest, rank)
-         select $2, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
-             started_at, micros, errors, notes, lengths, data, digest,
-             cast(sum(n) over (order by first) as bigint) - n
-         from outcomes where job_id = $1 and errors = '[]'",
-        args![retry.of, retry.id],
-    )
-    .await?;
-    Ok(())
-}
-
-async fn insert_cut(
-    tx: &mut Tx<'_>,
-    from: JobId,
-    to: JobId,
-    cut: Cut,
-    rank: u64,
-) -> Result<(), StoreError> {
-    let (first, lengths) = (cut.block.first, cut.block.lengths);
-    let (data, digest) = cut.block.place.into_columns();
-    tx.execute(
-        "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, agent_name, slot, pid,
-             started_at, micros, errors, notes, lengths, data, digest, rank)
-         select $3, $4, $5, lease_id, attempt, agent_id, agent_name, slot, pid,
-             started_at, $6, '[]', $7, $8, $9, $10, $11
-         from outcomes where job_id = $1 and first = $2",
-        args![
-            from,
-            cut.of,
-            to,
-            first,
-            lengths.len(),
-            cut.micros,
-            json_text(&cut.notes)?,
-            block::encode_lengths(&lengths),
-            data,
-            digest,
-            rank
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Writes what is to run as elements that came back without ever having been leased.
-async fn return_all(
-    tx: &mut Tx<'_>,
-    job: JobId,
-    rows: &[RangeSet],
-    now: Millis,
-) -> Result<(), StoreError> {
-    for ranges in rows {
-        tx.execute(
-            "insert into leases (id, job_id, agent_id, state, ranges, remaining, slots, width,
-                 attempt, lost, deaths, memory, granted_at, version)
-             values ($1, $2, $3, 'released', $4, $5, 0, 0, 0, 0, '{}', 0, $6, 0)",
-            args![LeaseId::new(), job, NOBODY, json_text(ranges)?, ranges.len(), now],
-        )
-        .await?;
-    }
     Ok(())
 }

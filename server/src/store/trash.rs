@@ -51,9 +51,11 @@ pub async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<Deleted, StoreError> 
 }
 
 /// Statements that clear a slice of `$2` rows of the deleted job `$1`.
-const SLICES: [&str; 4] = [
+const SLICES: [&str; 5] = [
     "delete from outcomes where job_id = $1 and first in (
          select first from outcomes where job_id = $1 order by first limit $2)",
+    "delete from leases where job_id = $1 and id in (
+         select id from leases where job_id = $1 order by id limit $2)",
     "delete from logs where job_id = $1 and ends in (
          select ends from logs where job_id = $1 order by ends limit $2)",
     "delete from groups where job_id = $1 and position in (

@@ -127,6 +127,7 @@ pub async fn check_nothing_is_left(fixture: &Fixture) {
          union all select 'blocks', count(*) from blocks
          union all select 'groups', count(*) from groups
          union all select 'dependencies', count(*) from dependencies
+         union all select 'drafts', count(*) from drafts
          union all select 'trash', count(*) from trash",
         args![]
     ));
@@ -195,8 +196,13 @@ struct LeaseBook {
 }
 
 async fn lease_books(tx: &mut Tx<'_>) -> Result<Vec<LeaseBook>, StoreError> {
-    let rows =
-        tx.all("select id, job_id, state, ranges, remaining, slots from leases", args![]).await?;
+    let rows = tx
+        .all(
+            "select id, job_id, state, ranges, remaining, slots from leases
+             where job_id not in (select job_id from trash)",
+            args![],
+        )
+        .await?;
     let book = |row: &Row| {
         Ok(LeaseBook {
             id: row.id("id")?,

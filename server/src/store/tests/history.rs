@@ -11,12 +11,12 @@ use protocol::{AgentId, JobId, Range};
 use super::super::ends;
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
-use super::super::retries::{self, Retried, Retry};
+use super::super::retries::{Retried, Retry};
 use super::super::trash;
 use super::books::{Expected, check, check_nothing_is_left};
 use super::{Fixture, all_of, failing, new_job, piece, read, write};
 use crate::blobs::Blobs;
-use crate::retry::work_out;
+use crate::retry::{work_out, write_in_slices};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
 /// What a history does next. Jobs and grants are picked by number from all that ever were, however
@@ -269,13 +269,15 @@ impl History {
         }
         let id = retry.id;
         let again = Retry { id: JobId::new(), ..retry.clone() };
-        match write!(self.fixture, |tx| retries::insert(tx, retry, 11)) {
+        // As a large one is, in slices of two rows.
+        match write_in_slices(&self.fixture.store, retry, 2, 11).await.unwrap() {
             Retried::Now => {
                 let mut values = self.expected[&job].clone();
                 values.retain(|_, is_error| !*is_error);
                 self.expected.insert(id, values);
                 self.jobs.push(id);
-                let repeated = write!(self.fixture, |tx| retries::insert(tx, again, 11));
+                let store = &self.fixture.store;
+                let repeated = write_in_slices(store, again, 2, 11).await.unwrap();
                 assert_eq!(repeated, Retried::Before(id));
             }
             Retried::Before(before) => assert_eq!(row.retried_as, Some(before)),

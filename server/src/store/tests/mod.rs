@@ -3,6 +3,7 @@
 //! * [`conformance`]: each function, by example.
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
+//! * [`drafts`]: retries that are written in slices.
 //! * [`upgrade`]: databases of earlier versions.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
@@ -10,6 +11,7 @@
 mod books;
 mod conformance;
 mod contract;
+mod drafts;
 mod history;
 mod upgrade;
 mod watching;
