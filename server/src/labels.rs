@@ -127,29 +127,16 @@ mod tests {
     use protocol::job::{JobState, Level, Strategy};
     use protocol::{AgentId, Problem};
     use serde_json::{Value, json};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::block::pack;
-    use crate::config::{Config, Settings};
+    use crate::state::tests::opened;
     use crate::store::agents;
     use crate::store::blocks::{Place, StoredBlock};
     use crate::store::jobs::NewJob;
     use crate::store::leases::Grant;
     use crate::store::reports;
     use crate::store::tests::{collecting, failing, new_job, register, round};
-
-    async fn opened(folder: &std::path::Path) -> AppState {
-        let settings = Settings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            data: None,
-            lease: 30.0,
-            max_body: 1 << 20,
-            max_blob: 1 << 20,
-        };
-        let config = Config { settings, data: folder.to_owned(), admin_token: None };
-        crate::open(config, CancellationToken::new()).await.unwrap()
-    }
 
     /// Names as a job of very many has them: in a blob.
     async fn names(state: &AppState, names: &[&str]) -> Vec<StoredBlock> {

@@ -75,3 +75,24 @@ impl AppState {
         }
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::AppState;
+    use crate::config::{Config, Settings};
+
+    /// A server's state in `folder`, without the server.
+    pub async fn opened(folder: &std::path::Path) -> AppState {
+        let settings = Settings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            data: None,
+            lease: 30.0,
+            max_body: 1 << 20,
+            max_blob: 1 << 20,
+        };
+        let config = Config { settings, data: folder.to_owned(), admin_token: None };
+        crate::open(config, CancellationToken::new()).await.unwrap()
+    }
+}

@@ -136,3 +136,43 @@ impl utoipa::Modify for BearerToken {
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Method, StatusCode};
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::state::tests::opened;
+
+    /// What a client says of media types refuses it nothing: neither 415 nor 406 is ever answered.
+    #[tokio::test]
+    async fn no_media_type_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = opened(folder.path()).await;
+        let token = std::fs::read_to_string(folder.path().join(crate::TOKEN_FILE)).unwrap();
+        let description: Value = serde_json::from_str(&openapi_json()).unwrap();
+        for (path, operations) in description["paths"].as_object().unwrap() {
+            let uri = path.replace("{id}", "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42");
+            let uri = uri.replace("{digest}", &"0".repeat(64));
+            for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
+                let request = Request::builder()
+                    .method(&method)
+                    .uri(&uri)
+                    .header("authorization", format!("Bearer {}", token.trim()))
+                    .header("content-type", "image/png")
+                    .header("content-encoding", "br")
+                    .header("accept", "image/png")
+                    .body(axum::body::Body::from("{}"))
+                    .unwrap();
+                let status = router(state.clone()).oneshot(request).await.unwrap().status();
+                let is_there = operations.get(method.as_str().to_lowercase()).is_some();
+                assert_eq!(status == StatusCode::METHOD_NOT_ALLOWED, !is_there, "{method} {path}");
+                let of_media = [StatusCode::UNSUPPORTED_MEDIA_TYPE, StatusCode::NOT_ACCEPTABLE];
+                assert!(!of_media.contains(&status), "{method} {path}: {status}");
+                assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+            }
+        }
+    }
+}
