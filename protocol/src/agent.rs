@@ -240,6 +240,7 @@ pub struct JobSpec {
     pub files: Option<String>,
     /// An absolute path: where its workers work, if the agent has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/srv/project")]
     pub workdir: Option<String>,
     /// How it is run, with a drawn seed in its place.
     pub options: Options,
