@@ -50,6 +50,7 @@ pub mod supervisor;
 mod tap;
 pub mod topology;
 mod transport;
+mod trees;
 mod work;
 mod worker;
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! CACHE/NAME.lock       held shared by whoever uses the environment, exclusive by whoever makes it
-//! CACHE/NAME/files/     the unpacked files: working directory of the script and of the workers
+//! CACHE/NAME/files/     the unpacked files: working directory of the script. Workers work in copies
 //! CACHE/NAME/r/         the private library of R
 //! CACHE/NAME/python/    where pip installs to
 //! CACHE/NAME/bin/       on the PATH, for whatever else the script provides
@@ -76,8 +76,9 @@ struct Recipe {
 }
 
 impl Environment {
-    /// The working directory.
-    pub fn work(&self) -> PathBuf {
+    /// What is in the working directory of its workers in the beginning. Each has a copy, so that
+    /// none changes what others, and later jobs, find.
+    pub fn files(&self) -> PathBuf {
         self.place.folder.join("files")
     }
 

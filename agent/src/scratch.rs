@@ -4,7 +4,7 @@
 //! SCRATCH/lock                held while an agent makes its folder
 //! SCRATCH/agent-ID/lock       held while the agent lives
 //! SCRATCH/agent-ID/scripts/   the runtimes' scripts
-//! SCRATCH/agent-ID/N/work     working directory of worker N, emptied between jobs
+//! SCRATCH/agent-ID/N/work/    working directory of worker N, as new for each job
 //! SCRATCH/agent-ID/N/tmp/     its TMPDIR, gone with it
 //! ```
 //!
@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -21,6 +22,7 @@ use protocol::AgentId;
 use tokio::task::spawn_blocking;
 
 use crate::runtimes;
+use crate::trees;
 
 /// The folder of one agent; removed when dropped.
 #[derive(Debug)]
@@ -63,7 +65,8 @@ impl Scratch {
     /// When that cannot be done.
     pub fn worker(&self) -> io::Result<WorkerScratch> {
         let number = self.next_worker.fetch_add(1, Ordering::Relaxed);
-        let scratch = WorkerScratch { folder: self.folder.join(number.to_string()) };
+        let folder = Folder(self.folder.join(number.to_string()));
+        let scratch = WorkerScratch(Arc::new(folder));
         make_private(&scratch.work())?;
         make_private(&scratch.tmp())?;
         Ok(scratch)
@@ -76,32 +79,40 @@ impl Drop for Scratch {
     }
 }
 
-/// The folders of one worker; removed when dropped.
+/// The folders of one worker; removed when dropped, or when what is being done in them is done.
 #[derive(Debug)]
-pub struct WorkerScratch {
-    folder: PathBuf,
-}
+pub struct WorkerScratch(Arc<Folder>);
+
+/// A folder that is removed when dropped.
+#[derive(Debug)]
+struct Folder(PathBuf);
 
 impl WorkerScratch {
     /// The working directory.
     pub fn work(&self) -> PathBuf {
-        self.folder.join("work")
+        self.0.0.join("work")
     }
 
     /// The folder for temporary files. It is not emptied between jobs: R keeps its own there for
     /// as long as it runs.
     pub fn tmp(&self) -> PathBuf {
-        self.folder.join("tmp")
+        self.0.0.join("tmp")
     }
 
-    /// Removes all that is in the working directory, however much, without holding up others.
+    /// Removes all that is in the working directory, however much, and copies there what is in the
+    /// folder `original`, if there is one, without holding up others.
     ///
     /// # Errors
-    /// When something cannot be removed.
-    pub async fn empty_work(&self) -> io::Result<()> {
-        let work = self.work();
-        let emptied = spawn_blocking(move || empty(&work)).await;
-        emptied.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    /// When something cannot be removed or copied.
+    pub async fn renew_work(&self, original: Option<PathBuf>) -> io::Result<()> {
+        let (scratch, work) = (Arc::clone(&self.0), self.work());
+        let renewed = spawn_blocking(move || {
+            // Not to be removed while it is filled.
+            let _scratch = scratch;
+            trees::empty(&work)?;
+            original.map_or(Ok(()), |original| trees::copy(&original, &work))
+        });
+        renewed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 
     /// Removes the folders, without holding up others.
@@ -110,9 +121,9 @@ impl WorkerScratch {
     }
 }
 
-impl Drop for WorkerScratch {
+impl Drop for Folder {
     fn drop(&mut self) {
-        remove(&self.folder);
+        remove(&self.0);
     }
 }
 
@@ -125,18 +136,6 @@ pub fn default_parent() -> PathBuf {
         || std::env::temp_dir().join(format!("farrow-{}", nix::unistd::getuid())),
         |cache| cache.join("farrow"),
     )
-}
-
-fn empty(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
@@ -160,9 +159,7 @@ fn remove_abandoned(parent: &Path) {
 }
 
 fn remove(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = trees::remove(folder) {
         tracing::warn!(folder = %folder.display(), %error, "cannot remove a scratch folder");
     }
 }
@@ -179,8 +176,10 @@ mod tests {
         fs::create_dir(worker.work().join("sub")).unwrap();
         fs::write(worker.work().join("sub/file"), "x").unwrap();
         std::os::unix::fs::symlink("/nowhere", worker.work().join("link")).unwrap();
-        worker.empty_work().await.unwrap();
+        worker.renew_work(None).await.unwrap();
         assert_eq!(fs::read_dir(worker.work()).unwrap().count(), 0);
+        worker.renew_work(Some(scratch.scripts())).await.unwrap();
+        assert!(worker.work().join(runtimes::SCRIPTS[0].0).exists());
         assert!(scratch.scripts().join(runtimes::SCRIPTS[0].0).exists());
         worker.remove().await;
         drop(scratch);

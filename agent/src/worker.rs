@@ -66,6 +66,14 @@ pub struct WorkerKey {
     pub workdir: Option<PathBuf>,
 }
 
+impl WorkerKey {
+    /// What its working directory holds in the beginning, if it is its own and not empty.
+    fn files(&self) -> Option<PathBuf> {
+        let prepared = self.prepared.as_ref().filter(|_| self.workdir.is_none());
+        prepared.map(|prepared| prepared.files())
+    }
+}
+
 /// How workers are started.
 #[derive(Debug)]
 pub struct Launcher {
@@ -120,7 +128,7 @@ impl Worker {
     /// # Errors
     /// When it cannot be started: why, and what it printed.
     pub async fn start(launcher: &Launcher, key: WorkerKey) -> Result<Self, (Death, Printed)> {
-        let mut worker = Self::spawn(launcher, key).map_err(|error| {
+        let mut worker = Self::spawn(launcher, key).await.map_err(|error| {
             (Death::Ended(Ended::NotStarted(error.to_string())), Printed::default())
         })?;
         let hello = timeout(PATIENCE, worker.hello()).await;
@@ -148,8 +156,11 @@ impl Worker {
         Ok(())
     }
 
-    fn spawn(launcher: &Launcher, key: WorkerKey) -> io::Result<Self> {
+    async fn spawn(launcher: &Launcher, key: WorkerKey) -> io::Result<Self> {
         let scratch = launcher.scratch.worker()?;
+        if let Some(files) = key.files() {
+            scratch.renew_work(Some(files)).await?;
+        }
         let (worker_in, agent_out) = pipe_of(PIPE_BYTES)?;
         let (agent_in, worker_out) = pipe_of(PIPE_BYTES)?;
         let (stdout, worker_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -168,8 +179,7 @@ impl Worker {
         command.env_remove("FARROW_TOKEN").env("TMPDIR", scratch.tmp());
         command.envs(runtimes::environment(key.cores)).current_dir(scratch.work());
         if let Some(prepared) = &key.prepared {
-            let variables = prepared.variables().iter();
-            command.envs(variables.map(|(name, value)| (name, value))).current_dir(prepared.work());
+            command.envs(prepared.variables().iter().map(|(name, value)| (name, value)));
         }
         if let Some(workdir) = &key.workdir {
             command.current_dir(workdir);
@@ -234,8 +244,8 @@ impl Worker {
         }
     }
 
-    /// Forgets the job: resets the worker, kills whatever its code has started, empties its
-    /// working directory. If it is to rest it also gives its memory back, which takes R some 40 ms.
+    /// Forgets the job: resets the worker, kills whatever its code has started, makes its working
+    /// directory as it was in the beginning. If it is to rest it also gives its memory back, which takes R some 40 ms.
     ///
     /// # Errors
     /// When it could not; the worker is not to be used again.
@@ -250,8 +260,8 @@ impl Worker {
         });
         done.await.unwrap_or_else(|_| Err(Death::Untrusted("it could not be reset".to_owned())))?;
         self.output.take();
-        self.scratch.empty_work().await.map_err(|error| {
-            Death::Untrusted(format!("its working directory could not be emptied: {error}"))
+        self.scratch.renew_work(self.key.files()).await.map_err(|error| {
+            Death::Untrusted(format!("its working directory could not be renewed: {error}"))
         })
     }
 

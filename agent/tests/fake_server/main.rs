@@ -11,4 +11,5 @@ mod preparing;
 mod record;
 mod running;
 mod server;
+mod spoiling;
 mod watching;

@@ -13,7 +13,7 @@ use crate::harness::{TestAgent, command, file, gone, integers, python};
 use crate::server::FakeServer;
 
 /// Puts a tar.gz of these files on the server; its digest.
-fn put_files(server: &FakeServer, files: &[(&str, &str)]) -> String {
+pub fn put_files(server: &FakeServer, files: &[(&str, &str)]) -> String {
     let mut packer = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for (path, text) in files {
         let mut header = tar::Header::new_gnu();
@@ -32,14 +32,14 @@ fn put_archive(server: &FakeServer, archive: &[u8]) -> String {
 }
 
 /// Runs one element of a job; its value.
-async fn value(server: &FakeServer, job: &JobSpec) -> Value {
+pub async fn value(server: &FakeServer, job: &JobSpec) -> Value {
     let lease = integers(job, 0, 1);
     server.grant(lease.clone(), b"", job);
     server.outcomes(lease.id).await[0].result.clone().unwrap()
 }
 
 /// Runs a job that cannot be prepared; its error.
-async fn failure(server: &FakeServer, job: &JobSpec) -> ElementError {
+pub async fn failure(server: &FakeServer, job: &JobSpec) -> ElementError {
     let lease = integers(job, 0, 2);
     server.grant(lease.clone(), b"", job);
     let outcome = server
