@@ -25,7 +25,7 @@ impl Client {
             .request(Method::PUT, &format!("/v1/blobs/{}", blob.digest))
             .header(CONTENT_LENGTH, blob.size)
             .body(blob.body().await.map_err(CallError::Unreadable)?);
-        self.send_large(request).await.map(drop)
+        self.send_large(blob.size, request).await.map(drop)
     }
 
     /// The bytes of a blob.

@@ -40,12 +40,13 @@ pub enum Value {
 impl Client {
     /// Submits a job. With the same key it is submitted once, however often this is called.
     pub async fn submit(&self, body: Bytes, key: &str) -> Result<JobStatus, CallError> {
+        let size = body.len() as u64;
         let request = self
             .request(Method::POST, "/v1/jobs")
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", key)
             .body(body);
-        self.read_json(self.send_large(request).await?).await
+        self.read_json(self.send_large(size, request).await?).await
     }
 
     /// A job's status now.
