@@ -35,7 +35,9 @@ pub struct ElementArgs {
     #[arg(long, env = "FARROW_MAP_GLOB", value_name = "PATTERN")]
     glob: Vec<String>,
     /// Rows of a table with a heading, an object each; `-` is standard input. Empty cells are
-    /// null; a column that holds only numbers is numbers. `*.tsv` is separated by tabs
+    /// null; a column that holds only numbers is numbers, and an NA among them is null. Where a
+    /// number would lose digits (007, whole ones beyond 2^53) the column is text. `*.tsv` is
+    /// separated by tabs
     #[arg(long, env = "FARROW_MAP_CSV", value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Whole numbers: `0..100` without, `0..=100` with its end

@@ -9,6 +9,9 @@ use super::at_fault;
 use super::list::ElementList;
 use crate::failure::Failure;
 
+/// Up to here a double, which is R's and JSON's usual number, holds each whole number.
+const LARGEST_WHOLE: u64 = 1 << 53;
+
 /// Pushes each row of the table in `input` as an object.
 pub fn read(
     input: impl Read,
@@ -71,9 +74,8 @@ impl Cell {
     /// By whole columns, so that all rows hold the same kind of thing: a column of `1`, `2` and `x3`
     /// is text, as is `007`, which as a number would be another text.
     fn of_column(rows: &[StringRecord], column: usize) -> Self {
-        let mut cells =
-            rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty());
-        match cells.all(is_number) {
+        let mut cells = rows.iter().filter_map(|row| row.get(column));
+        match cells.all(|cell| cell.is_empty() || is_missing(cell) || is_number(cell)) {
             true => Self::Number,
             false => Self::Text,
         }
@@ -82,15 +84,28 @@ impl Cell {
     fn write(self, cell: &str) -> String {
         match self {
             _ if cell.is_empty() => "null".to_owned(),
+            Self::Number if is_missing(cell) => "null".to_owned(),
             Self::Number => cell.trim().to_owned(),
             Self::Text => serde_json::Value::from(cell).to_string(),
         }
     }
 }
 
-/// Whether a cell can stand in JSON as a number with the digits that it has.
+/// Whether a cell among numbers says that there is none, as R's `write.csv` does.
+fn is_missing(cell: &str) -> bool {
+    cell.trim() == "NA"
+}
+
+/// Whether a cell can stand in JSON as a number, from which a function has the number that the cell
+/// says: a large id would lose its last digits.
 fn is_number(cell: &str) -> bool {
-    serde_json::from_str::<Number>(cell.trim()).is_ok()
+    let cell = cell.trim();
+    let is_exact = || cell.parse::<i64>().is_ok_and(|n| n.unsigned_abs() <= LARGEST_WHOLE);
+    serde_json::from_str::<Number>(cell).is_ok() && (!is_whole(cell) || is_exact())
+}
+
+fn is_whole(cell: &str) -> bool {
+    cell.strip_prefix('-').unwrap_or(cell).bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn object(heading: &[String], cells: &[Cell], row: &StringRecord) -> String {
@@ -122,6 +137,25 @@ mod tests {
         );
         assert_eq!(rows("n\n1\n", true).unwrap(), r#"[{"n":"1"}]"#);
         assert_eq!(rows("a,b\n", false).unwrap(), "[]");
+    }
+
+    #[test]
+    fn whole_numbers_that_a_double_cannot_hold_are_text() {
+        let table = "id,least,edge,real\n1,-9007199254740993,9007199254740992,0.123456789\n\
+                     92233720368547758070,1,-9007199254740992,1e300\n";
+        assert_eq!(
+            rows(table, false).unwrap(),
+            r#"[{"id":"1","least":"-9007199254740993","edge":9007199254740992,"real":0.123456789},{"id":"92233720368547758070","least":"1","edge":-9007199254740992,"real":1e300}]"#
+        );
+    }
+
+    #[test]
+    fn na_among_numbers_is_null_and_among_texts_a_text() {
+        assert_eq!(
+            rows("n,country\n1,NA\nNA,DE\n", false).unwrap(),
+            r#"[{"n":1,"country":"NA"},{"n":null,"country":"DE"}]"#
+        );
+        assert_eq!(rows("n\nNA\n", true).unwrap(), r#"[{"n":"NA"}]"#);
     }
 
     #[test]
