@@ -3,12 +3,14 @@
 //! * [`job`]: the client's side, of three parts: [`submission`], [`status`] and [`outcome`].
 //! * [`agent`]: the agent's side. Its module comment tells the life of an agent.
 //! * [`envelope`]: a JSON header followed by payload bytes, in one body.
+//! * [`files`]: what a job's folder may hold.
 //! * [`frames`]: elements and values that are not JSON, in one body.
 //! * [`problem`]: the one shape of every failure (RFC 9457).
 //! * [`id`]: the ids, UUIDs of version 7.
 
 pub mod agent;
 pub mod envelope;
+pub mod files;
 pub mod frames;
 pub mod id;
 pub mod job;

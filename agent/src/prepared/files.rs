@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use flate2::read::MultiGzDecoder;
+use protocol::files::link_stays_inside;
 use tar::{Archive, Entry, EntryType};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
@@ -132,27 +133,10 @@ fn inside(path: &Path, what: &'static str) -> Result<PathBuf, FilesError> {
 
 /// Whether a symbolic link that stands `depth` folders deep stays inside.
 fn check_link(target: &Path, depth: usize) -> Result<(), FilesError> {
-    let mut up = 0;
-    let mut is_down = false;
-    for component in target.components() {
-        let stays = match component {
-            Component::Normal(_) => {
-                is_down = true;
-                true
-            }
-            Component::ParentDir => {
-                up += 1;
-                !is_down && up <= depth
-            }
-            Component::CurDir => true,
-            Component::RootDir | Component::Prefix(_) => false,
-        };
-        if !stays {
-            let (what, path) = ("a symbolic link to", target.to_owned());
-            return Err(FilesError::Leaves { what, path });
-        }
+    match link_stays_inside(target, depth) {
+        true => Ok(()),
+        false => Err(FilesError::Leaves { what: "a symbolic link to", path: target.to_owned() }),
     }
-    Ok(())
 }
 
 /// Makes the folders of a clean path below `folder`, none of which may be a link.
