@@ -74,7 +74,7 @@ impl Failure {
     }
 
     /// The job failed: which element, its message, the end of its traceback, and what to do.
-    pub fn of_job(problem: &Problem, name: Option<&str>, id: JobId) -> Self {
+    pub fn of_job(problem: &Problem, id: JobId) -> Self {
         let failure = Self::new(Exit::Failed, &problem.detail);
         let Some(element) = &problem.element else {
             return failure.remedy(format!("`farrow retry {id}` runs it again"));
@@ -84,7 +84,7 @@ impl Failure {
             _ => format!("`farrow outcomes {id} --failed` shows what failed and what it printed"),
         };
         failure
-            .details(element_story(element, name))
+            .details(element_story(element))
             .remedy(format!("{shows}; `farrow retry {id}` runs again what failed or is missing"))
     }
 
@@ -127,11 +127,11 @@ impl Failure {
 
 /// What a failed element has to tell beyond the problem's detail, which names its index and its
 /// message: its name, the error's type, the call, the end of the traceback.
-fn element_story(element: &Value, name: Option<&str>) -> Vec<String> {
+fn element_story(element: &Value) -> Vec<String> {
     let text = |member: &str| element.get(member).and_then(Value::as_str);
     let mut lines = Vec::new();
-    for (title, text) in [("name", name), ("type", text("type")), ("call", text("call"))] {
-        lines.extend(text.map(|text| format!("{title}: {text}")));
+    for title in ["name", "type", "call"] {
+        lines.extend(text(title).map(|text| format!("{title}: {text}")));
     }
     let frames = element.get("traceback").and_then(Value::as_array).into_iter().flatten();
     lines.extend(traceback(frames.filter_map(Value::as_str)));
@@ -162,12 +162,12 @@ mod tests {
         let problem: Problem = serde_json::from_value(serde_json::json!({
             "type": "urn:farrow:job-failed", "title": "The job failed", "status": 409,
             "detail": "element 3 failed: boom",
-            "element": {"index": 3, "type": "ValueError", "message": "boom",
+            "element": {"index": 3, "name": "gear 4", "type": "ValueError", "message": "boom",
                         "traceback": ["File \"<function>\", line 2, in f"]}
         }))
         .unwrap();
         let id = JobId::new();
-        let text = Failure::of_job(&problem, Some("gear 4"), id).text();
+        let text = Failure::of_job(&problem, id).text();
         assert!(text.starts_with("error: element 3 failed: boom\n"), "{text}");
         assert!(text.contains("  name: gear 4\n  type: ValueError\n"), "{text}");
         assert!(text.contains("line 2, in f"), "{text}");

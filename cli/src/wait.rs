@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use protocol::job::{JobStatus, Outcome, Variant};
-use protocol::{JobId, Problem};
+use protocol::JobId;
+use protocol::job::{JobStatus, Variant};
 
-use crate::client::{Body, CallError, Client, OutcomeQuery, Polled, Until, Value};
+use crate::client::{Body, CallError, Client, Polled, Until, Value};
 use crate::delivery::{Delivery, Sink};
 use crate::failure::{Exit, Failure};
 use crate::live;
@@ -69,37 +69,8 @@ impl Waiting<'_> {
         match answer {
             Ok(Value::Here(body)) => Ok(body),
             Ok(Value::NotYet(status)) => Err(not_yet(&status)),
-            Err(error) => Err(self.without_value(error, id).await),
+            Err(error) => Err(without_value(error, id)),
         }
-    }
-
-    /// What the server says in the place of a value: the job failed, or was cancelled.
-    async fn without_value(&self, error: CallError, id: JobId) -> Failure {
-        match error {
-            CallError::Refused(problem) if problem.status == 409 => {
-                let name = self.name_of_failed(&problem, id).await;
-                Failure::of_job(&problem, name.as_deref(), id)
-            }
-            CallError::Refused(problem) if problem.status == 410 => {
-                Failure::new(Exit::Cancelled, &problem.detail)
-                    .remedy(format!("`farrow retry {id}` runs what is missing"))
-            }
-            error => error.into(),
-        }
-    }
-
-    /// The name of the element that failed a job, which only its outcome tells. That it cannot be
-    /// had is no failure of its own: the index is known.
-    async fn name_of_failed(&self, problem: &Problem, id: JobId) -> Option<String> {
-        let index = problem.element.as_ref()?.get("index")?.as_u64()?;
-        let query = OutcomeQuery {
-            failed: true,
-            after: index.checked_sub(1),
-            limit: Some(1),
-            ..OutcomeQuery::default()
-        };
-        let line = self.client.outcomes(id, query).await.ok()?.next().await.ok()??;
-        serde_json::from_str::<Outcome>(&line).ok()?.name
     }
 
     /// A connection that breaks is made again: a value never changes, so what was printed already
@@ -200,4 +171,16 @@ fn some_failed(status: &JobStatus) -> String {
          {} runs them again",
         counts.failed, counts.total, status.id, status.id
     )
+}
+
+/// What the server says in the place of a value: the job failed, or was cancelled.
+fn without_value(error: CallError, id: JobId) -> Failure {
+    match error {
+        CallError::Refused(problem) if problem.status == 409 => Failure::of_job(&problem, id),
+        CallError::Refused(problem) if problem.status == 410 => {
+            Failure::new(Exit::Cancelled, &problem.detail)
+                .remedy(format!("`farrow retry {id}` runs what is missing"))
+        }
+        error => error.into(),
+    }
 }

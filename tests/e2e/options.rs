@@ -255,7 +255,10 @@ async fn workers_work_where_the_job_says_if_the_agent_has_it() {
     };
     for (runtime, function) in [
         ("r", json!("function(x) if (file.exists('offset.txt')) 'there' else 'away'")),
-        ("python", json!("import os\nlambda x: 'there' if os.path.exists('offset.txt') else 'away'")),
+        (
+            "python",
+            json!("import os\nlambda x: 'there' if os.path.exists('offset.txt') else 'away'"),
+        ),
         ("command", json!(["sh", "-c", "[ -e offset.txt ] && echo there || echo away"])),
     ] {
         assert_eq!(run(runtime, &function, json!(folder)).await, json!(["there", "there"]));
