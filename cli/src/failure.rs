@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use protocol::{JobId, Problem};
 use serde_json::Value;
 
+use crate::printable::printable;
+
 /// The table of exit codes, as `farrow --help` and the waiting commands show it.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -108,7 +110,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         if !self.what.is_empty() {
             // Whoever has closed standard error does not want to know.
-            write!(std::io::stderr().lock(), "{}", self.text()).ok();
+            write!(std::io::stderr().lock(), "{}", printable(&self.text())).ok();
         }
         ExitCode::from(self.exit as u8)
     }

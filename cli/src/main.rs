@@ -20,6 +20,7 @@ mod logging;
 mod outcome_text;
 mod output;
 mod persistence;
+mod printable;
 mod printer;
 mod rounds;
 mod screen;

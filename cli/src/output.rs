@@ -1,11 +1,12 @@
 //! Standard output of commands that print something small at once.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::builder::FalseyValueParser;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
+use crate::printable::printable;
 
 /// What a command prints: for people, or one JSON document.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -34,9 +35,10 @@ pub fn print_text(text: &str) -> Result<(), Failure> {
     write_text(text).map_err(|error| Failure::output(&error))
 }
 
-/// Writes a text to standard output, at once.
+/// Writes a text to standard output, at once; to a terminal only what does not steer it.
 pub fn write_text(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
+    let text = if output.is_terminal() { printable(text) } else { text.into() };
     output.write_all(text.as_bytes()).and_then(|()| output.flush())
 }
 

@@ -1,6 +1,6 @@
 //! What a waiting command shows on standard error: a progress bar on a terminal, and notes.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use protocol::job::{JobState, JobStatus};
 
 use crate::human;
+use crate::printable::printable;
 
 /// What to show while a command waits.
 #[derive(Args, Clone, Copy, Debug)]
@@ -29,18 +30,20 @@ pub struct Screen {
     quiet: bool,
     /// Drawn from the first status on.
     bar: OnceCell<ProgressBar>,
+    /// What a job was last said to wait for.
+    told: RefCell<Option<String>>,
 }
 
 impl Screen {
     /// With a bar if standard error is a terminal and the command line does not forbid it.
     pub fn new(args: ScreenArgs) -> Self {
         let live = std::io::stderr().is_terminal() && !args.no_progress && !args.quiet;
-        Self { live, quiet: args.quiet, bar: OnceCell::new() }
+        Self { live, quiet: args.quiet, bar: OnceCell::new(), told: RefCell::default() }
     }
 
     /// Without a bar, for commands that print as they read.
     pub fn plain() -> Self {
-        Self { live: false, quiet: false, bar: OnceCell::new() }
+        Self { live: false, quiet: false, bar: OnceCell::new(), told: RefCell::default() }
     }
 
     /// Whether somebody looks at it.
@@ -51,7 +54,7 @@ impl Screen {
     /// Says one line that stays, unless it is to be quiet.
     pub fn note(&self, line: &str) {
         // Whoever has closed standard error does not want to know.
-        let write = || drop(writeln!(std::io::stderr().lock(), "{line}"));
+        let write = || drop(writeln!(std::io::stderr().lock(), "{}", printable(line)));
         match self.bar.get() {
             _ if self.quiet => {}
             Some(bar) => bar.suspend(write),
@@ -63,10 +66,21 @@ impl Screen {
     pub fn show(&self, status: &JobStatus) {
         if self.live {
             let bar = self.bar.get_or_init(new_bar);
-            bar.set_prefix(status.name.clone().unwrap_or_else(|| status.state.as_str().to_owned()));
+            let name = status.name.as_deref().unwrap_or(status.state.as_str());
+            bar.set_prefix(printable(name).into_owned());
             bar.set_length(status.elements.total);
             bar.set_position(status.elements.done + status.elements.failed);
             bar.set_message(message(status));
+        } else {
+            self.tell_waiting(status.waiting_for.as_deref());
+        }
+    }
+
+    /// Without a bar: says what a job waits for, whenever that is something else than before.
+    fn tell_waiting(&self, reason: Option<&str>) {
+        let told = self.told.replace(reason.map(str::to_owned));
+        if let Some(reason) = reason.filter(|reason| told.as_deref() != Some(reason)) {
+            self.note(&format!("waiting: {reason}"));
         }
     }
 

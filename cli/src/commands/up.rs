@@ -36,7 +36,8 @@ pub struct Up {
 }
 
 impl Up {
-    /// Runs both until a signal says stop: then the agent drains, and the server ends after it.
+    /// Runs both until a signal says stop: then the agent drains, and the server ends after it. An
+    /// agent that was drained through the API leaves the server running.
     pub async fn run(self) -> Result<(), Failure> {
         logging::start()?;
         let stop = signals::stop_token("draining: what runs is finished, nothing new is taken")?;
@@ -45,9 +46,16 @@ impl Up {
         serving.announce(self.json)?;
         let config = agent::Config::new(serving.url(), serving.token()?, self.agent);
         let agent_ended = tokio::select! {
-            ended = agent::run(config, stop) => ended.map_err(|error| failure(&error)),
+            ended = agent::run(config, stop.clone()) => ended.map_err(|error| failure(&error)),
             ended = serving.ended() => return ended,
         };
+        if agent_ended.is_ok() && !stop.is_cancelled() {
+            tracing::info!("the agent was drained and has left; the server goes on");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                ended = serving.ended() => return ended,
+            }
+        }
         stop_server.cancel();
         agent_ended.and(serving.ended().await)
     }
