@@ -29,7 +29,10 @@ use utoipa::ToSchema;
 
 use crate::id::{AgentId, JobId, LeaseId};
 use crate::job::{Encoding, Function, LogEntry, Options, Runtime};
+use crate::object::only_objects;
 use crate::ranges::RangeSet;
+
+only_objects!(Register, LeaseRequest, Report, Piece, Logs, Heartbeat, Release, Released);
 
 /// An agent presents itself.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -39,6 +42,7 @@ use crate::ranges::RangeSet;
     "runtimes": {"r": "4.2.2", "python": "3.11.2"}, "labels": {"region": "eu-central-1"},
     "leases": []
 }))]
+#[serde(remote = "Self")]
 pub struct Register {
     /// Made by the agent at its start.
     pub id: AgentId,
@@ -81,6 +85,7 @@ pub struct Registered {
     "free": 2, "held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"],
     "known_jobs": ["019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"], "wait": 30.0
 }))]
+#[serde(remote = "Self")]
 pub struct LeaseRequest {
     /// Slots that have nothing to do.
     pub free: u32,
@@ -277,6 +282,7 @@ pub enum Constant {
     "conditions": [{"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}]
 }]
 }]}))]
+#[serde(remote = "Self")]
 pub struct Report {
     /// Finished elements, of any of the agent's leases.
     pub pieces: Vec<Piece>,
@@ -292,6 +298,7 @@ pub struct Report {
     "conditions": [{"kind": "warning", "message": "NaNs produced", "call": "log(-1)"}]
 }]
 }))]
+#[serde(remote = "Self")]
 pub struct Piece {
     /// The lease they belong to.
     pub lease: LeaseId,
@@ -393,6 +400,7 @@ pub enum Verdict {
     "job": "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42", "at": 1795428000000_u64, "source": "element",
     "element": 7, "stream": "stdout", "text": "fitting\n"
 }]}))]
+#[serde(remote = "Self")]
 pub struct Logs {
     /// Counts these requests from 1, so that a repeated one is known.
     pub batch: u64,
@@ -403,6 +411,7 @@ pub struct Logs {
 /// The agent says that it is alive.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"], "draining": false, "wait": 10.0}))]
+#[serde(remote = "Self")]
 pub struct Heartbeat {
     /// The leases that it holds.
     pub held: Vec<LeaseId>,
@@ -425,6 +434,7 @@ pub struct Orders {
 /// The agent gives back what it will not run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"leases": [{"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}]}))]
+#[serde(remote = "Self")]
 pub struct Release {
     /// The leases, whole as they remain.
     pub leases: Vec<Released>,
@@ -433,6 +443,7 @@ pub struct Release {
 /// One lease given back.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}))]
+#[serde(remote = "Self")]
 pub struct Released {
     /// The lease.
     pub id: LeaseId,

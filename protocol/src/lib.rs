@@ -14,6 +14,7 @@ pub mod files;
 pub mod frames;
 pub mod id;
 pub mod job;
+mod object;
 pub mod outcome;
 pub mod problem;
 pub mod ranges;

@@ -7,10 +7,13 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::id::JobId;
+use crate::object::only_objects;
+
+only_objects!(SubmitJob, SubmitJobs, BlobRef, Level, Options);
 
 /// One submission: a map of `function` over `elements`, or a call of it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(example = json!({
     "name": "models by gear", "runtime": "r",
     "function": "function(.x, digits) round(coef(lm(mpg ~ cyl + hp, data = .x)), digits)",
@@ -90,7 +93,7 @@ fn default_plan() -> Vec<Level> {
 
 /// Several submissions, accepted all together or not at all.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(example = json!({"jobs": [
     {"runtime": "python", "function": "lambda x: x + 1", "elements": [1, 2]},
     {"runtime": "python", "function": "21 * 2"}
@@ -118,7 +121,7 @@ pub enum Function {
 
 /// A blob, uploaded before by `PUT /v1/blobs/{sha256}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(example = json!({
     "blob": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 }))]
@@ -166,7 +169,7 @@ impl Runtime {
 
 /// One level of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(example = json!({"strategy": "cluster", "workers": 2}))]
 pub struct Level {
     /// How this level spreads its elements.
@@ -199,7 +202,7 @@ pub enum Strategy {
 
 /// How a job is run. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 #[schema(example = json!({"on_error": "collect", "chunk_size": 10, "timeout": 60.0}))]
 pub struct Options {
     /// How the function is called with an element.

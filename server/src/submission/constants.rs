@@ -23,6 +23,10 @@ struct Reference {
 
 impl Reference {
     fn read(value: &RawValue) -> Option<Self> {
+        // An array of two texts is a value, though serde would take it for the fields in order.
+        if !value.get().starts_with('{') {
+            return None;
+        }
         let reference: Self = serde_json::from_str(value.get()).ok()?;
         reference.blob.starts_with("sha256:").then_some(reference)
     }

@@ -52,6 +52,15 @@ fn options(runtime: &str, options: &Value) -> Value {
 }
 
 #[tokio::test]
+async fn an_array_is_a_value_even_of_texts_that_look_like_digests() {
+    let fixture = Fixture::new();
+    for value in [json!(["sha256:aaa", "sha256:bbb"]), json!(["sha256:aaa", null])] {
+        let job = map("r", &json!({"args": {"d": value}, "globals": {"d": value}}));
+        assert_eq!(fixture.faults(&job).await, [""; 0], "{job}");
+    }
+}
+
+#[tokio::test]
 async fn each_runtime_has_its_own_semantics() {
     let fixture = Fixture::new();
     let fine = [

@@ -114,6 +114,7 @@ pub fn of_blobs_and_others() -> Vec<Refusal> {
             &["rds"],
         ),
         submission(&json!({"files": "project.tar.gz"}), "files", &["invalid type"]),
+        submission(&json!({"files": [BLOB]}), "files", &["array", "an object such as"]),
         submission(&json!({"files": blob("project.tar.gz")}), "files.blob", &["not a digest"]),
         submission(&json!({"files": blob(NO_BLOB)}), "files.blob", &["no blob"]),
         submission(&json!({"files": {}}), "files", &["missing field `blob`"]),
@@ -140,6 +141,7 @@ pub fn of_batches() -> Vec<Refusal> {
     let after = json!({"runtime": "python", "function": "1", "after": [NOBODY]});
     vec![
         refusal("POST", "/v1/jobs:batch", "[]", INVALID, &["body"]),
+        refusal("POST", "/v1/jobs:batch", "[[]]", INVALID, &["body: invalid type: array"]),
         refusal("POST", "/v1/jobs:batch", "{}", INVALID, &["missing field `jobs`"]),
         batch(&json!([]), "jobs", &["holds 0", "1 to 1000"]),
         batch(&vec![sound.clone(); 1001].into(), "jobs", &["1001", "1000"]),

@@ -34,6 +34,10 @@ pub fn submissions() -> Vec<Refusal> {
         text("\u{feff}{}", UNREADABLE, &["not JSON"]),
         text("[]", INVALID, &["body"]),
         text("null", INVALID, &["body"]),
+        // An array is never an object's fields in order.
+        text(r#"[null, "python", "lambda: 1"]"#, INVALID, &["body: invalid type: array"]),
+        submission(&json!({"options": []}), "options", &["array", "expected an object"]),
+        submission(&json!({"plan": [["cluster", 1]]}), "plan[0]", &["array", "\"strategy\""]),
         text("{}", INVALID, &["runtime"]),
         text(r#"{"runtime": "r", "elements": [1]}"#, INVALID, &["function"]),
         text(
