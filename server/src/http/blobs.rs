@@ -1,7 +1,7 @@
 //! Large payloads, by their digest.
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +9,7 @@ use protocol::Problem;
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
+use super::extract::Segment;
 use crate::blobs::{UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -46,7 +47,7 @@ pub struct BlobStatus {
     ))]
 pub async fn put(
     State(state): State<AppState>,
-    Path(digest): Path<String>,
+    Segment(digest): Segment,
     request: Request,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
@@ -78,13 +79,14 @@ pub async fn put(
     responses(
         (status = 200, description = "It is there.",
             headers(("Content-Length" = u64, description = "Its bytes."))),
+        (status = 400, description = "The path is not UTF-8."),
         (status = 401, description = "No token, or a wrong one."),
         (status = 404, description = "There is no such blob."),
         (status = 422, description = "Not a digest.")
     ))]
 pub async fn head(
     State(state): State<AppState>,
-    Path(digest): Path<String>,
+    Segment(digest): Segment,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
     let size = state.blobs.size(&digest).await?.ok_or_else(|| no_blob(&digest))?;
@@ -98,13 +100,14 @@ pub async fn head(
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
     responses(
         (status = 200, description = "Its bytes.", body = Vec<u8>, content_type = "application/octet-stream", example = "…"),
+        (status = 400, description = "The path is not UTF-8.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such blob.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not a digest.", body = Problem, content_type = "application/problem+json")
     ))]
 pub async fn get(
     State(state): State<AppState>,
-    Path(digest): Path<String>,
+    Segment(digest): Segment,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
     let (file, size) =

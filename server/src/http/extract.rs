@@ -12,6 +12,18 @@ use crate::error::ApiError;
 use crate::state::AppState;
 use crate::submission;
 
+/// The one part of the path that a route leaves open, as text.
+pub struct Segment(pub String);
+
+impl FromRequestParts<AppState> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        segment.map(|Path(text)| Self(text)).map_err(|e| ApiError::BadRequest(e.body_text()))
+    }
+}
+
 /// The id in the path.
 pub struct Id<T>(pub T);
 
@@ -19,9 +31,7 @@ impl<T: FromStr + Send> FromRequestParts<AppState> for Id<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|e| ApiError::BadRequest(e.body_text()))?;
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
         text.parse().map(Self).map_err(|_| {
             ApiError::field("id", format!("{text:?} in the path is not an id, which is a UUID"))
         })

@@ -106,6 +106,7 @@ pub fn of_agents() -> Vec<Refusal> {
         ),
         refusal("POST", at("heartbeat"), beat, (404, "unknown-agent"), &["register again"]),
         refusal("POST", at("lease"), lease, (404, "unknown-agent"), &["register again"]),
+        refusal("POST", at("heartbeat"), "[[], false, 0]", INVALID, &["array"]),
         refusal("POST", at("lease"), "{}", INVALID, &["missing field"]),
         refusal(
             "POST",
@@ -124,6 +125,8 @@ pub fn of_blobs() -> Vec<Refusal> {
     vec![
         refusal("GET", at("sha256:0"), "", INVALID, &["64 hex digits"]),
         refusal("GET", at(NO_BLOB), "", NOT_FOUND, &["no blob"]),
+        refusal("GET", at("%ff"), "", UNREADABLE, &["UTF-8"]),
+        refusal("PUT", at("%ff"), "x", UNREADABLE, &["UTF-8"]),
         refusal("PUT", at("md5:0"), "x", INVALID, &["64 hex digits"]),
         refusal("PUT", at(&BLOB.to_uppercase()), "x", INVALID, &["64 hex digits", "lower case"]),
         refusal(
