@@ -1,10 +1,11 @@
 //! The story of a worker's death, told to the one whose element it ran.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use protocol::job::ElementError;
+use protocol::job::{ElementError, Runtime};
 
 use crate::lifeline::Ended;
 use crate::output::Printed;
@@ -99,6 +100,30 @@ pub fn set_up_error(death: &Death, attempts: u32, printed: &Printed) -> ElementE
         ),
     };
     error(kind, story, printed, true)
+}
+
+/// The error of a job with whose environment, or in whose `workdir`, no worker starts, though others
+/// do.
+pub fn start_error(
+    death: &Death,
+    runtime: Runtime,
+    workdir: Option<&Path>,
+    printed: &Printed,
+) -> ElementError {
+    let program = match runtime {
+        Runtime::R => "`Rscript` or what it loads",
+        Runtime::Python => "`python3` or what it loads",
+        Runtime::Command => "what workers need",
+    };
+    let place = match workdir {
+        Some(folder) => format!("files, prepare and workdir `{}`", folder.display()),
+        None => "files and prepare".to_owned(),
+    };
+    let story = format!(
+        "no worker starts with the job's {place}, though others do: see whether they hide or break \
+         {program} ({death})"
+    );
+    error("PrepareFailed", story, printed, true)
 }
 
 fn error(kind: &str, mut message: String, printed: &Printed, fatal: bool) -> ElementError {

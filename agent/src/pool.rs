@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use protocol::JobId;
+use protocol::job::Runtime;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::death::{self, Death};
 use crate::memory::MemoryWatch;
+use crate::output::Printed;
 use crate::respite::Respite;
 use crate::worker::{Launcher, Worker, WorkerKey};
 
@@ -53,6 +55,15 @@ struct Idle {
     rest: u64,
 }
 
+/// Why there is no worker.
+#[derive(Debug)]
+pub enum NoWorker {
+    /// None starts here, which is this machine's fault: no code of the job has run.
+    OnThisMachine(Death),
+    /// Others start, but none with what the job has prepared or where it wants to work.
+    ForThisJob(Death, Printed),
+}
+
 impl WorkerPool {
     /// A pool of at most `slots` workers, none of which runs yet.
     pub fn new(launcher: Launcher, slots: u32) -> Arc<Self> {
@@ -72,8 +83,8 @@ impl WorkerPool {
     /// none. Unless it comes back by [`WorkerPool::give_back`], it is dropped or killed.
     ///
     /// # Errors
-    /// When none can be started, which is this machine's fault: no code of the job has run.
-    pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, Death> {
+    /// When none can be started.
+    pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, NoWorker> {
         let seat = Seat::take(&self.busy);
         while let Some(mut worker) = self.idle_or_rested(key, job).await {
             if worker.is_sound() && (worker.job == Some(job) || worker.reset(false).await.is_ok()) {
@@ -90,24 +101,39 @@ impl WorkerPool {
         Ok(worker)
     }
 
-    async fn start(&self, key: &WorkerKey) -> Result<Worker, Death> {
+    async fn start(&self, key: &WorkerKey) -> Result<Worker, NoWorker> {
         match Worker::start(&self.launcher, key.clone()).await {
             Ok(worker) => {
                 self.respite.recovered(key.runtime);
                 Ok(worker)
             }
+            Err((death, printed)) if self.starts_without_the_job(key).await => {
+                Err(NoWorker::ForThisJob(death, printed))
+            }
             Err((death, printed)) => {
-                if let Some(pause) = self.respite.begin(key.runtime) {
-                    let (runtime, pause) = (key.runtime.as_str(), pause.as_secs());
-                    let stderr = printed.stderr.text();
-                    let said = death::last_lines(&stderr).unwrap_or_default();
-                    tracing::error!(runtime, %death, said, "a worker did not start; the agent \
-                        takes no work for {pause} s and gives back what it has for it. See whether \
-                        {runtime} starts here, and whether memory, processes and disk suffice");
-                }
-                Err(death)
+                self.pause(key.runtime, &death, &printed);
+                Err(NoWorker::OnThisMachine(death))
             }
         }
+    }
+
+    /// Whether a worker starts that has nothing of the job, after one did not that had: then it is
+    /// the job's fault. Else one job could keep the whole agent from working.
+    async fn starts_without_the_job(&self, key: &WorkerKey) -> bool {
+        let Some(plain) = key.plain() else { return false };
+        let Ok(worker) = Worker::start(&self.launcher, plain).await else { return false };
+        worker.kill().await;
+        true
+    }
+
+    fn pause(&self, runtime: Runtime, death: &Death, printed: &Printed) {
+        let Some(pause) = self.respite.begin(runtime) else { return };
+        let (runtime, pause) = (runtime.as_str(), pause.as_secs());
+        let stderr = printed.stderr.text();
+        let said = death::last_lines(&stderr).unwrap_or_default();
+        tracing::error!(runtime, %death, said, "a worker did not start; the agent takes no work for \
+            {pause} s and gives back what it has for it. See whether {runtime} starts here, and \
+            whether memory, processes and disk suffice");
     }
 
     /// Takes a worker back that is ready for the next frame.

@@ -67,6 +67,12 @@ pub struct WorkerKey {
 }
 
 impl WorkerKey {
+    /// The key of a worker that has nothing of what a job brings; nothing if this one has not either.
+    pub fn plain(&self) -> Option<Self> {
+        let is_plain = self.prepared.is_none() && self.workdir.is_none();
+        (!is_plain).then(|| Self { prepared: None, workdir: None, ..self.clone() })
+    }
+
     /// What its working directory holds in the beginning, if it is its own and not empty.
     fn files(&self) -> Option<PathBuf> {
         let prepared = self.prepared.as_ref().filter(|_| self.workdir.is_none());

@@ -9,6 +9,7 @@ use super::Lane;
 use crate::bounds::Bounds;
 use crate::clock;
 use crate::death::{self, Death};
+use crate::pool::NoWorker;
 use crate::runtimes::Answer;
 use crate::worker::{Event, Worker};
 
@@ -52,8 +53,10 @@ impl Lane {
         let spec = &job.spec;
         let mut attempts = 0;
         loop {
-            let worker = self.work.pool.acquire(&self.key, spec.id).await;
-            let worker = self.worker.insert(worker.map_err(Unready::NoWorker)?);
+            let worker = match self.work.pool.acquire(&self.key, spec.id).await {
+                Ok(worker) => self.worker.insert(worker),
+                Err(no_worker) => return Err(self.unready(no_worker)),
+            };
             if worker.job == Some(spec.id) {
                 worker.output.listen(Some(self.work.tap(LogSource::Element)));
                 return Ok(());
@@ -84,6 +87,17 @@ impl Lane {
             tracing::warn!(job = %spec.id, %death, attempts, "a worker died while a job was set up");
             if attempts > spec.options.retries {
                 return Err(Unready::Failed(death::set_up_error(&death, attempts, &printed)));
+            }
+        }
+    }
+
+    fn unready(&self, no_worker: NoWorker) -> Unready {
+        match no_worker {
+            NoWorker::OnThisMachine(death) => Unready::NoWorker(death),
+            NoWorker::ForThisJob(death, printed) => {
+                let runtime = self.key.runtime;
+                let workdir = self.key.workdir.as_deref();
+                Unready::Failed(death::start_error(&death, runtime, workdir, &printed))
             }
         }
     }

@@ -243,8 +243,9 @@ fn ready(folder: &Path) -> PathBuf {
     folder.join("ready")
 }
 
+/// Jobs may have removed what was there.
 fn is_ready(folder: &Path) -> bool {
-    ready(folder).exists()
+    ready(folder).exists() && folder.join("files").is_dir()
 }
 
 /// The time for the file system, by which files of several processes are compared.
@@ -322,6 +323,19 @@ mod tests {
         remove_locked(parent.path(), "x", &lock().unwrap().unwrap());
         assert!(other.find("x").await.unwrap().is_none());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_job_has_removed_is_made_anew() {
+        let parent = tempfile::tempdir().unwrap();
+        let cache = Cache::open(parent.path()).unwrap();
+        let turn = cache.turn("x").await.unwrap().unwrap();
+        turn.clear().await.unwrap();
+        turn.finish().await.unwrap();
+        fs::remove_dir(turn.folder.join("files")).unwrap();
+        assert!(!turn.is_ready());
+        drop(turn);
+        assert!(cache.find("x").await.unwrap().is_none());
     }
 
     #[tokio::test]

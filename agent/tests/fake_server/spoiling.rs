@@ -1,11 +1,13 @@
 //! Jobs that spoil, or would spoil, what others find prepared.
 
+use std::os::unix::fs::PermissionsExt;
+
 use protocol::JobId;
 use protocol::agent::JobSpec;
 use serde_json::json;
 
 use crate::harness::{TestAgent, integers, python};
-use crate::preparing::put_files;
+use crate::preparing::{failure, put_files, value};
 use crate::server::FakeServer;
 
 #[tokio::test]
@@ -45,4 +47,67 @@ def f(x):
         assert_eq!(server.outcomes(lease.id).await[0].result, Ok(pristine.clone()));
     }
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_with_which_no_worker_starts_fails_and_the_agent_works_on() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = python("lambda x: x", "".as_ref());
+    job.prepare = "python=$FARROW_PREPARED/bin/python3\n\
+        printf '#!/bin/sh\\necho broken >&2; exit 3\\n' > \"$python\"; chmod +x \"$python\""
+        .to_owned();
+    let error = failure(&server, &job).await;
+    assert_eq!((error.kind.as_str(), error.fatal), ("PrepareFailed", true));
+    for part in ["`python3`", "exit status 3", "broken"] {
+        assert!(error.message.contains(part), "{}", error.message);
+    }
+    assert_eq!(value(&server, &python("lambda x: x", "".as_ref())).await, 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_in_whose_workdir_no_worker_starts_fails_and_the_agent_works_on() {
+    let server = FakeServer::start();
+    let workdir = tempfile::tempdir().unwrap();
+    std::fs::write(workdir.path().join("no-worker"), "").unwrap();
+    let supervisor = workdir.path().join("supervisor");
+    let real = env!("CARGO_BIN_EXE_farrow-supervise");
+    let script = format!("#!/bin/sh\n[ -e no-worker ] || exec {real} \"$@\"\n");
+    std::fs::write(&supervisor, script).unwrap();
+    std::fs::set_permissions(&supervisor, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = TestAgent::start_with(&server, 1, |config| config.supervisor = supervisor);
+    let mut job = python("lambda x: x", "".as_ref());
+    job.workdir = Some(workdir.path().to_str().unwrap().to_owned());
+    let error = failure(&server, &job).await;
+    assert_eq!((error.kind.as_str(), error.fatal), ("PrepareFailed", true));
+    assert!(error.message.contains(workdir.path().to_str().unwrap()), "{}", error.message);
+    assert_eq!(value(&server, &python("lambda x: x", "".as_ref())).await, 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_job_removes_of_its_environment_is_made_anew_for_the_next() {
+    let server = FakeServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        TestAgent::start_with(&server, 1, |config| {
+            config.settings.cache = Some(folder.path().join("cache"));
+        })
+    };
+    let files = Some(put_files(&server, &[("x", "here")]));
+    let source = "
+import glob, os, shutil
+def f(x):
+    seen = open('x').read()
+    [shutil.rmtree(folder) for folder in glob.glob('@/cache/*/files')]
+    shutil.rmtree(os.getcwd())
+    return seen
+";
+    for _ in 0..2 {
+        let agent = start();
+        let job = JobSpec { files: files.clone(), ..python(source, folder.path()) };
+        assert_eq!(value(&server, &job).await, "here");
+        agent.stop().await;
+    }
 }
