@@ -89,8 +89,9 @@ impl Tap {
         }
     }
 
-    /// Takes in a condition of an element.
+    /// Takes in a condition of an element, which comes behind what the element has printed before.
     pub fn signal(&mut self, element: u64, condition: &Condition) {
+        self.attribute(element);
         let stream =
             if condition.kind == "message" { LogStream::Message } else { LogStream::Warning };
         let bytes = self.signalled.cut(Some(element), condition.message.as_bytes(), self.most());

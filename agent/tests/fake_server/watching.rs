@@ -71,6 +71,24 @@ async fn r_is_heard_as_well_and_its_messages() {
 }
 
 #[tokio::test]
+async fn a_condition_comes_behind_what_was_printed_before_it() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start_with(&server, 1, |config| {
+        config.settings.runtimes = vec![Runtime::R];
+    });
+    let mut job = python("function(x) { cat('out', x, '\n'); message('note ', x) }", "".as_ref());
+    job.runtime = Runtime::R;
+    let lease = integers(&job, 0, 3);
+    server.grant(lease.clone(), b"", &job);
+    server.outcomes(lease.id).await;
+    agent.stop().await;
+    let record = server.record();
+    let texts: Vec<&str> =
+        record.logs.iter().flat_map(|logs| &logs.entries).map(|entry| entry.text.trim()).collect();
+    assert_eq!(texts, ["out 0", "note 0", "out 1", "note 1", "out 2", "note 2"]);
+}
+
+#[tokio::test]
 async fn a_command_is_heard_while_it_runs() {
     let server = FakeServer::start();
     let agent = TestAgent::start_with(&server, 1, |config| {
