@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -16,6 +16,9 @@ use nix::libc;
 pub const FRAMES_IN: RawFd = 3;
 /// Where a worker writes frames.
 pub const FRAMES_OUT: RawFd = 4;
+
+/// Where a supervisor holds a lock for as long as it lives, if it is given one.
+const LOCK: RawFd = 5;
 
 /// How much nicer workers are than agents: on a busy machine the agent, and a server beside it,
 /// must still answer at once.
@@ -30,7 +33,31 @@ pub fn give_frames(
     frames_in: &OwnedFd,
     frames_out: &OwnedFd,
 ) -> io::Result<()> {
-    let ends = [(out_of_the_way(frames_in)?, FRAMES_IN), (out_of_the_way(frames_out)?, FRAMES_OUT)];
+    place(
+        command,
+        vec![(out_of_the_way(frames_in)?, FRAMES_IN), (out_of_the_way(frames_out)?, FRAMES_OUT)],
+    );
+    Ok(())
+}
+
+/// Lets the child of `command`, a supervisor, hold a lock together with this process: it is held
+/// until both have ended, however.
+///
+/// # Errors
+/// When no more descriptors are to be had.
+pub fn give_lock(command: &mut Command, lock: impl AsFd) -> io::Result<()> {
+    place(command, vec![(out_of_the_way(lock)?, LOCK)]);
+    Ok(())
+}
+
+/// Keeps the lock that this process, a supervisor, may have been given from the programs it starts.
+pub fn keep_lock() {
+    // It fails if there is none, as for workers.
+    close_on_exec(LOCK).ok();
+}
+
+/// Places these descriptors at these numbers in the child of `command`.
+fn place(command: &mut Command, ends: Vec<(OwnedFd, RawFd)>) {
     let place = move || {
         ends.iter().try_for_each(|(end, number)| {
             #[expect(
@@ -45,7 +72,6 @@ pub fn give_frames(
     unsafe {
         command.pre_exec(place);
     }
-    Ok(())
 }
 
 /// Takes the frames that [`give_frames`] gave this process: to read from, and to write to. No
@@ -58,19 +84,24 @@ pub fn take_frames() -> io::Result<(File, File)> {
 }
 
 fn take(number: RawFd) -> io::Result<File> {
-    #[expect(unsafe_code, reason = "sets a flag of a number; no memory is involved")]
-    let marked = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     let missing = |errno| {
         let hint = "an agent starts this command by itself";
         io::Error::other(format!("no frames on descriptor {number} ({errno}); {hint}"))
     };
-    Errno::result(marked).map_err(missing)?;
+    close_on_exec(number).map_err(missing)?;
     #[expect(unsafe_code, reason = "it is open, came with the process, and nobody else owns it")]
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
 
-/// A copy whose number is neither 3 nor 4, so that placing one end never closes the other.
-fn out_of_the_way(end: &OwnedFd) -> io::Result<OwnedFd> {
+fn close_on_exec(number: RawFd) -> Result<(), Errno> {
+    #[expect(unsafe_code, reason = "sets a flag of a number; no memory is involved")]
+    let marked = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(marked).map(drop)
+}
+
+/// A copy whose number is none at which something is placed, so that placing one never closes
+/// another.
+fn out_of_the_way(end: impl AsFd) -> io::Result<OwnedFd> {
     let copy = fcntl(end, FcntlArg::F_DUPFD_CLOEXEC(10))?;
     #[expect(unsafe_code, reason = "fcntl has just made this descriptor, and nobody else owns it")]
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })

@@ -26,7 +26,7 @@ use protocol::agent::JobSpec;
 use protocol::job::{ElementError, LogSource, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use self::cache::{Cache, Use};
+use self::cache::{Cache, Turn, Use};
 use self::script::Script;
 use crate::blobs::{self, Blobs};
 use crate::death::{self, Death};
@@ -194,7 +194,7 @@ impl Prepared {
             // Another agent may have made it meanwhile.
             if !turn.is_ready() {
                 let made = match turn.clear().await.map_err(|error| self.unusable(&error)) {
-                    Ok(()) => self.make(recipe, &turn.folder, tap(), stop).await,
+                    Ok(()) => self.make(recipe, &turn, tap(), stop).await,
                     Err(error) => Err(error),
                 };
                 if let Err(error) = made {
@@ -210,10 +210,11 @@ impl Prepared {
     async fn make(
         &self,
         recipe: &Recipe,
-        folder: &Path,
+        turn: &Turn,
         tap: Tap,
         stop: &CancellationToken,
     ) -> Result<(), ElementError> {
+        let folder = &turn.folder;
         let work = folder.join("files");
         if let Some(digest) = &recipe.files {
             let archive = folder.join("tmp/files.tar.gz");
@@ -229,7 +230,13 @@ impl Prepared {
             return Ok(());
         }
         let variables = self.variables(recipe, folder);
-        let script = Script { text: &recipe.prepare, folder, work: &work, variables: &variables };
+        let script = Script {
+            text: &recipe.prepare,
+            folder,
+            work: &work,
+            lock: turn.lock(),
+            variables: &variables,
+        };
         match script.run(&self.supervisor, tap, stop).await {
             Ok((Ended::Exited(0), _)) => Ok(()),
             Ok((ended, printed)) => Err(script_failed(ended, &printed)),

@@ -51,6 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn supervise(program: &OsString, arguments: impl Iterator<Item = OsString>) -> io::Result<Ended> {
     // A Ctrl-C at the agent's terminal is the agent's to handle.
     unistd::setsid().ok();
+    descriptors::keep_lock();
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).process_group(0);

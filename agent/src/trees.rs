@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+/// How often the removal of a folder is tried.
+const MOST_ROUNDS: usize = 100;
+
 /// Copies all that is in the folder `from` into the folder `to`, with modes, times and links, both
 /// symbolic and hard. What is neither file, folder nor link is left out: a pipe would be waited for
 /// without end. Where the file system can share blocks, that costs none.
@@ -72,22 +75,21 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("`{}`: {error}", path.display()))
 }
 
-/// Removes a folder and all that is in it, if it is there; folders that forbid it are opened first.
+/// Removes a folder and all that is in it, if it is there: also folders that forbid it, and what
+/// somebody who is just being killed still writes there.
 ///
 /// # Errors
 /// When something cannot be removed.
 pub fn remove(folder: &Path) -> io::Result<()> {
-    let removed = match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open(folder);
-            fs::remove_dir_all(folder)
+    for _ in 0..MOST_ROUNDS {
+        match fs::remove_dir_all(folder).map_err(|error| error.kind()) {
+            Ok(()) | Err(io::ErrorKind::NotFound) => return Ok(()),
+            Err(io::ErrorKind::PermissionDenied) => open(folder),
+            Err(io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(_) => break,
         }
-        removed => removed,
-    };
-    removed.or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
+    }
+    fs::remove_dir_all(folder)
 }
 
 /// Removes all that is in a folder, but not the folder.

@@ -2,10 +2,12 @@
 //!
 //! An environment is used under a shared lock and made or removed under an exclusive one, so that
 //! no two agents make it at once and nobody removes it from under another. The kernel drops the
-//! locks of an agent that dies; what it left half made has no `ready`, and is made anew.
+//! locks of an agent that dies, once the scripts that it ran are gone; what it left half made has no
+//! `ready`, and is made anew.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+
+use crate::trees;
 
 /// Environments kept that nobody uses.
 const KEPT: usize = 32;
@@ -41,7 +45,7 @@ pub struct Use {
 pub struct Turn {
     /// Where it is, or will be.
     pub folder: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Cache {
@@ -89,7 +93,7 @@ impl Cache {
             sleep(LOCK_PAUSE).await;
             return Ok(None);
         };
-        Ok(Some(Turn { folder: self.folder.join(name), _lock: lock }))
+        Ok(Some(Turn { folder: self.folder.join(name), lock }))
     }
 
     /// Removes the environments that were used least recently until the others fit, and what was
@@ -125,6 +129,11 @@ impl Turn {
         is_ready(&self.folder)
     }
 
+    /// What makes it the only one, until nobody has it open any more.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
     /// Begins anew, whatever was left here.
     ///
     /// # Errors
@@ -132,10 +141,7 @@ impl Turn {
     pub async fn clear(&self) -> io::Result<()> {
         let folder = self.folder.clone();
         blocking(move || {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            take_away(&folder)?;
             ["files", "r", "python", "bin", "tmp"]
                 .iter()
                 .try_for_each(|name| make_private(&folder.join(name)))
@@ -150,7 +156,7 @@ impl Turn {
     pub async fn finish(&self) -> io::Result<()> {
         let folder = self.folder.clone();
         blocking(move || {
-            fs::remove_dir_all(folder.join("tmp"))?;
+            trees::remove(&folder.join("tmp"))?;
             fs::write(ready(&folder), size_of(&folder).to_string())
         })
         .await
@@ -268,10 +274,20 @@ fn size_of(folder: &Path) -> u64 {
     sizes.sum()
 }
 
+/// Removes a folder such that the place is free at once, whoever may be writing there.
+fn take_away(folder: &Path) -> io::Result<()> {
+    let aside = folder.with_extension("old");
+    remove(&aside);
+    match fs::rename(folder, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed?,
+    }
+    remove(&aside);
+    Ok(())
+}
+
 fn remove(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = trees::remove(folder) {
         tracing::warn!(folder = %folder.display(), %error, "cannot remove a prepared environment");
     }
 }
@@ -284,6 +300,9 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn stored(name: &str, used: Option<u64>, bytes: u64) -> Stored {
@@ -336,6 +355,28 @@ mod tests {
         assert!(!turn.is_ready());
         drop(turn);
         assert!(cache.find("x").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_still_being_written_is_cleared() {
+        let parent = tempfile::tempdir().unwrap();
+        let cache = Cache::open(parent.path()).unwrap();
+        let turn = cache.turn("x").await.unwrap().unwrap();
+        turn.clear().await.unwrap();
+        let (files, stop) = (turn.folder.join("files"), Arc::new(AtomicBool::new(false)));
+        let is_over = Arc::clone(&stop);
+        let writer = std::thread::spawn(move || {
+            let mut number = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                number += 1;
+                fs::write(files.join(number.to_string()), "").ok();
+            }
+        });
+        for _ in 0..100 {
+            turn.clear().await.unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
     }
 
     #[tokio::test]

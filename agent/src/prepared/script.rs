@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -30,6 +30,9 @@ pub struct Script<'a> {
     pub folder: &'a Path,
     /// Its working directory.
     pub work: &'a Path,
+    /// The lock of its environment, which its supervisor holds as well: if the agent is killed, the
+    /// next one waits until nothing of the script writes there any more.
+    pub lock: BorrowedFd<'a>,
     /// What is set for it.
     pub variables: &'a [(&'static str, OsString)],
 }
@@ -72,6 +75,7 @@ impl Script<'_> {
         command.current_dir(self.work);
         command.stdin(OwnedFd::from(supervisors_end)).stdout(scripts_stdout).stderr(scripts_stderr);
         descriptors::give_frames(&mut command, &null, &null)?;
+        descriptors::give_lock(&mut command, self.lock)?;
         Ok(Running {
             supervisor: tokio::process::Command::from(command).spawn()?,
             lifeline: UnixStream::from_std(lifeline)?,

@@ -6,8 +6,8 @@ use protocol::JobId;
 use protocol::agent::JobSpec;
 use serde_json::json;
 
-use crate::harness::{TestAgent, integers, python};
-use crate::preparing::{failure, put_files, value};
+use crate::harness::{TestAgent, file, integers, python};
+use crate::preparing::{ENDLESS, failure, put_files, value};
 use crate::server::FakeServer;
 
 #[tokio::test]
@@ -110,4 +110,26 @@ def f(x):
         assert_eq!(value(&server, &job).await, "here");
         agent.stop().await;
     }
+}
+
+/// What a process has open that is a lock.
+fn locks(pid: &str) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "lock")).count()
+}
+
+#[tokio::test]
+async fn the_supervisor_of_a_script_holds_the_lock_for_the_case_that_its_agent_is_killed() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = python("lambda x: x", "".as_ref());
+    job.prepare = ENDLESS.replace("$DONE", agent.folder.path().to_str().unwrap());
+    server.grant(integers(&job, 0, 1), b"", &job);
+    let pids = file(&agent.path("pids")).await;
+    let script = pids.lines().last().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{script}/stat")).unwrap();
+    let supervisor = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
+    assert_eq!((locks(supervisor), locks(script)), (1, 0));
+    agent.stop().await;
 }
