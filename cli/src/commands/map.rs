@@ -33,7 +33,7 @@ The element is also on the command's standard input, as JSON: without a placehol
 #[derive(Args, Debug)]
 #[command(
     after_help = format!("{EXAMPLES}\n{OUTPUT_HELP}\n{EXIT_CODES}"),
-    override_usage = "farrow map --runtime <r|python> [OPTIONS] <FUNCTION> [ELEMENTS]...\n       \
+    override_usage = "farrow map --runtime <r|python> [OPTIONS] <FUNCTION> [[:::] ELEMENTS...]\n       \
                       farrow map --runtime command [OPTIONS] -- <PROGRAM> [ARGUMENTS]... [::: ELEMENTS...]"
 )]
 pub struct Map {

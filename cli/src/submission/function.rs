@@ -19,8 +19,8 @@ pub struct Work {
 
 impl Work {
     /// Sorts the words before and behind `--`. R and Python: the first word is the function, all
-    /// others are elements. Command: behind `--` stands the program with its arguments, perhaps
-    /// followed by `:::` and elements.
+    /// others are elements, perhaps behind `:::`. Command: behind `--` stands the program with its
+    /// arguments, perhaps followed by `:::` and elements.
     pub fn of_words(
         runtime: Runtime,
         before: Vec<String>,
@@ -44,32 +44,30 @@ impl Work {
     }
 }
 
-fn of_source(mut words: impl Iterator<Item = String>) -> Result<Work, Failure> {
-    let Some(first) = words.next() else {
+fn of_source(words: impl Iterator<Item = String>) -> Result<Work, Failure> {
+    let (mut words, behind_colons) = split_at_colons(words.collect())?;
+    if words.is_empty() {
         return Err(Failure::usage("no <FUNCTION>")
             .remedy("give its source, or @FILE: farrow map --runtime python 'lambda x: x + 1' …"));
-    };
-    let source = text_or_file(&first).map_err(Failure::usage)?;
-    Ok(Work { function: Function::Source(source), elements: words.collect() })
+    }
+    let elements = words.split_off(1);
+    if let (Some(word), Some(_)) = (elements.first(), &behind_colons) {
+        return Err(Failure::usage(format!("{word:?} stands between the function and `:::`"))
+            .remedy("elements stand behind `:::`, or without it behind the function"));
+    }
+    let source = text_or_file(&words[0]).map_err(Failure::usage)?;
+    let elements = behind_colons.unwrap_or(elements);
+    Ok(Work { function: Function::Source(source), elements })
 }
 
-fn of_command(before: &[String], mut behind: Vec<String>) -> Result<Work, Failure> {
+fn of_command(before: &[String], behind: Vec<String>) -> Result<Work, Failure> {
     if let Some(word) = before.first() {
         return Err(Failure::usage(format!("{word:?} stands before `--`")).remedy(
             "write a command behind it: farrow map --runtime command -- wc -l {} ::: a b",
         ));
     }
-    let follow = behind.iter().position(|word| word == ELEMENTS_FOLLOW);
-    let elements = match follow {
-        Some(at) => behind.split_off(at).split_off(1),
-        None => Vec::new(),
-    };
-    if elements.iter().any(|word| word == ELEMENTS_FOLLOW) {
-        return Err(Failure::usage("more than one `:::`").remedy(
-            "farrow makes no combinations; write them as a table, for --csv with --variant pmap",
-        ));
-    }
-    match behind.as_slice() {
+    let (command, elements) = split_at_colons(behind)?;
+    match command.as_slice() {
         [] => Err(Failure::usage("no command behind `--`")
             .remedy("farrow map --runtime command -- wc -l {} ::: a b")),
         [line] if line.contains(char::is_whitespace) => Err(Failure::usage(format!(
@@ -78,12 +76,29 @@ fn of_command(before: &[String], mut behind: Vec<String>) -> Result<Work, Failur
         .remedy(format!(
             "write its words apart: -- {line}; or for a shell's work: -- sh -c '… \"$1\"' sh {{}}"
         ))),
-        _ if follow.is_some() && elements.is_empty() => {
-            Err(Failure::usage("no elements behind `:::`")
-                .remedy("leave `:::` away to read them from --file or standard input"))
-        }
-        _ => Ok(Work { function: Function::Command(behind), elements }),
+        _ => Ok(Work {
+            function: Function::Command(command),
+            elements: elements.unwrap_or_default(),
+        }),
     }
+}
+
+/// The words before `:::`, and those behind it if it is there.
+fn split_at_colons(mut words: Vec<String>) -> Result<(Vec<String>, Option<Vec<String>>), Failure> {
+    let Some(at) = words.iter().position(|word| word == ELEMENTS_FOLLOW) else {
+        return Ok((words, None));
+    };
+    let elements = words.split_off(at).split_off(1);
+    if elements.is_empty() {
+        return Err(Failure::usage("no elements behind `:::`")
+            .remedy("leave `:::` away to read them from --file or standard input"));
+    }
+    if elements.iter().any(|word| word == ELEMENTS_FOLLOW) {
+        return Err(Failure::usage("more than one `:::`").remedy(
+            "farrow makes no combinations; write them as a table, for --csv with --variant pmap",
+        ));
+    }
+    Ok((words, Some(elements)))
 }
 
 #[cfg(test)]
@@ -107,7 +122,20 @@ mod tests {
             assert_eq!(work.function, Function::Source("abs".to_owned()));
             assert_eq!(work.elements, strings(&["-1", "2"]));
         }
-        assert!(work(Runtime::R, "", "").unwrap_err().contains("<FUNCTION>"));
+        for (before, behind) in [("abs ::: -1 2", ""), ("abs", "::: -1 2"), ("", "abs ::: -1 2")] {
+            let work = work(Runtime::Python, before, behind).unwrap();
+            assert_eq!(work.function, Function::Source("abs".to_owned()));
+            assert_eq!(work.elements, strings(&["-1", "2"]));
+        }
+        for (before, says) in [
+            ("", "<FUNCTION>"),
+            ("::: 1", "<FUNCTION>"),
+            ("abs :::", "no elements"),
+            ("abs ::: 1 ::: 2", "more than one"),
+            ("abs 1 ::: 2", "between the function and"),
+        ] {
+            assert!(work(Runtime::R, before, "").unwrap_err().contains(says), "{before}");
+        }
         assert!(work(Runtime::R, "@/no/such", "").unwrap_err().contains("/no/such"));
     }
 
