@@ -12,6 +12,9 @@ use super::StoreError;
 /// A connection inside a transaction.
 pub struct Tx<'c> {
     connection: &'c mut SqliteConnection,
+    /// Statements that were run and rows that were read, for tests of what an operation costs.
+    #[cfg(test)]
+    pub cost: usize,
 }
 
 /// An argument of a statement.
@@ -66,7 +69,11 @@ pub(crate) use args;
 impl<'c> Tx<'c> {
     /// Wraps a connection on which a transaction is open, or on which single statements are read.
     pub fn new(connection: &'c mut SqliteConnection) -> Self {
-        Self { connection }
+        Self {
+            connection,
+            #[cfg(test)]
+            cost: 0,
+        }
     }
 
     /// Runs a statement and says how many rows it changed.
@@ -75,6 +82,10 @@ impl<'c> Tx<'c> {
     /// The database's.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, StoreError> {
         let result = bind(sql, args).execute(&mut *self.connection).await?;
+        #[cfg(test)]
+        {
+            self.cost += 1;
+        }
         Ok(result.rows_affected())
     }
 
@@ -84,6 +95,10 @@ impl<'c> Tx<'c> {
     /// The database's.
     pub async fn all(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
         let rows = bind(sql, args).fetch_all(&mut *self.connection).await?;
+        #[cfg(test)]
+        {
+            self.cost += 1 + rows.len();
+        }
         Ok(rows.into_iter().map(Row).collect())
     }
 
@@ -96,7 +111,12 @@ impl<'c> Tx<'c> {
         sql: &'static str,
         args: Vec<Arg>,
     ) -> Result<Option<Row>, StoreError> {
-        Ok(bind(sql, args).fetch_optional(&mut *self.connection).await?.map(Row))
+        let row = bind(sql, args).fetch_optional(&mut *self.connection).await?.map(Row);
+        #[cfg(test)]
+        {
+            self.cost += 1 + usize::from(row.is_some());
+        }
+        Ok(row)
     }
 }
 

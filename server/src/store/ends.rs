@@ -3,8 +3,12 @@
 //! A job that waits for others has a row in `dependencies` for each that is not resolved yet. When
 //! one is resolved its rows go, and who has none left can run; when one fails or is cancelled, who
 //! waits for it fails, and so on, all in the transaction that ended the first.
+//!
+//! Thousands of jobs may come after a thousand others, so nothing here is done job by job: a
+//! statement takes the ids of many, as a JSON array. These statements must differ between databases:
+//! only SQLite has json_each().
 
-use std::collections::VecDeque;
+use std::collections::HashSet;
 
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, Problem};
@@ -12,7 +16,6 @@ use protocol::{AgentId, JobId, Problem};
 use super::StoreError;
 use super::db::{Tx, args, json_text};
 use super::jobs;
-use super::leases::refresh_runnable;
 use crate::clock::Millis;
 
 /// What the end of a job came to.
@@ -54,110 +57,196 @@ pub async fn end(
         return Ok(Ended::Before(before));
     }
     let mut ending = Ending::default();
-    end_one(tx, job, to, error, now, &mut ending).await?;
-    let mut ended = VecDeque::from([(job, to)]);
-    while let Some((job, to)) = ended.pop_front() {
-        for dependent in dependents(tx, job).await? {
-            let Some(to) = pass_on(tx, dependent, job, to, now, &mut ending).await? else {
-                continue;
-            };
-            ended.push_back((dependent, to));
-        }
+    let first = [(job, error.map(json_text).transpose()?)];
+    end_all(tx, &first, to, now, &mut ending).await?;
+    if to == JobState::Resolved {
+        free_dependents(tx, job, now, &mut ending).await?;
+    } else {
+        fail_dependents(tx, job, to, now, &mut ending).await?;
     }
     Ok(Ended::Now(ending))
 }
 
-/// What the end of `job` means for `dependent`: the state in which that ends by it, if it does.
-async fn pass_on(
+/// Lets those run that waited for `resolved` and wait for nothing more. Maps of nothing among them
+/// are resolved, and so are those that waited for these.
+async fn free_dependents(
     tx: &mut Tx<'_>,
-    dependent: JobId,
-    job: JobId,
-    state: JobState,
-    now: Millis,
-    ending: &mut Ending,
-) -> Result<Option<JobState>, StoreError> {
-    if state != JobState::Resolved {
-        let problem = dependency_failed(dependent, job, state);
-        end_one(tx, dependent, JobState::Failed, Some(&problem), now, ending).await?;
-        return Ok(Some(JobState::Failed));
-    }
-    tx.execute("delete from dependencies where job_id = $1 and on_id = $2", args![dependent, job])
-        .await?;
-    if !waits_for(tx, dependent).await?.is_empty() {
-        return Ok(None);
-    }
-    if has_no_elements(tx, dependent).await? {
-        end_one(tx, dependent, JobState::Resolved, None, now, ending).await?;
-        return Ok(Some(JobState::Resolved));
-    }
-    refresh_runnable(tx, dependent).await?;
-    ending.freed.push(dependent);
-    Ok(None)
-}
-
-async fn end_one(
-    tx: &mut Tx<'_>,
-    job: JobId,
-    to: JobState,
-    error: Option<&Problem>,
+    resolved: JobId,
     now: Millis,
     ending: &mut Ending,
 ) -> Result<(), StoreError> {
-    let holders = tx
-        .all(
-            "select distinct agent_id from leases where job_id = $1 and state = 'live'",
-            args![job],
+    let mut resolved = vec![resolved];
+    while !resolved.is_empty() {
+        let (complete, others) = no_longer_waiting(tx, &resolved).await?;
+        tx.execute(
+            // What has waited until now was never leased, so there is something to lease.
+            "update jobs set runnable = $2 where id in (select value from json_each($1))",
+            args![json_text(&others)?, true],
         )
         .await?;
-    tx.execute("delete from leases where job_id = $1", args![job]).await?;
-    tx.execute("delete from dependencies where job_id = $1", args![job]).await?;
-    tx.execute(
-        // A map of nothing starts when it is resolved.
-        "update jobs set state = $2, error = $3, finished_at = $4, runnable = $5,
-             started_at = case when $2 = 'resolved' then coalesce(started_at, $4)
-                 else started_at end
-         where id = $1",
-        args![job, to.as_str(), error.map(json_text).transpose()?, now, false],
-    )
-    .await?;
-    tx.execute(
-        "update progress set running = 0, slots = 0, version = version + 1 where job_id = $1",
-        args![job],
-    )
-    .await?;
-    ending.ended.push(job);
-    for row in holders {
-        ending.holders.push(row.id("agent_id")?);
+        ending.freed.extend(others);
+        let ends: Vec<End> = complete.iter().map(|&job| (job, None)).collect();
+        end_all(tx, &ends, JobState::Resolved, now, ending).await?;
+        resolved = complete;
     }
     Ok(())
 }
 
-/// Makes `job`, just written, wait for those of `after` that are not resolved. Says which of them
-/// can never be, if one can: it has failed, was cancelled, or is not there.
-///
-/// # Errors
-/// The database's.
-pub async fn wait_for(
+/// Takes `resolved` away from what jobs wait for. Says who waits for nothing more: first those that
+/// have nothing to run, then the others, oldest first.
+async fn no_longer_waiting(
+    tx: &mut Tx<'_>,
+    resolved: &[JobId],
+) -> Result<(Vec<JobId>, Vec<JobId>), StoreError> {
+    let rows = tx
+        .all(
+            "delete from dependencies where on_id in (select value from json_each($1))
+             returning job_id",
+            args![json_text(&resolved)?],
+        )
+        .await?;
+    let waited: Vec<JobId> = rows.iter().map(|row| row.id("job_id")).collect::<Result<_, _>>()?;
+    let rows = tx
+        .all(
+            "select j.id, p.done + p.failed >= j.total as is_complete
+             from jobs j join progress p on p.job_id = j.id
+             where j.id in (select value from json_each($1))
+                 and not exists (select 1 from dependencies where job_id = j.id)
+             order by j.id",
+            args![json_text(&waited)?],
+        )
+        .await?;
+    let (mut complete, mut others) = (Vec::new(), Vec::new());
+    for row in rows {
+        let jobs = if row.flag("is_complete")? { &mut complete } else { &mut others };
+        jobs.push(row.id("id")?);
+    }
+    Ok((complete, others))
+}
+
+/// Fails those that wait for `job`, which has ended as `state` says, and those that wait for these.
+async fn fail_dependents(
     tx: &mut Tx<'_>,
     job: JobId,
-    after: &[JobId],
-) -> Result<Option<(JobId, JobState)>, StoreError> {
-    for &on in after {
-        match state_of(tx, on).await? {
-            Some(JobState::Resolved) => {}
-            Some(state) if state.is_final() => return Ok(Some((on, state))),
-            Some(_) => {
-                tx.execute(
-                    "insert into dependencies (job_id, on_id) values ($1, $2)
-                     on conflict do nothing",
-                    args![job, on],
-                )
-                .await?;
-            }
-            None => return Err(StoreError::corrupt("dependencies.on_id", &on.to_string())),
+    mut state: JobState,
+    now: Millis,
+    ending: &mut Ending,
+) -> Result<(), StoreError> {
+    let mut unresolved = vec![job];
+    while !unresolved.is_empty() {
+        let rows = tx
+            .all(
+                "select job_id, min(on_id) as on_id from dependencies
+                 where on_id in (select value from json_each($1)) group by job_id order by job_id",
+                args![json_text(&unresolved)?],
+            )
+            .await?;
+        let mut ends = Vec::with_capacity(rows.len());
+        for row in rows {
+            let dependent = row.id("job_id")?;
+            let problem = dependency_failed(dependent, row.id("on_id")?, state);
+            ends.push((dependent, Some(json_text(&problem)?)));
         }
+        state = JobState::Failed;
+        end_all(tx, &ends, state, now, ending).await?;
+        unresolved = ends.into_iter().map(|(job, _)| job).collect();
     }
-    Ok(None)
+    Ok(())
+}
+
+/// A job that ends, and the JSON of the problem that fails it.
+type End = (JobId, Option<String>);
+
+async fn end_all(
+    tx: &mut Tx<'_>,
+    ends: &[End],
+    to: JobState,
+    now: Millis,
+    ending: &mut Ending,
+) -> Result<(), StoreError> {
+    if ends.is_empty() {
+        return Ok(());
+    }
+    ending.ended.extend(ends.iter().map(|(job, _)| *job));
+    let jobs = json_text(&ends.iter().map(|(job, _)| *job).collect::<Vec<_>>())?;
+    let holders = tx
+        .all(
+            "select distinct agent_id from leases
+             where job_id in (select value from json_each($1)) and state = 'live'",
+            args![jobs.as_str()],
+        )
+        .await?;
+    for row in holders {
+        ending.holders.push(row.id("agent_id")?);
+    }
+    for sql in [
+        "delete from leases where job_id in (select value from json_each($1))",
+        "delete from dependencies where job_id in (select value from json_each($1))",
+        "update progress set running = 0, slots = 0, version = version + 1
+         where job_id in (select value from json_each($1))",
+    ] {
+        tx.execute(sql, args![jobs.as_str()]).await?;
+    }
+    tx.execute(
+        // A map of nothing starts when it is resolved.
+        "update jobs set state = $2, finished_at = $3, runnable = $4,
+             error = json_extract(ended.value, '$[1]'),
+             started_at = case when $2 = 'resolved' then coalesce(started_at, $3)
+                 else started_at end
+         from json_each($1) as ended where jobs.id = json_extract(ended.value, '$[0]')",
+        args![json_text(&ends)?, to.as_str(), now, false],
+    )
+    .await?;
+    Ok(())
+}
+
+/// What a job that was just written waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Nothing: all of it is resolved.
+    No,
+    /// Jobs that may be resolved yet.
+    Yes,
+    /// This one, which never can be: it has ended, so.
+    InVain(JobId, JobState),
+}
+
+/// Makes `job`, just written, wait for those of `after` that are not resolved.
+///
+/// # Errors
+/// The database's, and that one of `after` is not there.
+pub async fn wait_for(tx: &mut Tx<'_>, job: JobId, after: &[JobId]) -> Result<Waits, StoreError> {
+    if after.is_empty() {
+        return Ok(Waits::No);
+    }
+    let all = json_text(&after)?;
+    let n_waiting = tx
+        .execute(
+            "insert into dependencies (job_id, on_id)
+             select distinct $1, on_job.id from json_each($2) as one
+             join jobs on_job on on_job.id = one.value
+             where on_job.state in ('queued', 'running')",
+            args![job, all.as_str()],
+        )
+        .await?;
+    let n_distinct = after.iter().collect::<HashSet<_>>().len() as u64;
+    if n_waiting == n_distinct {
+        return Ok(Waits::Yes);
+    }
+    let in_vain = tx
+        .first(
+            "select one.value as id, on_job.state from json_each($1) as one
+             left join jobs on_job on on_job.id = one.value
+             where coalesce(on_job.state, 'deleted') not in ('queued', 'running', 'resolved')
+             order by one.key limit 1",
+            args![all],
+        )
+        .await?;
+    match in_vain {
+        Some(row) => Ok(Waits::InVain(row.id("id")?, jobs::state(&row)?)),
+        None if n_waiting > 0 => Ok(Waits::Yes),
+        None => Ok(Waits::No),
+    }
 }
 
 /// The jobs that `job` still waits for, oldest first.
@@ -171,18 +260,6 @@ pub async fn waits_for(tx: &mut Tx<'_>, job: JobId) -> Result<Vec<JobId>, StoreE
     rows.iter().map(|row| row.id("on_id")).collect()
 }
 
-async fn dependents(tx: &mut Tx<'_>, job: JobId) -> Result<Vec<JobId>, StoreError> {
-    let rows = tx
-        .all("select job_id from dependencies where on_id = $1 order by job_id", args![job])
-        .await?;
-    rows.iter().map(|row| row.id("job_id")).collect()
-}
-
-async fn has_no_elements(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
-    let row = tx.first("select 1 from jobs where id = $1 and total = 0", args![job]).await?;
-    Ok(row.is_some())
-}
-
 /// Where a job is in its life; `None`: there is no such job.
 ///
 /// # Errors
@@ -190,6 +267,21 @@ async fn has_no_elements(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError
 pub async fn state_of(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobState>, StoreError> {
     let row = tx.first("select state from jobs where id = $1", args![job]).await?;
     row.map(|row| jobs::state(&row)).transpose()
+}
+
+/// The first of `jobs` that is not there, if one is not.
+///
+/// # Errors
+/// The database's.
+pub async fn first_missing(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<Option<JobId>, StoreError> {
+    let row = tx
+        .first(
+            "select value as id from json_each($1)
+             where not exists (select 1 from jobs where id = value) order by key limit 1",
+            args![json_text(&jobs)?],
+        )
+        .await?;
+    row.map(|row| row.id("id")).transpose()
 }
 
 /// The problem of `job`, which comes after `on`, which was not resolved.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
-use super::{StoreError, ends, leases, specs};
+use super::ends::{self, Waits};
+use super::{StoreError, leases, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
 
@@ -107,14 +108,15 @@ pub(super) async fn begin(
     is_empty: bool,
     now: Millis,
 ) -> Result<(), StoreError> {
-    if let Some((on, state)) = ends::wait_for(tx, job, after).await? {
-        let problem = ends::dependency_failed(job, on, state);
-        return ends::end(tx, job, JobState::Failed, Some(&problem), now).await.map(drop);
+    match ends::wait_for(tx, job, after).await? {
+        Waits::Yes => Ok(()),
+        Waits::InVain(on, state) => {
+            let problem = ends::dependency_failed(job, on, state);
+            ends::end(tx, job, JobState::Failed, Some(&problem), now).await.map(drop)
+        }
+        Waits::No if is_empty => ends::end(tx, job, JobState::Resolved, None, now).await.map(drop),
+        Waits::No => leases::refresh_runnable(tx, job).await,
     }
-    if is_empty && ends::waits_for(tx, job).await?.is_empty() {
-        return ends::end(tx, job, JobState::Resolved, None, now).await.map(drop);
-    }
-    leases::refresh_runnable(tx, job).await
 }
 
 /// Outer elements that one statement writes.

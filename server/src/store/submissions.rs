@@ -1,5 +1,7 @@
 //! Submissions, each accepted once, whole or not at all, however often it is sent.
 
+use std::collections::HashSet;
+
 use protocol::JobId;
 
 use super::db::{Tx, args};
@@ -50,12 +52,8 @@ pub async fn accept(
     {
         return Ok(before);
     }
-    for (job, submission) in submitted.iter().enumerate() {
-        for (after, &on) in submission.after.iter().enumerate() {
-            if ends::state_of(tx, on).await?.is_none() {
-                return Ok(Accepted::NoSuchJob { job, after });
-            }
-        }
+    if let Some((job, after)) = missing(tx, &submitted).await? {
+        return Ok(Accepted::NoSuchJob { job, after });
     }
     if let Some(key) = &key {
         tx.execute(
@@ -69,6 +67,23 @@ pub async fn accept(
         jobs::insert(tx, job, now).await?;
     }
     Ok(Accepted::Now)
+}
+
+/// Which entry of which `after` names a job that is not there, if one does.
+async fn missing(
+    tx: &mut Tx<'_>,
+    submitted: &[NewJob],
+) -> Result<Option<(usize, usize)>, StoreError> {
+    // Often many come after the same: these are looked for once.
+    let mut seen = HashSet::new();
+    let entries = submitted.iter().flat_map(|job| &job.after);
+    let distinct: Vec<JobId> = entries.filter(|&&on| seen.insert(on)).copied().collect();
+    if distinct.is_empty() {
+        return Ok(None);
+    }
+    let Some(missing) = ends::first_missing(tx, &distinct).await? else { return Ok(None) };
+    let entry = |job: &NewJob| job.after.iter().position(|&on| on == missing);
+    Ok(submitted.iter().enumerate().find_map(|(job, new)| Some((job, entry(new)?))))
 }
 
 /// What a submission with `key` came to before; `None`: there was none.

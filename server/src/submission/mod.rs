@@ -27,6 +27,10 @@ pub use read::{heavy, read_json};
 /// Jobs of one batch at the most.
 const MAX_BATCH: usize = 1000;
 
+/// Entries of `after` in all of a batch together at the most: each is a row that the one writer
+/// writes, and takes away again.
+const MAX_AFTER_OF_ALL: usize = 100_000;
+
 /// What is wrong with a submission so far.
 #[derive(Debug, Default)]
 struct Faults(Vec<FieldError>);
@@ -110,6 +114,14 @@ pub async fn prepare_all(
     let n = submissions.len();
     if !(1..=MAX_BATCH).contains(&n) {
         let message = format!("holds {n} submissions, must hold 1 to {MAX_BATCH}");
+        return Err(ApiError::field("jobs", message));
+    }
+    let n_after: usize = submissions.iter().map(|submission| submission.after.len()).sum();
+    if n_after > MAX_AFTER_OF_ALL {
+        let message = format!(
+            "name {n_after} jobs in `after`, at most {MAX_AFTER_OF_ALL} are allowed in all: let an \
+             empty map come after those jobs, and these after it"
+        );
         return Err(ApiError::field("jobs", message));
     }
     let (mut jobs, mut faults) = (Vec::with_capacity(n), Vec::new());

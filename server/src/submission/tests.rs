@@ -216,3 +216,15 @@ async fn the_faults_of_a_batch_are_named_by_their_place() {
     assert!(jobs[0].id < jobs[1].id, "ids ascend in the order of the submissions");
     assert!(prepare_all(Vec::new(), "ada", &fixture.blobs).await.is_err());
 }
+
+#[tokio::test]
+async fn the_jobs_of_a_batch_cannot_come_after_too_many_others_in_all() {
+    let fixture = Fixture::new();
+    let after_many = map("r", &json!({"after": vec![JobId::new(); 1000]})).to_string();
+    let batch = |n| (0..n).map(|_| read_json(after_many.as_bytes()).unwrap()).collect();
+    assert_eq!(prepare_all(batch(100), "ada", &fixture.blobs).await.unwrap().len(), 100);
+    let refused = prepare_all(batch(101), "ada", &fixture.blobs).await;
+    let Err(ApiError::Invalid(faults)) = refused else { panic!("{refused:?}") };
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].field == "jobs" && faults[0].message.contains("101000"), "{faults:?}");
+}

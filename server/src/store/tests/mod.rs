@@ -4,6 +4,7 @@
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
+//! * [`costs`]: what grows with what.
 //! * [`upgrade`]: databases of earlier versions.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
@@ -11,6 +12,7 @@
 mod books;
 mod conformance;
 mod contract;
+mod costs;
 mod drafts;
 mod history;
 mod upgrade;
