@@ -1,6 +1,7 @@
 -- Retries, jobs that wait for others, submissions that are sent twice, memory, deletion.
 
--- JSON: the ids of the jobs that must be resolved before, as submitted.
+-- JSON: the ids of the jobs that must be resolved before, as submitted; of a job that has ended those
+-- that were not.
 alter table jobs add column after_jobs text not null default '[]';
 -- The job of which this one runs again what failed or was missing, and the one that does so for it.
 alter table jobs add column retry_of text;

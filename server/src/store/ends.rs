@@ -6,9 +6,8 @@
 //!
 //! Thousands of jobs may come after a thousand others, so nothing here is done job by job: a
 //! statement takes the ids of many, as a JSON array. These statements must differ between databases:
-//! only SQLite has json_each().
-
-use std::collections::HashSet;
+//! only SQLite has json_each()
+//! and json_group_array().
 
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, Problem};
@@ -180,8 +179,13 @@ async fn end_all(
         ending.holders.push(row.id("agent_id")?);
     }
     for sql in [
-        "delete from leases where job_id in (select value from json_each($1))",
+        // Whoever retries it must know what it still waited for: what was resolved may be deleted
+        // by then.
+        "update jobs set after_jobs =
+             (select json_group_array(on_id) from dependencies where job_id = jobs.id)
+         where id in (select value from json_each($1))",
         "delete from dependencies where job_id in (select value from json_each($1))",
+        "delete from leases where job_id in (select value from json_each($1))",
         "update progress set running = 0, slots = 0, version = version + 1
          where job_id in (select value from json_each($1))",
     ] {
@@ -219,34 +223,28 @@ pub async fn wait_for(tx: &mut Tx<'_>, job: JobId, after: &[JobId]) -> Result<Wa
     if after.is_empty() {
         return Ok(Waits::No);
     }
-    let all = json_text(&after)?;
     let n_waiting = tx
         .execute(
             "insert into dependencies (job_id, on_id)
-             select distinct $1, on_job.id from json_each($2) as one
-             join jobs on_job on on_job.id = one.value
-             where on_job.state in ('queued', 'running')",
-            args![job, all.as_str()],
+             select distinct $1, one.value from json_each($2) as one
+             left join jobs on_job on on_job.id = one.value
+             where coalesce(on_job.state, 'missing') <> 'resolved'",
+            args![job, json_text(&after)?],
         )
         .await?;
-    let n_distinct = after.iter().collect::<HashSet<_>>().len() as u64;
-    if n_waiting == n_distinct {
-        return Ok(Waits::Yes);
+    if n_waiting == 0 {
+        return Ok(Waits::No);
     }
     let in_vain = tx
         .first(
-            "select one.value as id, on_job.state from json_each($1) as one
-             left join jobs on_job on on_job.id = one.value
-             where coalesce(on_job.state, 'deleted') not in ('queued', 'running', 'resolved')
-             order by one.key limit 1",
-            args![all],
+            "select d.on_id, on_job.state from dependencies d
+             left join jobs on_job on on_job.id = d.on_id
+             where d.job_id = $1 and coalesce(on_job.state, 'missing') not in ('queued', 'running')
+             order by d.on_id limit 1",
+            args![job],
         )
         .await?;
-    match in_vain {
-        Some(row) => Ok(Waits::InVain(row.id("id")?, jobs::state(&row)?)),
-        None if n_waiting > 0 => Ok(Waits::Yes),
-        None => Ok(Waits::No),
-    }
+    in_vain.map_or(Ok(Waits::Yes), |row| Ok(Waits::InVain(row.id("on_id")?, jobs::state(&row)?)))
 }
 
 /// The jobs that `job` still waits for, oldest first.

@@ -349,6 +349,30 @@ async fn what_was_deleted_is_neither_retried_nor_waited_for() {
 }
 
 #[tokio::test]
+async fn a_retry_asks_no_more_for_what_was_resolved_and_deleted() {
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.map(1).await, fixture.map(1).await);
+    let freed = fixture.submit(after(1, &[one])).await;
+    let waiting = fixture.submit(after(1, &[one, two])).await;
+    end(&fixture, one, JobState::Resolved).await;
+    write!(fixture, |tx| trash::delete(tx, one));
+    end(&fixture, freed, JobState::Cancelled).await;
+    let (of_freed, written) = retry(&fixture, freed).await;
+    assert_eq!(written, Retried::Now, "it was freed, though it never began");
+    assert!(fixture.is_runnable(of_freed.id).await);
+
+    end(&fixture, two, JobState::Cancelled).await;
+    let (of_two, _) = retry(&fixture, two).await;
+    let late = fixture.submit(after(1, &[two, of_two.id])).await;
+    assert_eq!(state(&fixture, late).await, JobState::Failed);
+    for job in [waiting, late] {
+        let (again, written) = retry(&fixture, job).await;
+        assert_eq!(written, Retried::Now);
+        assert_eq!(fixture.job(again.id).await.after, [of_two.id]);
+    }
+}
+
+#[tokio::test]
 async fn leases_take_memory_and_give_it_back() {
     let fixture = Fixture::new().await;
     let agent = fixture.agent(64).await;
