@@ -163,19 +163,13 @@ struct Source {
 /// Reads what a retry takes from the row of job `of`; or why there is to be none.
 async fn source(tx: &mut Tx<'_>, of: JobId) -> Result<Result<Source, Retried>, StoreError> {
     let row = tx
-        .first(
-            "select retried_as, spec, options, after_jobs, started_at from jobs where id = $1",
-            args![of],
-        )
+        .first("select retried_as, spec, options, after_jobs from jobs where id = $1", args![of])
         .await?;
     let Some(row) = row else { return Ok(Err(Retried::Unknown)) };
     if let Some(before) = row.maybe_id("retried_as")? {
         return Ok(Err(Retried::Before(before)));
     }
-    // One that has begun has waited for the jobs before it.
-    let has_begun = row.maybe_int("started_at")?.is_some();
-    let after = if has_begun { Vec::new() } else { row.json("after_jobs")? };
-    match latest(tx, after).await? {
+    match latest(tx, row.json("after_jobs")?).await? {
         Ok(after) => {
             Ok(Ok(Source { spec: specs::spec(&row)?, options: row.json("options")?, after }))
         }
