@@ -36,8 +36,8 @@ fn page(command: &Command) -> String {
         page.push('\n');
     }
     page.push_str(
-        "`farrow COMMAND --help` says more, with examples; -h is short. Every flag is also a variable, \
-         which its help names.\n\n",
+        "`farrow COMMAND --help` says more, with examples. Nearly every flag is also a variable, which its \
+         help names.\n\n",
     );
     page + EXIT_CODES
 }

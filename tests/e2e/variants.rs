@@ -240,3 +240,12 @@ async fn what_elements_say_stands_in_their_outcomes() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_call_that_fails_speaks_of_no_element() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    let problem = world.client.failure(&json!({"runtime": "python", "function": "1 / 0"})).await;
+    let detail = problem["detail"].as_str().unwrap();
+    assert_eq!(detail, "the call failed: division by zero");
+}

@@ -98,6 +98,11 @@ impl Map {
         };
         let spread = Spread { elements, plan: self.spread.plan };
         let screen = self.waiting.screen();
+        if work.ignores_elements() {
+            screen.note(
+                "no placeholder such as {} in the command: elements are on its standard input",
+            );
+        }
         let submission = self.submission;
         let submitted =
             submission.submit(work.function, Some(spread), options, &client, &screen).await?;

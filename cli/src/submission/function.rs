@@ -8,6 +8,9 @@ use crate::failure::Failure;
 /// What stands between a command and its elements, as GNU parallel has it.
 const ELEMENTS_FOLLOW: &str = ":::";
 
+/// Before GNU parallel's files of elements, for which we have a flag.
+const FILES_FOLLOW: &str = "::::";
+
 /// A function and the elements that were given as arguments.
 #[derive(Debug, PartialEq)]
 pub struct Work {
@@ -40,6 +43,16 @@ impl Work {
             ))
             .remedy("give arguments by --arg NAME=JSON, or use `farrow map`")),
             None => Ok(self.function),
+        }
+    }
+}
+
+impl Work {
+    /// Whether it is a command whose words say nothing of the element.
+    pub fn ignores_elements(&self) -> bool {
+        match &self.function {
+            Function::Command(words) => !words.iter().any(|word| word.contains('{')),
+            Function::Source(_) => false,
         }
     }
 }
@@ -85,6 +98,11 @@ fn of_command(before: &[String], behind: Vec<String>) -> Result<Work, Failure> {
 
 /// The words before `:::`, and those behind it if it is there.
 fn split_at_colons(mut words: Vec<String>) -> Result<(Vec<String>, Option<Vec<String>>), Failure> {
+    if words.iter().any(|word| word == FILES_FOLLOW) {
+        return Err(Failure::usage("`::::` is not known").remedy(
+            "give the file with the elements, a line each, by --file; several by: cat a b | farrow map …",
+        ));
+    }
     let Some(at) = words.iter().position(|word| word == ELEMENTS_FOLLOW) else {
         return Ok((words, None));
     };

@@ -34,6 +34,11 @@ pub fn parse(elements: &RawValue, wanted: Wanted) -> Result<Source<'_>, FieldErr
             return Err(fault("elements.encoding", message));
         }
         (Some([name]), [item]) if name == "range" && !wanted.nested => return range(item, wanted),
+        (Some([name]), _) if name == "range" => {
+            let message = "cannot be under a plan of two levels: the integers of a range have no inner \
+                           elements; give an array of arrays, or a plan of one level";
+            return Err(fault("elements.range", message));
+        }
         _ => {}
     }
     let mut given =

@@ -16,6 +16,7 @@ use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 use super::blocks::StoredBlock;
 use super::db::{Tx, args};
 use super::ends::{self, Ended};
+use super::jobs::Shape;
 use super::outcomes::{self, Outcomes};
 use super::{StoreError, agents, leases};
 use crate::clock::Millis;
@@ -174,7 +175,7 @@ impl Acceptance {
     ) -> Result<(), StoreError> {
         let failure = match &piece.first_error {
             Some(element) if element.error.fatal || stops_on_error(tx, piece.job).await? => {
-                Some(failure(piece.job, element))
+                Some(failure(piece.job, element, is_call(tx, piece.job).await?))
             }
             _ => None,
         };
@@ -308,6 +309,12 @@ async fn stops_on_error(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError>
     Ok(options.is_some_and(|options| options.on_error == OnError::Stop))
 }
 
+async fn is_call(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
+    let row = tx.first("select shape from jobs where id = $1", args![job]).await?;
+    let shape: Option<Shape> = row.map(|row| row.json("shape")).transpose()?;
+    Ok(shape.is_some_and(|shape| shape.is_call))
+}
+
 async fn is_complete(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
     let row = tx
         .first(
@@ -320,10 +327,12 @@ async fn is_complete(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
 }
 
 /// The problem of a job that an element failed.
-fn failure(job: JobId, element: &FailedElement) -> Problem {
+fn failure(job: JobId, element: &FailedElement, is_call: bool) -> Problem {
     let FailedElement { index, error, .. } = element;
     let detail = if error.fatal {
         format!("the job cannot be run: {}", error.message)
+    } else if is_call {
+        format!("the call failed: {}", error.message)
     } else {
         format!("element {index} (counted from 0) failed: {}", error.message)
     };

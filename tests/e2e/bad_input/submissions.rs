@@ -61,6 +61,14 @@ pub fn submissions() -> Vec<Refusal> {
         submission(&json!({"function": " \n "}), "function", &["is empty"]),
         submission(&json!({"function": ["abs"]}), "function", &["is an array, must be a string"]),
         submission(&json!({"workdir": "project"}), "workdir", &["not an absolute path", "/srv"]),
+        submission(
+            &json!({
+                "elements": {"range": [0, 4]},
+                "plan": [{"strategy": "cluster"}, {"strategy": "multisession"}]
+            }),
+            "elements.range",
+            &["plan of two levels", "array of arrays"],
+        ),
         submission(&json!({"workdir": 3}), "workdir", &["expected a string"]),
         submission(&json!({"name": "x".repeat(201)}), "name", &["201 characters", "200"]),
         submission(&json!({"elements": 3}), "elements", &["is a number", "must be an array"]),
