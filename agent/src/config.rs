@@ -31,7 +31,7 @@ pub struct Settings {
     #[arg(long = "label", env = "FARROW_LABEL", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<Label>,
 
-    /// Runtime to offer, `r` or `python`; may be repeated [default: those that are installed]
+    /// Runtime to offer, `r`, `python` or `command`; may be repeated [default: those that are installed]
     #[arg(long = "runtime", env = "FARROW_RUNTIME", value_name = "RUNTIME", value_delimiter = ',',
           value_parser = parse_runtime)]
     pub runtimes: Vec<Runtime>,
@@ -190,7 +190,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -211,6 +211,14 @@ mod tests {
         assert_eq!(settings.slots, Slots::Physical);
         assert_eq!(settings.grace.0, Duration::from_secs(100));
         assert!(!settings.name().is_empty());
+    }
+
+    #[test]
+    fn the_help_names_every_runtime() {
+        let help = Program::command().render_help().to_string();
+        for runtime in Runtime::ALL {
+            assert!(help.contains(&format!("`{}`", runtime.as_str())), "{help}");
+        }
     }
 
     #[test]
