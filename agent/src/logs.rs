@@ -5,7 +5,7 @@
 //! says so.
 //! What an element's outcome says of its output does not depend on any of this.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,27 +41,17 @@ pub struct Logs {
 
 #[derive(Debug, Default)]
 struct Contents {
-    waiting: VecDeque<LogEntry>,
+    waiting: VecDeque<Waiting>,
     /// Bytes of what waits.
     bytes: usize,
-    /// Bytes of each job that found no room.
-    left_out: BTreeMap<JobId, usize>,
-    /// Whether a request is on its way.
-    is_sending: bool,
+    /// The jobs of what is on its way.
+    sending: BTreeSet<JobId>,
 }
 
 impl Logs {
     /// Puts an entry in, if there is room.
     pub fn put(&self, entry: LogEntry) {
-        let mut contents = self.lock();
-        let size = size(&entry);
-        if contents.bytes + size > WAITING_BYTES {
-            *contents.left_out.entry(entry.job).or_default() += entry.text.len();
-        } else {
-            contents.bytes += size;
-            contents.waiting.push_back(entry);
-        }
-        drop(contents);
+        self.lock().put(entry);
         self.filled.notify_one();
     }
 
@@ -77,26 +67,35 @@ impl Logs {
     }
 
     fn sent(&self) {
-        self.lock().is_sending = false;
+        self.lock().sending.clear();
         self.emptied.notify_waiters();
     }
 
     /// Waits until all is sent.
     pub async fn all_sent(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            if self.lock().is_empty() {
-                return;
-            }
-            emptied.await;
+        self.until(Contents::is_empty).await;
+    }
+
+    /// Sends what waits without a pause, and waits a moment until what these jobs have said is sent.
+    /// Not if they have said nothing, nor if so much waits that the moment would not do.
+    pub async fn hurry(&self, jobs: &[JobId]) {
+        let is_worth_it = {
+            let contents = self.lock();
+            contents.bytes <= REQUEST_BYTES && contents.is_of(jobs)
+        };
+        if is_worth_it {
+            self.hurried.notify_one();
+            timeout(HURRY_LIMIT, self.until(|contents| !contents.is_of(jobs))).await.ok();
         }
     }
 
-    /// Sends what waits without a pause, and waits a moment until it is sent.
-    pub async fn hurry(&self) {
-        if !self.lock().is_empty() {
-            self.hurried.notify_one();
-            timeout(HURRY_LIMIT, self.all_sent()).await.ok();
+    async fn until(&self, is_so: impl Fn(&Contents) -> bool) {
+        loop {
+            let emptied = self.emptied.notified();
+            if is_so(&self.lock()) {
+                return;
+            }
+            emptied.await;
         }
     }
 
@@ -110,7 +109,7 @@ impl Logs {
     /// What waits.
     #[cfg(test)]
     pub fn entries(&self) -> Vec<LogEntry> {
-        self.lock().waiting.iter().cloned().collect()
+        self.lock().waiting.iter().cloned().map(Waiting::into_entry).collect()
     }
 
     /// The lock is held for moments only and never while something is waited for.
@@ -120,37 +119,91 @@ impl Logs {
 }
 
 impl Contents {
+    fn put(&mut self, entry: LogEntry) {
+        let (job, bytes) = (entry.job, entry.text.len());
+        let entry = Waiting::Entry(entry);
+        if self.bytes + entry.size() <= WAITING_BYTES {
+            self.push(entry);
+        } else if let Some(gap) = self.gap_of(job) {
+            *gap += bytes;
+        } else {
+            self.push(Waiting::Gap { job, at: clock::unix_millis(), bytes });
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.size();
+        self.waiting.push_back(waiting);
+    }
+
+    /// The bytes that are left out at the end of what waits of a job, if some are.
+    fn gap_of(&mut self, job: JobId) -> Option<&mut usize> {
+        match self.waiting.iter_mut().rev().find(|waiting| waiting.job() == job)? {
+            Waiting::Gap { bytes, .. } => Some(bytes),
+            Waiting::Entry(_) => None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && !self.is_sending
+        self.waiting.is_empty() && self.sending.is_empty()
+    }
+
+    /// Whether something of these jobs waits or is on its way.
+    fn is_of(&self, jobs: &[JobId]) -> bool {
+        jobs.iter().any(|job| self.sending.contains(job))
+            || self.waiting.iter().any(|waiting| jobs.contains(&waiting.job()))
     }
 
     fn take(&mut self) -> Vec<LogEntry> {
         let mut taken = 0;
-        let fitting = self.waiting.iter().take_while(|entry| {
-            taken += size(entry);
+        let fitting = self.waiting.iter().take_while(|waiting| {
+            taken += waiting.size();
             taken <= REQUEST_BYTES
         });
         let count = fitting.count().max(1).min(self.waiting.len());
-        let mut entries: Vec<LogEntry> = self.waiting.drain(..count).collect();
-        self.bytes -= entries.iter().map(size).sum::<usize>();
-        if self.waiting.is_empty() {
-            let left_out = std::mem::take(&mut self.left_out);
-            entries.extend(left_out.into_iter().map(|(job, bytes)| gap(job, bytes)));
-        }
-        self.is_sending = !entries.is_empty();
-        entries
+        let waited: Vec<Waiting> = self.waiting.drain(..count).collect();
+        self.bytes -= waited.iter().map(Waiting::size).sum::<usize>();
+        self.sending = waited.iter().map(Waiting::job).collect();
+        waited.into_iter().map(Waiting::into_entry).collect()
     }
 }
 
-fn size(entry: &LogEntry) -> usize {
-    entry.text.len() + ENTRY_BYTES
+/// What is to be sent, in its turn.
+#[derive(Clone, Debug)]
+enum Waiting {
+    /// What was said.
+    Entry(LogEntry),
+    /// Where something of a job is missing since `at`, because there was no room.
+    Gap { job: JobId, at: u64, bytes: usize },
+}
+
+impl Waiting {
+    fn job(&self) -> JobId {
+        match self {
+            Self::Entry(LogEntry { job, .. }) | Self::Gap { job, .. } => *job,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Entry(entry) => entry.text.len() + ENTRY_BYTES,
+            Self::Gap { .. } => 2 * ENTRY_BYTES,
+        }
+    }
+
+    fn into_entry(self) -> LogEntry {
+        match self {
+            Self::Entry(entry) => entry,
+            Self::Gap { job, at, bytes } => gap(job, at, bytes),
+        }
+    }
 }
 
 /// The line that stands where something is missing.
-fn gap(job: JobId, bytes: usize) -> LogEntry {
+fn gap(job: JobId, at: u64, bytes: usize) -> LogEntry {
     LogEntry {
         job,
-        at: clock::unix_millis(),
+        at,
         source: LogSource::Element,
         element: None,
         stream: LogStream::Stderr,
@@ -179,7 +232,7 @@ mod tests {
     use super::*;
 
     fn entry(job: JobId, text: String) -> LogEntry {
-        LogEntry { text, element: Some(1), ..gap(job, 0) }
+        LogEntry { text, element: Some(1), ..gap(job, 0, 0) }
     }
 
     #[test]
@@ -197,19 +250,48 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_told_once() {
+    fn what_finds_no_room_is_counted_where_it_is_missing() {
         let (logs, job) = (Logs::default(), JobId::new());
-        for _ in 0..100 {
-            logs.put(entry(job, "x".repeat(100_000)));
-        }
-        let mut entries = Vec::new();
+        let put = |count: usize| {
+            (0..count).for_each(|_| logs.put(entry(job, "x".repeat(100_000))));
+        };
+        put(100);
+        let mut entries: Vec<LogEntry> = logs.take().now_or_never().unwrap();
+        // There is room again, and soon none.
+        put(10);
         while let Some(taken) = logs.take().now_or_never() {
             entries.extend(taken);
         }
-        let gap = entries.pop().unwrap();
-        let missing = (100 - entries.len()) * 100_000;
-        assert!(missing > 5_000_000 && gap.text.contains(&format!("{missing} bytes")), "{gap:?}");
-        assert!(logs.lock().bytes == 0 && logs.lock().left_out.is_empty());
+        let is_gap = |entry: &LogEntry| entry.element.is_none();
+        let parts: Vec<&[LogEntry]> = entries.split_inclusive(is_gap).collect();
+        let [first, second] = &parts[..] else { panic!("{} parts", parts.len()) };
+        for (part, put) in [(first, 100), (second, 10)] {
+            let missing = (put - (part.len() - 1)) * 100_000;
+            let story = &part.last().unwrap().text;
+            assert!(missing > 0 && story.contains(&format!("{missing} bytes")), "{story}");
+        }
+        assert_eq!(logs.lock().bytes, 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_other_jobs_say_nor_for_more_than_a_moment_sends() {
+        let (logs, job, other) = (Logs::default(), JobId::new(), JobId::new());
+        logs.put(entry(other, "x".into()));
+        assert!(logs.hurry(&[job]).now_or_never().is_some());
+        logs.put(entry(other, "x".repeat(REQUEST_BYTES)));
+        assert!(logs.hurry(&[other]).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_a_job_has_said_is_waited_for_until_it_is_sent() {
+        let (logs, job, other) = (Logs::default(), JobId::new(), JobId::new());
+        logs.put(entry(job, "x".into()));
+        assert!(logs.hurry(&[other, job]).now_or_never().is_none());
+        logs.take().await;
+        logs.put(entry(other, "x".into()));
+        assert!(logs.hurry(&[job]).now_or_never().is_none(), "it is on its way");
+        logs.sent();
+        assert!(logs.hurry(&[job]).now_or_never().is_some());
     }
 
     #[test]

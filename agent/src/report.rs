@@ -23,9 +23,8 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>, logs: Arc<Logs>) {
     loop {
         let parcels = outbox.take().await;
-        if parcels.iter().any(|parcel| parcel.may_end_job) {
-            logs.hurry().await;
-        }
+        let ending = parcels.iter().filter(|parcel| parcel.may_end_job);
+        logs.hurry(&ending.map(|parcel| parcel.piece.job).collect::<Vec<_>>()).await;
         report(&client, &outbox, &held, parcels).await;
     }
 }
