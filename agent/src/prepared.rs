@@ -13,6 +13,7 @@
 mod cache;
 mod files;
 mod script;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -258,49 +259,13 @@ impl Prepared {
         Recipe { name, prepare: job.prepare.clone(), files: job.files.clone() }
     }
 
-    /// What makes installers install into `folder`, and programs find it there. A job of files alone
-    /// has none of it, and so finds what is installed for this agent's user.
+    /// What is set for processes that use what is made in `folder`. A job of files alone has none of
+    /// it, and so finds what is installed for this agent's user.
     fn variables(&self, recipe: &Recipe, folder: &Path) -> Vec<(&'static str, OsString)> {
         if recipe.prepare.trim().is_empty() {
             return Vec::new();
         }
-        let python = folder.join("python");
-        let library = folder.join("r");
-        let mut variables = vec![
-            ("FARROW_PREPARED", folder.into()),
-            ("R_LIBS_USER", library.clone().into()),
-            // A target instead of a prefix breaks pip when it builds from source.
-            ("PIP_PREFIX", python.clone().into()),
-            // Else pip removes what is installed elsewhere in another version.
-            ("PIP_IGNORE_INSTALLED", "1".into()),
-            ("PIP_USER", "0".into()),
-            ("PIP_DISABLE_PIP_VERSION_CHECK", "1".into()),
-            (
-                "PATH",
-                before(
-                    "PATH",
-                    &["bin", "python/bin", "python/local/bin"].map(|bin| folder.join(bin)),
-                ),
-            ),
-            ("PYTHONPATH", before("PYTHONPATH", &self.site_packages(&python))),
-        ];
-        // It goes before R_LIBS_USER where it is set.
-        if std::env::var_os("R_LIBS").is_some() {
-            variables.push(("R_LIBS", before("R_LIBS", &[library])));
-        }
-        variables
-    }
-
-    /// Where pip puts packages below a prefix: everywhere, and on Debian.
-    fn site_packages(&self, prefix: &Path) -> Vec<PathBuf> {
-        let version = self.versions.get(&Runtime::Python).map_or("", String::as_str);
-        let mut numbers = version.split('.');
-        let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
-            return Vec::new();
-        };
-        ["lib/pythonX/site-packages", "local/lib/pythonX/dist-packages"]
-            .map(|path| prefix.join(path.replace('X', &format!("{major}.{minor}"))))
-            .into()
+        variables::of(folder, self.versions.get(&Runtime::Python).map(String::as_str))
     }
 
     fn unusable(&self, error: &io::Error) -> ElementError {
@@ -321,19 +286,6 @@ impl Entry {
         let flight = self.flight.as_ref().and_then(WeakShared::upgrade);
         self.environment.strong_count() > 0 || flight.is_some()
     }
-}
-
-/// These folders, and behind them what the variable holds already.
-fn before(variable: &str, folders: &[PathBuf]) -> OsString {
-    let mut value = OsString::new();
-    let existing = std::env::var_os(variable).filter(|value| !value.is_empty());
-    for part in folders.iter().map(|folder| folder.clone().into_os_string()).chain(existing) {
-        if !value.is_empty() {
-            value.push(":");
-        }
-        value.push(part);
-    }
-    value
 }
 
 fn script_failed(ended: Ended, printed: &Printed) -> ElementError {
