@@ -5,13 +5,14 @@
 //! meanwhile: whatever the worker does, none of its pipes is ever full for long. Its death is what
 //! the supervisor says it is; a closed pipe is none.
 
+mod key;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,13 +20,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
 use protocol::JobId;
-use protocol::job::Runtime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
+pub use self::key::WorkerKey;
 use crate::clock;
 use crate::death::Death;
 use crate::descriptors;
@@ -33,7 +34,6 @@ use crate::frame::{self, kind};
 use crate::lifeline::{Ended, Order, Status};
 use crate::output::{Output, Printed};
 use crate::pool::Seat;
-use crate::prepared::Environment;
 use crate::runtimes::{self, Answer};
 use crate::scratch::{Scratch, WorkerScratch};
 
@@ -47,38 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 /// For how long a killed worker and its descendants may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-
-/// What must be equal for a worker to run another job: owners never share a process, and what
-/// libraries read only once, the number of cores, stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerKey {
-    /// What it runs.
-    pub runtime: Runtime,
-    /// Whose code it runs.
-    pub owner: String,
-    /// How many cores it may use.
-    pub cores: u32,
-    /// Bytes of memory that it may use: what one job leaves in a process counts for the next.
-    pub memory: Option<u64>,
-    /// What is prepared for it.
-    pub prepared: Option<Arc<Environment>>,
-    /// Where it works, if neither in what is prepared for it nor in a folder of its own.
-    pub workdir: Option<PathBuf>,
-}
-
-impl WorkerKey {
-    /// The key of a worker that has nothing of what a job brings; nothing if this one has not either.
-    pub fn plain(&self) -> Option<Self> {
-        let is_plain = self.prepared.is_none() && self.workdir.is_none();
-        (!is_plain).then(|| Self { prepared: None, workdir: None, ..self.clone() })
-    }
-
-    /// What its working directory holds in the beginning, if it is its own and not empty.
-    fn files(&self) -> Option<PathBuf> {
-        let prepared = self.prepared.as_ref().filter(|_| self.workdir.is_none());
-        prepared.map(|prepared| prepared.files())
-    }
-}
 
 /// How workers are started.
 #[derive(Debug)]
