@@ -1,12 +1,14 @@
 //! Where a value goes: to standard output, or to a file that is there only when it is whole.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use protocol::job::Encoding;
+use tempfile::NamedTempFile;
 
 use crate::failure::{Exit, Failure};
 
@@ -67,10 +69,14 @@ impl Delivery {
 
     /// What to write to.
     pub fn open(&self) -> Result<Sink, Failure> {
-        Ok(match &self.out {
-            None => Sink::Stdout(io::stdout()),
-            Some(path) => Sink::File(WholeFile::create(path)?),
-        })
+        let Some(path) = &self.out else { return Ok(Sink::Stdout(io::stdout())) };
+        // A device or a pipe is written to as it is.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return File::create(path)
+                .map(Sink::Device)
+                .map_err(|error| cannot_write(path, &error));
+        }
+        WholeFile::create(path).map(Sink::File)
     }
 }
 
@@ -78,6 +84,8 @@ impl Delivery {
 pub enum Sink {
     /// Standard output.
     Stdout(io::Stdout),
+    /// A device or a pipe.
+    Device(File),
     /// A file.
     File(WholeFile),
 }
@@ -86,7 +94,7 @@ impl Sink {
     /// Says that all was written.
     pub fn finish(self) -> Result<(), Failure> {
         match self {
-            Self::Stdout(_) => Ok(()),
+            Self::Stdout(_) | Self::Device(_) => Ok(()),
             Self::File(file) => file.finish(),
         }
     }
@@ -95,62 +103,46 @@ impl Sink {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::Stdout(output) => output.write(bytes),
-            Sink::File(file) => file.file.write(bytes),
+            Self::Stdout(output) => output.write(bytes),
+            Self::Device(output) => output.write(bytes),
+            Self::File(file) => file.partial.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Sink::Stdout(output) => output.flush(),
-            Sink::File(file) => file.file.flush(),
+            Self::Stdout(output) => output.flush(),
+            Self::Device(output) => output.flush(),
+            Self::File(file) => file.partial.flush(),
         }
     }
 }
 
-/// A file that appears under its name only once it is whole.
+/// A file that appears under its name only once it is whole. Meanwhile it stands beside, under a
+/// name that no other file has; dropped before its end, it is gone.
 pub struct WholeFile {
-    file: File,
+    partial: NamedTempFile,
     path: PathBuf,
-    /// Where it stands meanwhile; nowhere else if it is a device or a pipe, or is whole.
-    partial: Option<PathBuf>,
 }
 
 impl WholeFile {
     /// Begins to write a file.
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        // A device or a pipe is written to as it is.
-        let is_special = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-        let partial = (!is_special).then(|| beside(path));
-        match File::create(partial.as_deref().unwrap_or(path)) {
-            Ok(file) => Ok(Self { file, path: path.to_owned(), partial }),
-            Err(error) => Err(cannot_write(path, &error)),
-        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let partial = tempfile::Builder::new()
+            .prefix(".farrow-")
+            .suffix(".partial")
+            // As any new file: the umask takes away what is not to be.
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))
+            .map_err(|error| cannot_write(path, &error))?;
+        Ok(Self { partial, path: path.to_owned() })
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
-        match self.partial.take() {
-            Some(partial) => {
-                fs::rename(partial, &self.path).map_err(|error| cannot_write(&self.path, &error))
-            }
-            None => Ok(()),
-        }
+    fn finish(self) -> Result<(), Failure> {
+        let named = self.partial.persist(&self.path);
+        named.map(drop).map_err(|failed| cannot_write(&self.path, &failed.error))
     }
-}
-
-impl Drop for WholeFile {
-    fn drop(&mut self) {
-        if let Some(partial) = &self.partial {
-            // What is not whole is of no use; that it may stay is no second failure.
-            fs::remove_file(partial).ok();
-        }
-    }
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    PathBuf::from(partial)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
@@ -187,6 +179,37 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"x");
         let never_whole = delivery(false, Some(&folder.path().join("other"))).open().unwrap();
         drop(never_whole);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_writes_the_same_file_writes_all_of_it_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("value");
+        let theirs = folder.path().join("value.partial");
+        fs::write(&theirs, "theirs").unwrap();
+        let open = || delivery(false, Some(&path)).open().unwrap();
+        let (mut one, mut other) = (open(), open());
+        one.write_all(b"value").unwrap();
+        other.write_all(b"val").unwrap();
+        one.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"value");
+        other.write_all(b"ue").unwrap();
+        other.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"value");
+        assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+        let ordinary = fs::metadata(&theirs).unwrap().permissions();
+        assert_eq!(fs::metadata(&path).unwrap().permissions(), ordinary);
+    }
+
+    #[test]
+    fn a_file_that_cannot_get_its_name_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("value");
+        let sink = delivery(false, Some(&path)).open().unwrap();
+        fs::create_dir(&path).unwrap();
+        let failure = format!("{:?}", sink.finish().unwrap_err());
+        assert!(failure.contains("cannot write") && failure.contains("/value"), "{failure}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -1,18 +1,34 @@
-//! How a server or an agent is asked to stop.
+//! How a server or an agent is asked to stop, and another command to end.
 
 use std::process::exit;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Exit, Failure};
 
+/// How long a command that is to end may take to put away what it was writing. It takes longer only
+/// when it hangs, such as in writing to a pipe that nobody reads.
+const TO_END: Duration = Duration::from_secs(1);
+
+/// A token that SIGINT (Ctrl-C) or SIGTERM cancels; a second later the process ends in any case.
+pub fn interruption() -> Result<CancellationToken, Failure> {
+    let mut signals = Signals::listen()?;
+    let interruption = CancellationToken::new();
+    let token = interruption.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        token.cancel();
+        tokio::time::sleep(TO_END).await;
+        exit(Exit::Interrupted as i32);
+    });
+    Ok(interruption)
+}
+
 /// A token that the first SIGINT (Ctrl-C) or SIGTERM cancels. The second one ends the process at once.
 pub fn stop_token(first_does: &'static str) -> Result<CancellationToken, Failure> {
-    let mut signals = Signals {
-        interrupt: listen(SignalKind::interrupt())?,
-        terminate: listen(SignalKind::terminate())?,
-    };
+    let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
@@ -31,6 +47,13 @@ struct Signals {
 }
 
 impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

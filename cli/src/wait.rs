@@ -12,6 +12,7 @@ use crate::live;
 use crate::persistence::{Patience, persist};
 use crate::printer::{Format, Printer};
 use crate::screen::Screen;
+use crate::signals;
 
 /// Between two looks at a job: a fast one changes more often than an eye sees, and a server that is
 /// stopping holds no request.
@@ -99,15 +100,16 @@ impl Waiting<'_> {
     }
 }
 
-/// Runs `work` until Ctrl-C.
+/// Runs `work` until it is interrupted: by Ctrl-C, or as `kill` and `timeout` do it.
 pub async fn unless_interrupted<T>(
     work: impl Future<Output = Result<T, Failure>>,
     screen: &Screen,
     how_to_come_back: &str,
 ) -> Result<T, Failure> {
+    let interruption = signals::interruption()?;
     tokio::select! {
         result = work => result.inspect_err(|_| screen.clear()),
-        _ = tokio::signal::ctrl_c() => {
+        () = interruption.cancelled() => {
             screen.clear();
             Err(Failure::new(Exit::Interrupted, "interrupted").remedy(how_to_come_back))
         }

@@ -1,11 +1,14 @@
 //! The commands about jobs that were submitted: what they said, what became of each element, again
 //! what failed, and away with them; and blobs.
 
-use std::fs;
+use std::{fs, io};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::wait::until;
 use tests::{Audit, Finished, Gate, World};
+use tokio::io::{AsyncReadExt, copy};
+use tokio::net::{TcpListener, TcpStream};
 
 const UNKNOWN: &str = "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42";
 
@@ -212,4 +215,44 @@ async fn empty_variables_count_as_unset() {
     }
     let jobs = world.spawn("jobs", &mut command).finished().await;
     assert_says(printed(&jobs), &["no jobs yet"]);
+}
+
+#[tokio::test]
+async fn a_value_that_is_interrupted_on_its_way_leaves_no_file() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    let id = detached(&world, &["lambda n: 'x' * int(n)", "10000000"]).await;
+    printed(&world.farrow(&["status", "--watch", &id]).await);
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    tokio::spawn(hold_back(proxy, format!("127.0.0.1:{}", world.port())));
+    let folder = world.path("values");
+    fs::create_dir(&folder).unwrap();
+    let out = folder.join("value");
+    let files = || fs::read_dir(&folder).unwrap().count();
+    for no_wait in [&[][..], &["--no-wait"]] {
+        let words = [&["value", "--out", out.to_str().unwrap(), &id], no_wait].concat();
+        let mut value = world.spawn("value", world.command(&words).env("FARROW_URL", &address));
+        until("the value is on its way", async || (files() > 0).then_some(())).await;
+        value.signal(Signal::SIGTERM);
+        let interrupted = value.finished().await;
+        assert_eq!((interrupted.code, files()), (Some(130), 0), "{interrupted:?}");
+        assert_says(&interrupted.stderr, &["interrupted"]);
+    }
+}
+
+/// Hands on to the server what is asked; of what it answers, the beginning alone.
+async fn hold_back(proxy: TcpListener, server: String) -> io::Result<()> {
+    loop {
+        let (client, _) = proxy.accept().await?;
+        let (mut asked, mut told) = client.into_split();
+        let (answered, mut asking) = TcpStream::connect(&server).await?.into_split();
+        tokio::spawn(async move { copy(&mut asked, &mut asking).await });
+        tokio::spawn(async move {
+            let mut beginning = answered.take(1 << 16);
+            copy(&mut beginning, &mut told).await?;
+            // The connection stays, and nothing more comes.
+            std::future::pending::<io::Result<()>>().await
+        });
+    }
 }

@@ -18,6 +18,7 @@ use crate::output::OutputArgs;
 use crate::persistence::{Patience, persist};
 use crate::screen::Screen;
 use crate::submission::upload;
+use crate::wait::unless_interrupted;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -134,9 +135,13 @@ impl Get {
     async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
         let screen = Screen::plain();
-        let asked = persist(&screen, Patience::Brief, async || client.blob(&self.digest).await);
+        unless_interrupted(self.fetch(&client, &screen), &screen, "fetch it again").await
+    }
+
+    async fn fetch(&self, client: &Client, screen: &Screen) -> Result<(), Failure> {
+        let asked = persist(screen, Patience::Brief, async || client.blob(&self.digest).await);
         let mut body = asked.await.map_err(not_there)?;
-        let mut sink = Delivery { json: false, out: self.out }.open()?;
+        let mut sink = Delivery { json: false, out: self.out.clone() }.open()?;
         let mut hash = Sha256::new();
         while let Some(bytes) = body.next().await? {
             hash.update(&bytes);

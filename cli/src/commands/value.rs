@@ -10,7 +10,7 @@ use crate::delivery::{Delivery, OUTPUT_HELP};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::persistence::Patience;
 use crate::screen::{Screen, ScreenArgs};
-use crate::wait::{Waiting, not_yet};
+use crate::wait::{Waiting, not_yet, unless_interrupted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,10 +46,13 @@ impl Value {
         if !self.no_wait {
             return waiting.for_value(self.id, Patience::Brief).await;
         }
-        let status = client.status(self.id).await?;
-        match status.state.is_final() {
-            true => waiting.deliver(&status).await,
-            false => Err(not_yet(&status)),
-        }
+        let fetching = async {
+            let status = client.status(self.id).await?;
+            match status.state.is_final() {
+                true => waiting.deliver(&status).await,
+                false => Err(not_yet(&status)),
+            }
+        };
+        unless_interrupted(fetching, &screen, "the value can be fetched again").await
     }
 }
