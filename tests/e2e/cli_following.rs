@@ -1,14 +1,14 @@
 //! The commands about jobs that were submitted: what they said, what became of each element, again
 //! what failed, and away with them; and blobs.
 
-use std::{fs, io};
+use std::fs;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::wait::until;
 use tests::{Audit, Finished, Gate, World};
-use tokio::io::{AsyncReadExt, copy};
-use tokio::net::{TcpListener, TcpStream};
+
+use crate::proxy;
 
 const UNKNOWN: &str = "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42";
 
@@ -179,6 +179,19 @@ async fn many_jobs_are_asked_about_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_job_is_cancelled_and_deleted_though_the_first_answer_is_lost() {
+    let world = World::start().await;
+    let id = detached(&world, &["lambda x: x", "a"]).await;
+    for (command, says) in [("cancel", "cancelled"), ("delete", "deleted")] {
+        let address = proxy::losing_the_first_answer(&world).await;
+        let mut asked = world.command(&[command, &id]);
+        let done = world.spawn(command, asked.env("FARROW_URL", address)).finished().await;
+        assert_eq!(printed(&done), format!("{id}  {says}\n"));
+        assert_says(&done.stderr, &["trying again", "answers again"]);
+    }
+}
+
+#[tokio::test]
 async fn blobs_are_uploaded_once_and_fetched_whole() {
     let world = World::start().await;
     let (file, copy) = (world.path("file"), world.path("copy"));
@@ -223,9 +236,7 @@ async fn a_value_that_is_interrupted_on_its_way_leaves_no_file() {
     let _agent = world.python_agent("one", 1).await;
     let id = detached(&world, &["lambda n: 'x' * int(n)", "10000000"]).await;
     printed(&world.farrow(&["status", "--watch", &id]).await);
-    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", proxy.local_addr().unwrap());
-    tokio::spawn(hold_back(proxy, format!("127.0.0.1:{}", world.port())));
+    let address = proxy::holding_back_the_rest(&world).await;
     let folder = world.path("values");
     fs::create_dir(&folder).unwrap();
     let out = folder.join("value");
@@ -238,21 +249,5 @@ async fn a_value_that_is_interrupted_on_its_way_leaves_no_file() {
         let interrupted = value.finished().await;
         assert_eq!((interrupted.code, files()), (Some(130), 0), "{interrupted:?}");
         assert_says(&interrupted.stderr, &["interrupted"]);
-    }
-}
-
-/// Hands on to the server what is asked; of what it answers, the beginning alone.
-async fn hold_back(proxy: TcpListener, server: String) -> io::Result<()> {
-    loop {
-        let (client, _) = proxy.accept().await?;
-        let (mut asked, mut told) = client.into_split();
-        let (answered, mut asking) = TcpStream::connect(&server).await?.into_split();
-        tokio::spawn(async move { copy(&mut asked, &mut asking).await });
-        tokio::spawn(async move {
-            let mut beginning = answered.take(1 << 16);
-            copy(&mut beginning, &mut told).await?;
-            // The connection stays, and nothing more comes.
-            std::future::pending::<io::Result<()>>().await
-        });
     }
 }

@@ -1,12 +1,12 @@
 //! What `farrow map` and `farrow call` make of their command line: elements from many places,
 //! functions of three runtimes, values in files.
 
-use std::{fs, io};
+use std::fs;
 
 use serde_json::{Value, json};
 use tests::{Finished, World};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+
+use crate::proxy;
 
 const ECHO: &str = "lambda x: x";
 
@@ -207,17 +207,7 @@ async fn a_function_works_in_its_folder_once_that_is_prepared() {
 async fn a_submission_whose_answer_is_lost_is_one_job() {
     let world = World::start().await;
     let _agent = world.python_agent("one", 1).await;
-    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", proxy.local_addr().unwrap());
-    let server = format!("127.0.0.1:{}", world.port());
-    tokio::spawn(async move {
-        let (first, _) = proxy.accept().await.unwrap();
-        lose_the_answer(first, &server).await.unwrap();
-        while let Ok((mut client, _)) = proxy.accept().await {
-            let mut server = TcpStream::connect(&server).await.unwrap();
-            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
-        }
-    });
+    let address = proxy::losing_the_first_answer(&world).await;
     let mut command = world.command(&["map", "--runtime", "python", ECHO, "a"]);
     command.env("FARROW_URL", address);
     let mapped = world.spawn("map", &mut command).finished().await;
@@ -225,18 +215,6 @@ async fn a_submission_whose_answer_is_lost_is_one_job() {
     assert!(mapped.stderr.contains("trying again"), "{}", mapped.stderr);
     let jobs = world.client.get("/v1/jobs").await.json();
     assert_eq!(jobs["items"].as_array().map(Vec::len), Some(1), "{jobs:#}");
-}
-
-/// Hands a request on to the server and waits for its answer, which the client never sees.
-async fn lose_the_answer(mut client: TcpStream, server: &str) -> io::Result<()> {
-    let mut server = TcpStream::connect(server).await?;
-    let (mut request, mut answer) = ([0; 1 << 16], [0; 1]);
-    loop {
-        tokio::select! {
-            n = client.read(&mut request) => server.write_all(&request[..n?]).await?,
-            n = server.read_exact(&mut answer) => return n.map(drop),
-        }
-    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod nasty;
 mod openapi;
 mod options;
 mod prepare;
+mod proxy;
 mod retries;
 mod running;
 mod seeds;

@@ -8,6 +8,8 @@ use crate::client::{CallError, Client};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::OutputArgs;
+use crate::persistence::{Patience, persist};
+use crate::screen::Screen;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,9 +36,11 @@ impl Cancel {
     /// Cancels each job and prints what became of it.
     pub async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
+        let screen = Screen::plain();
         let mut cancelled = Vec::new();
         for &id in &self.ids {
-            cancelled.push(cancel(&client, id).await?);
+            let asked = persist(&screen, Patience::Brief, async || cancel(&client, id).await);
+            cancelled.push(asked.await?);
         }
         self.output.print(&cancelled, |cancelled| cancelled.iter().map(line).collect())
     }

@@ -8,6 +8,8 @@ use crate::client::{CallError, Client};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::OutputArgs;
+use crate::persistence::{Patience, persist};
+use crate::screen::Screen;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,10 +43,11 @@ impl Delete {
     /// Deletes one job after the other; stops at the first that cannot be deleted.
     pub async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
+        let screen = Screen::plain();
         let mut deleted = Vec::new();
         let mut refused = None;
         for &id in &self.ids {
-            match client.delete(id).await {
+            match persist(&screen, Patience::Brief, async || client.delete(id).await).await {
                 Ok(()) => deleted.push(Deleted { id, deleted: true }),
                 Err(error) => {
                     refused = Some(refusal(error, id));
