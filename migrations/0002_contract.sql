@@ -10,9 +10,15 @@ alter table jobs add column retried_as text;
 alter table jobs add column idempotency_key text;
 create index jobs_idempotency_key on jobs (owner, idempotency_key)
     where idempotency_key is not null;
+-- Of all jobs that are kept, few are in the state that is asked for.
+create index jobs_state on jobs (state, id);
 
 -- Bytes of memory that the elements that run at once under it may use together; 0: no bound.
 alter table leases add column memory bigint not null default 0;
+-- A retry leaves a row for each outer element that is to run: the oldest are read without the rest,
+-- and what is live without what has come back.
+create index leases_returned on leases (job_id, id) where state <> 'live';
+create index leases_live on leases (job_id, agent_id, slots) where state = 'live';
 
 -- What a job still waits for: a row is gone when its job `on_id` is resolved.
 create table dependencies (

@@ -17,6 +17,9 @@ update outcomes set agent_name = coalesce((select name from agents where id = ag
 create unique index outcomes_rank on outcomes (job_id, rank);
 -- Few rows hold errors, and who looks for them must not read the others.
 create index outcomes_failed on outcomes (job_id, first) where errors <> '[]';
+create index outcomes_failed_rank on outcomes (job_id, rank) where errors <> '[]';
+-- Whether an agent, which now speaks of the job, has run anything of it.
+create index outcomes_agent on outcomes (job_id, agent_id);
 
 -- What jobs say while they run: prints, messages, warnings, the logs of `prepare` and `setup`.
 create table logs (

@@ -248,20 +248,24 @@ pub struct JobRow {
     pub finished_at: Option<Millis>,
 }
 
-const SELECT_ONE: &str = "
-    select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
-        j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
-        exists (select 1 from dependencies d where d.job_id = j.id) as waits,
-        p.done, p.failed, p.running, p.slots
-    from jobs j join progress p on p.job_id = j.id where j.id = $1";
+/// The statement that reads the jobs that `$which` names.
+macro_rules! select_jobs {
+    ($which:literal) => {
+        concat!(
+            "select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
+                 j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
+                 exists (select 1 from dependencies d where d.job_id = j.id) as waits,
+                 p.done, p.failed, p.running, p.slots
+             from jobs j join progress p on p.job_id = j.id where ",
+            $which
+        )
+    };
+}
 
-const SELECT_PAGE: &str = "
-    select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
-        j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
-        exists (select 1 from dependencies d where d.job_id = j.id) as waits,
-        p.done, p.failed, p.running, p.slots
-    from jobs j join progress p on p.job_id = j.id
-    where j.id < $1 and ($2 = '' or j.state = $2) order by j.id desc limit $3";
+const SELECT_ONE: &str = select_jobs!("j.id = $1");
+const SELECT_PAGE: &str = select_jobs!("j.id < $1 order by j.id desc limit $2");
+pub(super) const SELECT_PAGE_OF_STATE: &str =
+    select_jobs!("j.id < $1 and j.state = $3 order by j.id desc limit $2");
 
 /// What is known of a job.
 ///
@@ -284,8 +288,10 @@ pub async fn list(
     state: Option<JobState>,
     limit: u32,
 ) -> Result<Vec<JobRow>, StoreError> {
-    let state = state.map_or("", JobState::as_str);
-    let rows = tx.all(SELECT_PAGE, args![before, state, limit]).await?;
+    let rows = match state {
+        None => tx.all(SELECT_PAGE, args![before, limit]).await?,
+        Some(state) => tx.all(SELECT_PAGE_OF_STATE, args![before, limit, state.as_str()]).await?,
+    };
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         match job_row(tx, &row).await {
@@ -328,8 +334,7 @@ async fn job_row(tx: &mut Tx<'_>, row: &Row) -> Result<JobRow, StoreError> {
 /// The column `runtime`.
 pub(super) fn runtime(row: &Row) -> Result<Runtime, StoreError> {
     let name = row.text("runtime")?;
-    let found = Runtime::ALL.into_iter().find(|runtime| runtime.as_str() == name);
-    found.ok_or_else(|| StoreError::corrupt("runtime", &name))
+    Runtime::parse(&name).ok_or_else(|| StoreError::corrupt("runtime", &name))
 }
 
 /// The column `state`.

@@ -31,20 +31,18 @@ pub enum Added {
     UnknownAgent,
 }
 
+pub(super) const MAY_SPEAK: &str = "
+    select 1 from jobs where id = $2 and (
+        exists (select 1 from logs where job_id = $2 and agent_id = $1)
+        or exists (select 1 from leases where job_id = $2 and agent_id = $1)
+        or exists (select 1 from outcomes where job_id = $2 and agent_id = $1))";
+
 /// Whether `agent` holds, or held, elements of `job`. An agent that has spoken of a job did.
 ///
 /// # Errors
 /// The database's.
 pub async fn may_speak(tx: &mut Tx<'_>, agent: AgentId, job: JobId) -> Result<bool, StoreError> {
-    let row = tx
-        .first(
-            "select 1 from jobs where id = $2 and (
-                 exists (select 1 from logs where job_id = $2 and agent_id = $1)
-                 or exists (select 1 from leases where job_id = $2 and agent_id = $1)
-                 or exists (select 1 from outcomes where job_id = $2 and agent_id = $1))",
-            args![agent, job],
-        )
-        .await?;
+    let row = tx.first(MAY_SPEAK, args![agent, job]).await?;
     Ok(row.is_some())
 }
 

@@ -147,9 +147,9 @@ macro_rules! select_outcomes {
 }
 
 const BY_INDEX: &str = select_outcomes!("first", "");
-const BY_INDEX_WITH_ERRORS: &str = select_outcomes!("first", "and errors <> '[]'");
+pub(super) const BY_INDEX_WITH_ERRORS: &str = select_outcomes!("first", "and errors <> '[]'");
 const BY_RANK: &str = select_outcomes!("rank", "");
-const BY_RANK_WITH_ERRORS: &str = select_outcomes!("rank", "and errors <> '[]'");
+pub(super) const BY_RANK_WITH_ERRORS: &str = select_outcomes!("rank", "and errors <> '[]'");
 
 /// Reads outcomes of a job in order, about `limit` rows; on request only rows that hold errors.
 /// The first row may begin before `start`; there is none when nothing is left.

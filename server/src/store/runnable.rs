@@ -149,14 +149,12 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
     })
 }
 
+pub(super) const RETURNED: &str = "
+    select id, ranges, attempt, lost from leases
+    where job_id = $1 and state <> 'live' order by id limit $2";
+
 async fn returned(tx: &mut Tx<'_>, job: JobId, limit: u32) -> Result<Vec<Returned>, StoreError> {
-    let rows = tx
-        .all(
-            "select id, ranges, attempt, lost from leases
-             where job_id = $1 and state <> 'live' order by id limit $2",
-            args![job, limit],
-        )
-        .await?;
+    let rows = tx.all(RETURNED, args![job, limit]).await?;
     let returned = |row: &Row| {
         Ok(Returned {
             lease: row.id("id")?,
@@ -188,28 +186,24 @@ async fn next_groups(
     rows.iter().map(range).collect()
 }
 
+pub(super) const USAGE: &str = "
+    select agent_id, cast(sum(slots) as bigint) as slots from leases
+    where job_id = $1 and state = 'live' group by agent_id";
+
 async fn usage(tx: &mut Tx<'_>, job: JobId) -> Result<HashMap<AgentId, u32>, StoreError> {
-    let rows = tx
-        .all(
-            "select agent_id, cast(sum(slots) as bigint) as slots from leases
-             where job_id = $1 and state = 'live' group by agent_id",
-            args![job],
-        )
-        .await?;
+    let rows = tx.all(USAGE, args![job]).await?;
     rows.iter().map(|row| Ok((row.id("agent_id")?, row.small("slots")?))).collect()
 }
+
+pub(super) const SLOTS_BY_OWNER: &str = "
+    select j.owner, cast(sum(l.slots) as bigint) as slots
+    from leases l join jobs j on j.id = l.job_id where l.state = 'live' group by j.owner";
 
 /// Slots at work by owner.
 ///
 /// # Errors
 /// The database's.
 pub async fn slots_by_owner(tx: &mut Tx<'_>) -> Result<HashMap<String, u64>, StoreError> {
-    let rows = tx
-        .all(
-            "select j.owner, cast(sum(l.slots) as bigint) as slots
-             from leases l join jobs j on j.id = l.job_id where l.state = 'live' group by j.owner",
-            args![],
-        )
-        .await?;
+    let rows = tx.all(SLOTS_BY_OWNER, args![]).await?;
     rows.iter().map(|row| Ok((row.text("owner")?, row.count("slots")?))).collect()
 }

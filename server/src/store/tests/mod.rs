@@ -5,6 +5,7 @@
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
+//! * [`plans`]: which indexes are read.
 //! * [`upgrade`]: databases of earlier versions.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
@@ -15,6 +16,7 @@ mod contract;
 mod costs;
 mod drafts;
 mod history;
+mod plans;
 mod upgrade;
 mod watching;
 

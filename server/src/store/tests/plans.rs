@@ -1,0 +1,39 @@
+//! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
+
+use super::super::db::args;
+use super::super::{jobs, logs, outcomes, runnable};
+use super::{Fixture, read};
+
+/// How SQLite goes about a statement, a step a line.
+async fn plan_of(fixture: &Fixture, sql: &'static str) -> String {
+    let explain: &'static str = Box::leak(format!("explain query plan {sql}").into_boxed_str());
+    let rows = read!(fixture, |tx| tx.all(explain, args![]));
+    rows.iter().map(|row| row.text("detail").unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn what_is_read_often_is_found_by_an_index() {
+    let fixture = Fixture::new().await;
+    for (sql, steps) in [
+        (runnable::RETURNED, vec!["leases USING INDEX leases_returned (job_id=?)"]),
+        (runnable::USAGE, vec!["leases USING COVERING INDEX leases_live (job_id=?)"]),
+        (runnable::SLOTS_BY_OWNER, vec!["SCAN l USING COVERING INDEX leases_live"]),
+        (outcomes::BY_INDEX_WITH_ERRORS, vec!["outcomes_failed (job_id=? AND first>?)"]),
+        (outcomes::BY_RANK_WITH_ERRORS, vec!["outcomes_failed_rank (job_id=? AND rank>?)"]),
+        (
+            logs::MAY_SPEAK,
+            vec![
+                "logs USING COVERING INDEX logs_agent (job_id=? AND agent_id=?)",
+                "outcomes USING COVERING INDEX outcomes_agent (job_id=? AND agent_id=?)",
+            ],
+        ),
+        (jobs::SELECT_PAGE_OF_STATE, vec!["j USING INDEX jobs_state (state=? AND id<?)"]),
+    ] {
+        let plan = plan_of(&fixture, sql).await;
+        for step in steps {
+            assert!(plan.contains(step), "{sql}\nis not read by {step}, but so:\n{plan}");
+        }
+        let sorts = plan.contains("TEMP B-TREE FOR ORDER BY");
+        assert!(!sorts, "{sql}\nsorts all rows to find the first:\n{plan}");
+    }
+}
