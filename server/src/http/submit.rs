@@ -180,9 +180,9 @@ async fn accept(
         })
         .await?;
     match accepted {
-        Accepted::Now => {
+        Accepted::Now(ending) => {
             state.metrics.jobs_submitted.add(ids.len() as u64);
-            state.dispatcher.wake();
+            state.all_ended(&ending);
             Ok(ids)
         }
         Accepted::Before(ids) => Ok(ids),

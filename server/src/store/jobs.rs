@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
-use super::ends::{self, Waits};
+use super::ends::{self, Ended, Ending, Waits};
 use super::{StoreError, leases, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
@@ -52,11 +52,11 @@ pub struct Shape {
 }
 
 /// Writes a job down. One without elements that waits for no other is resolved at once; one that
-/// comes after a job that has failed fails at once.
+/// comes after a job that has failed fails at once: says what that came to.
 ///
 /// # Errors
 /// The database's.
-pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<(), StoreError> {
+pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending, StoreError> {
     let (id, elements) = (job.id, job.elements);
     tx.execute(
         "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
@@ -97,7 +97,7 @@ pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<(), Sto
     begin(tx, id, &job.after, elements.total == 0, now).await
 }
 
-/// Says of a job that was just written what it waits for, or lets it run.
+/// Says of a job that was just written what it waits for, or lets it run, or ends it at once.
 ///
 /// # Errors
 /// The database's.
@@ -107,15 +107,22 @@ pub(super) async fn begin(
     after: &[JobId],
     is_empty: bool,
     now: Millis,
-) -> Result<(), StoreError> {
-    match ends::wait_for(tx, job, after).await? {
-        Waits::Yes => Ok(()),
+) -> Result<Ending, StoreError> {
+    let ended = match ends::wait_for(tx, job, after).await? {
+        Waits::Yes => return Ok(Ending::default()),
         Waits::InVain(on, state) => {
             let problem = ends::dependency_failed(job, on, state);
-            ends::end(tx, job, JobState::Failed, Some(&problem), now).await.map(drop)
+            ends::end(tx, job, JobState::Failed, Some(&problem), now).await?
         }
-        Waits::No if is_empty => ends::end(tx, job, JobState::Resolved, None, now).await.map(drop),
-        Waits::No => leases::refresh_runnable(tx, job).await,
+        Waits::No if is_empty => ends::end(tx, job, JobState::Resolved, None, now).await?,
+        Waits::No => {
+            leases::refresh_runnable(tx, job).await?;
+            return Ok(Ending::default());
+        }
+    };
+    match ended {
+        Ended::Now(ending) => Ok(ending),
+        _ => Err(StoreError::corrupt("jobs.state", "an end of a job that was just written")),
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use protocol::JobId;
 
+use super::StoreError;
 use super::db::{Tx, args};
+use super::ends::{self, Ending};
 use super::jobs::{self, NewJob};
-use super::{StoreError, ends};
 use crate::clock::Millis;
 
 /// What makes a submission that is sent again known.
@@ -21,8 +22,8 @@ pub struct Key {
 /// What a submission came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// It is written down.
-    Now,
+    /// It is written down; of its jobs these have ended at once.
+    Now(Ending),
     /// It was before, as these jobs.
     Before(Vec<JobId>),
     /// Its key was used with another body.
@@ -62,11 +63,12 @@ pub async fn accept(
         )
         .await?;
     }
+    let mut ending = Ending::default();
     for mut job in submitted {
         job.idempotency_key = key.as_ref().map(|key| key.key.clone());
-        jobs::insert(tx, job, now).await?;
+        ending.ended.extend(jobs::insert(tx, job, now).await?.ended);
     }
-    Ok(Accepted::Now)
+    Ok(Accepted::Now(ending))
 }
 
 /// Which entry of which `after` names a job that is not there, if one does.

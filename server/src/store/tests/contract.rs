@@ -110,12 +110,26 @@ async fn accept(fixture: &Fixture, key: Option<Key>, jobs: &[NewJob]) -> Accepte
     write!(fixture, |tx| submissions::accept(tx, "ada", key, jobs, 5))
 }
 
+/// Accepted, and these of it have ended at once.
+fn now(ended: &[JobId]) -> Accepted {
+    Accepted::Now(Ending { ended: ended.to_vec(), ..Ending::default() })
+}
+
+#[tokio::test]
+async fn a_submission_tells_which_of_its_jobs_have_ended_at_once() {
+    let fixture = Fixture::new().await;
+    let cancelled = fixture.map(1).await;
+    end(&fixture, cancelled, JobState::Cancelled).await;
+    let batch = [new_job(1), new_job(0), after(1, &[cancelled])];
+    assert_eq!(accept(&fixture, None, &batch).await, now(&[batch[1].id, batch[2].id]));
+}
+
 #[tokio::test]
 async fn a_submission_is_accepted_once_whole_or_not_at_all() {
     let fixture = Fixture::new().await;
     let batch = [new_job(1), new_job(0)];
     let ids: Vec<JobId> = batch.iter().map(|job| job.id).collect();
-    assert_eq!(accept(&fixture, key("k", "x"), &batch).await, Accepted::Now);
+    assert_eq!(accept(&fixture, key("k", "x"), &batch).await, now(&ids[1..]));
     let again = [new_job(1), new_job(0)];
     assert_eq!(accept(&fixture, key("k", "x"), &again).await, Accepted::Before(ids));
     assert_eq!(accept(&fixture, key("k", "y"), &again).await, Accepted::KeyReused);
@@ -127,8 +141,8 @@ async fn a_submission_is_accepted_once_whole_or_not_at_all() {
     let refused = accept(&fixture, key("new", "x"), &unknown).await;
     assert_eq!(refused, Accepted::NoSuchJob { job: 1, after: 1 });
     assert_eq!(read!(fixture, |tx| jobs::list(tx, "g", None, 9)).len(), 2);
-    assert_eq!(accept(&fixture, key("new", "y"), &[new_job(1)]).await, Accepted::Now);
-    assert_eq!(accept(&fixture, None, &[new_job(1)]).await, Accepted::Now);
+    assert_eq!(accept(&fixture, key("new", "y"), &[new_job(1)]).await, now(&[]));
+    assert_eq!(accept(&fixture, None, &[new_job(1)]).await, now(&[]));
 }
 
 fn ids_first(batch: &[NewJob]) -> JobId {
@@ -142,7 +156,7 @@ async fn a_deleted_job_is_gone_at_once_and_cleared_in_slices() {
     let mut batch = [collecting(9000), new_job(0)];
     batch[0].elements.groups = vec![3000; 3];
     let [large, small] = [batch[0].id, batch[1].id];
-    assert_eq!(accept(&fixture, key("k", "x"), &batch).await, Accepted::Now);
+    assert_eq!(accept(&fixture, key("k", "x"), &batch).await, now(&[small]));
     assert_eq!(write!(fixture, |tx| trash::delete(tx, large)), Deleted::NotEnded(JobState::Queued));
     let grant = fixture.grant(agent, 1).await.remove(0);
     fixture.report(agent, all_of(&grant)).await;
@@ -164,7 +178,8 @@ async fn a_deleted_job_is_gone_at_once_and_cleared_in_slices() {
     assert_eq!((rows_of(&fixture, large).await, slices), (0, 1 + 2 + 2 + 1));
 
     assert_eq!(write!(fixture, |tx| trash::delete(tx, small)), Deleted::Now);
-    assert_eq!(accept(&fixture, key("k", "other"), &[new_job(0)]).await, Accepted::Now);
+    let last = [new_job(0)];
+    assert_eq!(accept(&fixture, key("k", "other"), &last).await, now(&[last[0].id]));
 }
 
 /// Rows of the large tables that are of a job.
