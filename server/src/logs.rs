@@ -120,6 +120,8 @@ pub struct LogReader {
     job: JobId,
     /// The cursor of the last line that was read.
     after: u64,
+    /// The cursor of the last line to be read.
+    end: u64,
     element: Option<u64>,
     source: Option<LogSource>,
     lines: VecDeque<LogLine>,
@@ -135,7 +137,19 @@ impl LogReader {
         element: Option<u64>,
         source: Option<LogSource>,
     ) -> Self {
-        Self { state: state.clone(), job, after, element, source, lines: VecDeque::new() }
+        let (state, lines) = (state.clone(), VecDeque::new());
+        Self { state, job, after, end: u64::MAX, element, source, lines }
+    }
+
+    /// From now on reads nothing that the job has not said yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end_here(&mut self) -> Result<(), StoreError> {
+        let job = self.job;
+        let end = self.state.store.read(|tx| Box::pin(async move { logs::end(tx, job).await }));
+        self.end = end.await?;
+        Ok(())
     }
 
     /// The next lines; `None` when nothing more is there now.
@@ -164,6 +178,9 @@ impl LogReader {
     }
 
     async fn has_line(&mut self) -> Result<bool, StoreError> {
+        if self.after >= self.end {
+            return Ok(false);
+        }
         if self.lines.is_empty() {
             let (job, after) = (self.job, self.after);
             let rows = self

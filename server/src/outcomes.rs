@@ -43,6 +43,8 @@ pub struct OutcomeReader {
     encoding: Encoding,
     start: Start,
     only: Only,
+    /// In the order of acceptance: the rank at which to end.
+    end: u64,
     /// Lines that may still be written.
     left: u64,
     rows: VecDeque<Outcomes>,
@@ -59,11 +61,17 @@ impl OutcomeReader {
             encoding: job.options.encoding,
             start,
             only,
+            end: u64::MAX,
             left: limit,
             rows: VecDeque::new(),
             piece: None,
             labels: Labels::new(state, job),
         }
+    }
+
+    /// Has a reader in the order of acceptance end before the outcome of `rank`.
+    pub fn end_at(&mut self, rank: u64) {
+        self.end = rank;
     }
 
     /// Whether it has written as many lines as it was to.
@@ -87,6 +95,9 @@ impl OutcomeReader {
     async fn has_piece(&mut self) -> Result<bool, StoreError> {
         if self.piece.is_some() {
             return Ok(true);
+        }
+        if matches!(self.start, Start::Rank(rank) if rank >= self.end) {
+            return Ok(false);
         }
         if self.rows.is_empty() {
             let (job, start, only_errors) = (self.job, self.start, self.only == Only::Errors);

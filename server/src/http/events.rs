@@ -51,9 +51,9 @@ struct Described {
 /// * `outcomes`: an [`Accepted`] for each piece of outcomes, in the order of acceptance.
 /// * `end`: the last [`JobStatus`]; the stream closes behind it.
 ///
-/// They can be resumed: the id of an event is the number of outcomes told so far (of `end` the word `end`), so that
-/// `Last-Event-ID` resumes with the pieces behind it. Behind `end` there is nothing: 204, which
-/// tells an `EventSource` to stop asking.
+/// They can be resumed: the id of an event is the number of outcomes told so far (of `end` the word
+/// `end`), so that `Last-Event-ID` resumes with the pieces behind it. Behind `end` there is nothing:
+/// 204, which tells an `EventSource` to stop asking.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", operation_id = "follow_events", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received.", example = "120")),

@@ -104,8 +104,8 @@ async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, Store
 
 /// Says how a job is.
 ///
-/// With `If-None-Match` and `?wait=`, answers as soon as it differs; with
-/// `?wait=` alone, as soon as it is finished.
+/// With `If-None-Match` and `?wait=`, answers as soon as it differs; with `?wait=` alone, as soon as
+/// it is finished.
 #[utoipa::path(get, path = "/v1/jobs/{id}", operation_id = "get_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), Wait,
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer.", example = "\"0123456789abcdef\""),

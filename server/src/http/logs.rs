@@ -3,14 +3,13 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use bytes::Bytes;
 use protocol::agent::Logs;
 use protocol::job::{LogLine, LogSource};
 use protocol::{AgentId, JobId, Problem};
 use serde::Deserialize;
 
 use super::extract::{Id, Json, Params};
-use super::ndjson;
+use super::follow;
 use super::wait::{JobWaiter, Wait};
 use crate::error::ApiError;
 use crate::logs::{self as lines, LogReader};
@@ -39,9 +38,8 @@ pub struct ReadLogs {
 
 /// Reads what a job's elements, set-ups and `prepare` script have said.
 ///
-/// With a wait the lines are
-/// streamed as they come. The last 16 MiB are kept: where older lines are gone, the cursor of a
-/// line is further ahead than its text is long.
+/// With a wait the lines are streamed as they come. The last 16 MiB are kept: where older lines are
+/// gone, the cursor of a line is further ahead than its text is long.
 #[utoipa::path(get, path = "/v1/jobs/{id}/logs", operation_id = "read_logs", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), ReadLogs,
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
@@ -62,38 +60,12 @@ pub async fn logs(
     let row = waiter.look().await?;
     let after = params.after.unwrap_or(0);
     let reader = LogReader::new(&state, job, after, params.element, params.source);
-    let is_last = row.state.is_final() || !patience.is_some();
-    Ok(patience.applied(ndjson::body(Lines { reader, waiter, is_last }, Lines::next)))
-}
-
-/// The lines, as they come.
-struct Lines {
-    reader: LogReader,
-    waiter: JobWaiter,
-    /// Whether nothing is waited for when all that is there has been read.
-    is_last: bool,
-}
-
-impl Lines {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, ApiError> {
-        loop {
-            if let Some(chunk) = self.reader.next_chunk().await? {
-                return Ok(Some((chunk, self)));
-            }
-            if self.is_last {
-                return Ok(None);
-            }
-            let goes_on = self.waiter.has_news().await;
-            let row = self.waiter.look().await?;
-            self.is_last = !goes_on || row.state.is_final();
-        }
-    }
+    follow::lines(reader, waiter, &row, patience).await
 }
 
 /// An agent sends what the jobs that it runs have said.
 ///
-/// Lines of jobs that it never held are
-/// dropped.
+/// Lines of jobs that it never held are dropped.
 #[utoipa::path(post, path = "/v1/agents/{id}/logs", operation_id = "add_logs", tag = "agent protocol", request_body = Logs,
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(

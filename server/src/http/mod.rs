@@ -8,6 +8,7 @@ mod docs;
 mod endings;
 mod events;
 mod extract;
+mod follow;
 mod health;
 mod jobs;
 mod logs;

@@ -3,14 +3,13 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use bytes::Bytes;
 use protocol::job::Outcome;
 use protocol::{JobId, Problem};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::extract::{Id, Params};
-use super::ndjson;
+use super::follow;
 use super::wait::{JobWaiter, Patience, Wait};
 use crate::error::ApiError;
 use crate::outcomes::{Only, OutcomeReader};
@@ -100,8 +99,8 @@ impl ReadOutcomes {
 
 /// Reads what became of each element.
 ///
-/// Its value or error, who ran it and when, what it printed and signalled. Also of jobs that run, have failed or were cancelled. With a wait the lines are
-/// streamed as outcomes are accepted.
+/// Its value or error, who ran it and when, what it printed and signalled. Also of jobs that run,
+/// have failed or were cancelled. With a wait the lines are streamed as outcomes are accepted.
 #[utoipa::path(get, path = "/v1/jobs/{id}/outcomes", operation_id = "list_outcomes", tag = "jobs",
     params(("id" = JobId, Path, description = "The job."), ReadOutcomes,
         ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30")),
@@ -125,31 +124,5 @@ pub async fn outcomes(
     let row = waiter.look().await?;
     let limit = params.limit.unwrap_or(u64::MAX);
     let reader = OutcomeReader::new(&state, &row, params.start(order), params.only(), limit);
-    let is_last = row.state.is_final() || !patience.is_some();
-    let lines = ndjson::body(Lines { reader, waiter, is_last }, Lines::next);
-    Ok(patience.applied(lines))
-}
-
-/// The lines, as they land.
-struct Lines {
-    reader: OutcomeReader,
-    waiter: JobWaiter,
-    /// Whether nothing is waited for when all that is there has been read.
-    is_last: bool,
-}
-
-impl Lines {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, ApiError> {
-        loop {
-            if let Some(chunk) = self.reader.next_chunk().await? {
-                return Ok(Some((chunk, self)));
-            }
-            if self.is_last || self.reader.is_full() {
-                return Ok(None);
-            }
-            let goes_on = self.waiter.has_news().await;
-            let row = self.waiter.look().await?;
-            self.is_last = !goes_on || row.state.is_final();
-        }
-    }
+    follow::lines(reader, waiter, &row, patience).await
 }

@@ -155,6 +155,16 @@ impl JobWaiter {
         find(&self.state, self.job).await
     }
 
+    /// Whether the wait is over or the server is stopping, without waiting.
+    pub async fn is_over(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = &mut self.deadline => true,
+            () = self.state.shutdown.cancelled() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
     /// Waits until there is news of the job. `false`: the wait is over, or the server is stopping;
     /// what is answered now must be looked up once more.
     pub async fn has_news(&mut self) -> bool {

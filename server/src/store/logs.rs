@@ -81,8 +81,11 @@ pub async fn add(
     Ok(Added::Now)
 }
 
-/// Bytes that a job has said so far.
-async fn end(tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
+/// Bytes that a job has said so far: the cursor of its last line.
+///
+/// # Errors
+/// The database's.
+pub async fn end(tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
     let row = tx
         .first("select ends from logs where job_id = $1 order by ends desc limit 1", args![job])
         .await?;
