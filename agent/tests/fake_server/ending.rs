@@ -1,7 +1,8 @@
 //! Agents that end: by a drain, or by a kill.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use protocol::agent::Orders;
@@ -95,8 +96,7 @@ async fn a_lease_that_waits_for_slots_is_given_back_at_once() {
     assert_eq!((record.released.len(), record.outcomes.len()), (1, 1));
 }
 
-/// Not a test of its own: the agent that [`a_killed_agent_leaves_no_process_behind`] starts and
-/// kills, in a process of its own.
+/// Not a test of its own: the agent that [`start_agent_process`] starts.
 #[tokio::test]
 #[ignore = "started by another test"]
 async fn agent_process() {
@@ -106,17 +106,22 @@ async fn agent_process() {
     agent::run(config, CancellationToken::new()).await.unwrap();
 }
 
+/// Starts an agent of one slot in a process of its own, to be killed.
+pub fn start_agent_process(server: &FakeServer, scratch: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ending::agent_process", "--ignored"])
+        .env("FARROW_TEST_SERVER", server.url())
+        .env("FARROW_TEST_FOLDER", scratch)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_killed_agent_leaves_no_process_behind() {
     let server = FakeServer::start();
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "ending::agent_process", "--ignored"])
-        .env("FARROW_TEST_SERVER", server.url())
-        .env("FARROW_TEST_FOLDER", folder.path().join("scratch"))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut agent = start_agent_process(&server, &folder.path().join("scratch"));
     let source = "
 import os, subprocess, time
 def f(x):

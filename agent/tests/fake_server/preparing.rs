@@ -140,7 +140,7 @@ async fn a_script_that_fails_fails_the_job_with_its_last_words_and_runs_again_fo
 }
 
 /// A script that says who it is, and that it has a child, and never ends.
-pub const ENDLESS: &str = "setsid sleep 1000 &\necho $! >> pids; echo $$ >> pids\n\
+const ENDLESS: &str = "setsid sleep 1000 &\necho $! >> pids; echo $$ >> pids\n\
     cp pids $DONE/pids\necho running\nwait; sleep 1000\n";
 
 #[tokio::test]

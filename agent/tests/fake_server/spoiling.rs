@@ -1,13 +1,17 @@
 //! Jobs that spoil, or would spoil, what others find prepared.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::JobId;
 use protocol::agent::JobSpec;
 use serde_json::json;
 
-use crate::harness::{TestAgent, file, integers, python};
-use crate::preparing::{ENDLESS, failure, put_files, value};
+use crate::ending::start_agent_process;
+use crate::harness::{TestAgent, file, gone, integers, python};
+use crate::preparing::{failure, put_files, value};
 use crate::server::FakeServer;
 
 #[tokio::test]
@@ -112,24 +116,34 @@ def f(x):
     }
 }
 
-/// What a process has open that is a lock.
-fn locks(pid: &str) -> usize {
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "lock")).count()
-}
-
 #[tokio::test]
-async fn the_supervisor_of_a_script_holds_the_lock_for_the_case_that_its_agent_is_killed() {
+async fn when_a_preparing_agent_is_killed_the_next_waits_until_its_script_is_gone() {
     let server = FakeServer::start();
-    let agent = TestAgent::start(&server, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut killed = start_agent_process(&server, folder.path());
     let mut job = python("lambda x: x", "".as_ref());
-    job.prepare = ENDLESS.replace("$DONE", agent.folder.path().to_str().unwrap());
+    job.prepare = "[ -e @/again ] && { ! kill -0 $(cat @/script); exit; }\n\
+        echo $PPID > @/supervisor; echo $$ > @/script; while :; do echo > $((i += 1)); done"
+        .replace('@', folder.path().to_str().unwrap());
     server.grant(integers(&job, 0, 1), b"", &job);
-    let pids = file(&agent.path("pids")).await;
-    let script = pids.lines().last().unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{script}/stat")).unwrap();
-    let supervisor = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
-    assert_eq!((locks(supervisor), locks(script)), (1, 0));
+    let script = file(&folder.path().join("script")).await;
+    let supervisor = file(&folder.path().join("supervisor")).await;
+    let supervisor = Pid::from_raw(supervisor.trim().parse().unwrap());
+    std::fs::write(folder.path().join("again"), "").unwrap();
+    // It takes as long as it likes to notice.
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let cache = folder.path().join("prepared/tested");
+    let files = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+    let lock =
+        files.filter(|path| path.extension().is_some()).map(|path| File::open(path).unwrap());
+    let is_held = lock.map(|lock| lock.try_lock()).all(|locked| locked.is_err());
+    let other = FakeServer::start();
+    let agent = TestAgent::start_with(&other, 1, |config| config.settings.cache = Some(cache));
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    assert!(is_held, "by the supervisor");
+    assert_eq!(value(&other, &job).await, 0);
+    gone(&script).await;
     agent.stop().await;
 }
