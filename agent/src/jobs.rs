@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::blobs::Blobs;
 use crate::frame::{self, kind};
-use crate::runtimes::{self, ConstantValue, Constants, WorkerJob};
+use crate::runtimes::{self, ConstantValue, Constants, WorkerJob, fatal};
 
 /// Jobs remembered.
 const REMEMBERED: usize = 256;
@@ -114,12 +114,6 @@ async fn resolve(
         resolved.insert(name.clone(), text);
     }
     Ok(resolved)
-}
-
-/// An error that is the job's, not an element's.
-pub fn fatal(message: String) -> ElementError {
-    let kind = "Untranslatable".to_owned();
-    ElementError { kind, message, call: None, traceback: Vec::new(), fatal: true }
 }
 
 /// The jobs that the agent has heard of last.

@@ -17,7 +17,6 @@ use crate::chunk::{Element, Strike};
 use crate::clock;
 use crate::death::{self, Death};
 use crate::frame::{self, kind};
-use crate::jobs;
 use crate::lease::Stop;
 use crate::output::Printed;
 use crate::pace::{self, Pace};
@@ -94,8 +93,7 @@ impl Lane {
             Ok(Some(frame)) => self.run_frame(batch, &frame).await,
             Ok(None) => {
                 let message = "the element is larger than the 4 GiB that a frame holds".to_owned();
-                let error = ElementError { fatal: false, ..jobs::fatal(message) };
-                self.deliver_error(&batch.remove(0), error);
+                self.deliver_error(&batch.remove(0), runtimes::untranslatable(message));
                 self.work.chunk().give_back(batch);
             }
             Err((position, error)) => {

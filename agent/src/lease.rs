@@ -14,9 +14,10 @@ use crate::chunk::{Chunk, Element};
 use crate::elements::Elements;
 use crate::held::Holding;
 use crate::inputs;
-use crate::jobs::{self, Job};
+use crate::jobs::Job;
 use crate::lane::Lane;
 use crate::prepared::Environment;
+use crate::runtimes;
 use crate::slots::Claim;
 use crate::work::Work;
 
@@ -123,7 +124,7 @@ async fn provide(
 ) -> Result<(Option<Arc<Environment>>, VecDeque<Element>), ElementError> {
     let prepared = agent.prepared.get(&grant.job.spec).await?;
     let elements = inputs::elements(&grant.lease, &grant.payload, &agent.blobs).await;
-    Ok((prepared, elements.map_err(|error| jobs::fatal(error.to_string()))?))
+    Ok((prepared, elements.map_err(|error| runtimes::fatal(error.to_string()))?))
 }
 
 /// The elements of a lease whose inputs cannot be had: the first of them fails the job.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use protocol::job::{ElementError, Encoding, Function, Seed};
 
-use super::{Answer, Constants, Element, Input, Key, ProtocolError, WorkerJob, untranslatable};
+use super::{
+    Answer, Constants, Element, Input, Key, ProtocolError, WorkerJob, fatal, untranslatable,
+};
 use crate::commands::template;
 use crate::commands::wire::{self, Entry, Form, Request};
 use crate::frame::kind;
@@ -84,10 +86,6 @@ fn texts<'a>(
         Ok((name, text))
     };
     constants.iter().map(text).collect()
-}
-
-fn fatal(message: String) -> ElementError {
-    ElementError { fatal: true, ..untranslatable(message) }
 }
 
 /// The body of an elements frame.

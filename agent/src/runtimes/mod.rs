@@ -298,8 +298,13 @@ fn hello(body: &[u8]) -> Result<Answer, ProtocolError> {
     Ok(Answer::Hello { version })
 }
 
+/// An error that is the job's, not an element's.
+pub fn fatal(message: String) -> ElementError {
+    ElementError { fatal: true, ..untranslatable(message) }
+}
+
 /// A value that cannot go from one language to the other.
-fn untranslatable(message: String) -> ElementError {
+pub fn untranslatable(message: String) -> ElementError {
     ElementError {
         kind: "Untranslatable".into(),
         message,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::detect::Interpreter;
 use super::{
-    Answer, ConstantValue, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob,
+    Answer, ConstantValue, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal,
     need_notes, untranslatable,
 };
 use crate::frame::kind;
@@ -91,10 +91,6 @@ fn seed(options: &Options) -> Result<Option<i64>, ElementError> {
             Err(fatal("`options.seed` is a state of R's generator; give Python a number".into()))
         }
     }
-}
-
-fn fatal(message: String) -> ElementError {
-    ElementError { fatal: true, ..untranslatable(message) }
 }
 
 fn length(length: usize) -> Option<u32> {

@@ -8,7 +8,7 @@ use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Varian
 
 use super::detect::Interpreter;
 use super::{
-    Answer, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, need_notes,
+    Answer, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal, need_notes,
     untranslatable,
 };
 use crate::frame::kind;
@@ -106,10 +106,6 @@ fn type_name(value_type: ValueType) -> &'static str {
         ValueType::Int => "integer",
         ValueType::Lgl => "logical",
     }
-}
-
-fn fatal(message: String) -> ElementError {
-    ElementError { fatal: true, ..untranslatable(message) }
 }
 
 fn function_text(function: &Function) -> &str {
