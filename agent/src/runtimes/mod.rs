@@ -206,7 +206,8 @@ pub fn environment(cores: u32) -> Vec<(&'static str, String)> {
     CORE_VARIABLES.iter().map(|name| (*name, cores.clone())).collect()
 }
 
-/// Variables that say how many cores to use. The workers set the same ones anew for each job.
+/// Variables that say how many cores to use. A job's frame names them, and workers set them anew for
+/// each job.
 const CORE_VARIABLES: [&str; 9] = [
     "MC_CORES",
     "OMP_NUM_THREADS",

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::detect::Interpreter;
 use super::{
-    Answer, ConstantValue, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal,
-    need_notes, untranslatable,
+    Answer, CORE_VARIABLES, ConstantValue, Constants, Element, Input, Outcomes, ProtocolError,
+    WorkerJob, fatal, need_notes, untranslatable,
 };
 use crate::frame::kind;
 
@@ -51,6 +51,7 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
         "packages": packages,
         "setup": setup,
         "cores": cores,
+        "core_variables": CORE_VARIABLES,
         "conditions": options.conditions,
         "variant": options.variant,
         "type": options.value_type,

@@ -8,8 +8,8 @@ use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Varian
 
 use super::detect::Interpreter;
 use super::{
-    Answer, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal, need_notes,
-    untranslatable,
+    Answer, CORE_VARIABLES, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal,
+    need_notes, untranslatable,
 };
 use crate::frame::kind;
 use crate::rserial::{self, Data, Text, Untranslatable, Value, Writer};
@@ -55,6 +55,7 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
         "packages",
         "setup",
         "cores",
+        "core_variables",
         "conditions",
         "variant",
         "type",
@@ -75,6 +76,7 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     writer.characters(&job.packages);
     writer.characters(&[source("setup", &job.setup)?]);
     writer.integer(i32::try_from(job.cores).unwrap_or(i32::MAX));
+    writer.characters(&CORE_VARIABLES);
     writer.logical(options.conditions);
     writer.characters(&[variant_name(options.variant)]);
     writer.characters(&[type_name(options.value_type)]);

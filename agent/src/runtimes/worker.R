@@ -102,7 +102,7 @@ prepare <- function(request) {
   job <<- request[c("conditions", "variant", "type", "encoding", "notes", "is_call")]
   job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding != "json"
   job$steps <<- job$is_call || job$notes || job$encoding != "json"
-  use_cores(request$cores)
+  use_cores(request$cores, request$core_variables)
   for (part in c(load_packages, load_constants, load_code)) {
     problem <- part(request)
     if (!is.null(problem)) return(problem)
@@ -186,15 +186,10 @@ no_function <- function(value) {
     "such as function(x) x + 1, a formula, such as ~ .x + 1, or the name of a function"))
 }
 
-core_variables <- c(
-  "MC_CORES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
-  "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "RCPP_PARALLEL_NUM_THREADS",
-  "R_PARALLELLY_AVAILABLECORES_FALLBACK")
-
-use_cores <- function(cores) {
+use_cores <- function(cores, variables) {
   options(mc.cores = cores)
-  values <- rep(as.character(cores), length(core_variables))
-  do.call(Sys.setenv, as.list(structure(values, names = core_variables)))
+  values <- rep(as.character(cores), length(variables))
+  do.call(Sys.setenv, as.list(structure(values, names = variables)))
 }
 
 # ---- Elements -------------------------------------------------------------------------------

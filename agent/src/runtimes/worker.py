@@ -37,17 +37,6 @@ ERROR_BIT = 1 << 31
 # Outcomes that are finished wait for others at most so many seconds.
 FLUSH_AFTER = 0.005
 MOST_CONDITIONS = 100
-CORE_VARIABLES = (
-    "MC_CORES",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "RCPP_PARALLEL_NUM_THREADS",
-    "R_PARALLELLY_AVAILABLECORES_FALLBACK",
-)
 
 
 # ---- The job ---------------------------------------------------------------------------------
@@ -76,7 +65,7 @@ class Job:
         """Loads all that the elements need. Gives None, or why that cannot be done."""
         request = self.request
         cores = str(request["cores"])
-        os.environ.update((name, cores) for name in CORE_VARIABLES)
+        os.environ.update((name, cores) for name in request["core_variables"])
         names = self.module.__dict__
         try:
             for package in request["packages"]:
