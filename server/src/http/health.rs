@@ -1,5 +1,7 @@
 //! Whether the server is there, and what it can do.
 
+use std::sync::OnceLock;
+
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -28,9 +30,12 @@ pub async fn readyz(State(state): State<AppState>) -> Result<&'static str, ApiEr
     Ok("ready\n")
 }
 
+/// The description, which is the same as long as the program is.
+static DESCRIPTION: OnceLock<String> = OnceLock::new();
+
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "server", security(()),
     responses((status = 200, description = "OpenAPI 3.1.", body = Object, content_type = "application/json", example = json!({"openapi": "3.1.0"}))))]
 pub async fn openapi() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], super::openapi_json())
+    ([(CONTENT_TYPE, "application/json")], DESCRIPTION.get_or_init(super::openapi_json).as_str())
 }
