@@ -29,6 +29,9 @@ use crate::store::{StoreError, agents};
 /// The longest that an agent's request is held, whatever it asks.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 
+/// Seconds that a piece may have taken at the most: a hundred years, of which many can be summed.
+const MAX_SECONDS: f64 = 3.2e9;
+
 /// Slots that an agent may have at the most.
 const MAX_SLOTS: u32 = 4096;
 
@@ -261,6 +264,7 @@ async fn read_pieces(
             let message = format!("sum to {n_bytes} bytes, the body holds {}", payload.len());
             return Err(ApiError::field(field("lengths"), message));
         }
+        check_numbers(&piece, field)?;
         let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
         if !sorted || !inside {
@@ -272,6 +276,19 @@ async fn read_pieces(
         pieces.push(new_piece(state, piece, payload.split_to(n_bytes)).await?);
     }
     Ok(pieces)
+}
+
+/// Refuses what no element can have, and what the database has no number for.
+fn check_numbers(piece: &Piece, field: impl Fn(&str) -> String) -> Result<(), ApiError> {
+    let (first, n) = (piece.first, piece.lengths.len() as u64);
+    if first.checked_add(n).is_none_or(|end| i64::try_from(end).is_err()) {
+        return Err(ApiError::field(field("first"), format!("is {first}, which is no element")));
+    }
+    if !(0.0..=MAX_SECONDS).contains(&piece.seconds) {
+        let message = format!("is {}, must be from 0 to {MAX_SECONDS}", piece.seconds);
+        return Err(ApiError::field(field("seconds"), message));
+    }
+    Ok(())
 }
 
 async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPiece, ApiError> {
@@ -292,7 +309,7 @@ async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPie
         slot: piece.slot,
         pid: piece.pid,
         started_at: i64::try_from(piece.started_at).unwrap_or(i64::MAX),
-        micros: (piece.seconds.max(0.0) * 1e6) as u64,
+        micros: (piece.seconds * 1e6) as u64,
     })
 }
 

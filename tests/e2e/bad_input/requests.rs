@@ -85,6 +85,15 @@ pub fn of_agents() -> Vec<Refusal> {
         agent.to_string()
     };
     let at = |what: &str| format!("/v1/agents/{NOBODY}/{what}");
+    let report = |change: Value, says: &[&'static str]| {
+        let mut piece = json!({"lease": NOBODY, "job": NOBODY, "first": 0, "lengths": [1],
+            "slot": 0, "pid": 7, "started_at": 0, "seconds": 1});
+        piece.as_object_mut().expect("one").extend(change.as_object().expect("one").clone());
+        let header = json!({"pieces": [piece]}).to_string();
+        let length = u32::try_from(header.len()).expect("a short header").to_le_bytes();
+        let body = [&length[..], header.as_bytes(), b"1"].concat();
+        refusal("POST", at("report"), body, INVALID, says)
+    };
     let beat = json!({"held": [], "draining": false, "wait": 0}).to_string();
     let lease = json!({"free": 1, "held": [], "known_jobs": [], "wait": 0}).to_string();
     vec![
@@ -116,6 +125,9 @@ pub fn of_agents() -> Vec<Refusal> {
             &["not a report", "ends before its header"],
         ),
         refusal("POST", at("report"), "\u{3}\0\0\0{x}", UNREADABLE, &["not a report", "header"]),
+        report(json!({"first": u64::MAX}), &["pieces[0].first", "no element"]),
+        report(json!({"seconds": 1e300}), &["pieces[0].seconds", "must be from 0"]),
+        report(json!({"seconds": -1}), &["pieces[0].seconds", "must be from 0"]),
         refusal("POST", at("drain"), "", NOT_FOUND, &["no agent"]),
     ]
 }
