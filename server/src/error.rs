@@ -48,7 +48,7 @@ pub enum ApiError {
     BlobTooLarge(u64),
     /// An `Idempotency-Key` comes again with another body.
     #[error(
-        "the Idempotency-Key {0:?} was used before with another body: send the same body again, or \
+        "the Idempotency-Key {0:?} was used before with another body or route: send the same again, or \
          another key"
     )]
     IdempotencyKeyReused(String),

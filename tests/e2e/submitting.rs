@@ -55,6 +55,20 @@ async fn a_submission_that_is_sent_again_is_the_same_job() {
         assert_eq!(refused.problem(422, "invalid-field")["errors"][0]["field"], "Idempotency-Key");
     }
 
+    // The key holds for its route too.
+    let batch = json!({"jobs": [call("1"), call("2")]});
+    let path = "/v1/jobs:batch";
+    let accepted = submit_with(&client, path, "order-67", &batch).await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    submit_with(&client, "/v1/jobs", "order-67", &batch)
+        .await
+        .problem(422, "idempotency-key-reused");
+    let gone = accepted.json()["items"][0]["id"].as_str().unwrap().to_owned();
+    client.cancel(&gone).await;
+    assert_eq!(client.send("DELETE", &format!("/v1/jobs/{gone}"), &[], vec![]).await.status, 204);
+    let again = submit_with(&client, path, "order-67", &batch).await.problem(409, "conflict");
+    assert!(again["detail"].as_str().unwrap().contains("of the 2 jobs"), "{again:#}");
+
     // With its job the key is gone.
     let id = one.json()["id"].as_str().unwrap().to_owned();
     client.cancel(&id).await;

@@ -50,7 +50,7 @@ pub async fn submit(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let key = key_of(&headers, &body)?;
+    let key = key_of(&headers, "/v1/jobs", &body)?;
     let before = known(&state, &identity, key.as_ref()).await?;
     let ids = match before {
         Some(before) => before,
@@ -90,6 +90,7 @@ pub async fn accepted(state: &AppState, id: JobId) -> Result<Response, ApiError>
             headers(("Retry-After" = u32, description = "Seconds after which to ask for the values."))),
         (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It was accepted before by its `Idempotency-Key`, and some of its jobs were deleted since.", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A field of one cannot be, so none was accepted; or the `Idempotency-Key` was used with another body.", body = Problem, content_type = "application/problem+json")
     ))]
@@ -99,10 +100,10 @@ pub async fn submit_batch(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
-    let key = key_of(&headers, &body)?;
+    let key = key_of(&headers, "/v1/jobs:batch", &body)?;
     let before = known(&state, &identity, key.as_ref()).await?;
     let ids = match before {
-        Some(before) => before,
+        Some(before) => all_there(before, &body)?,
         None => {
             let submissions: SubmitJobs = submission::read_json(&body)?;
             let jobs =
@@ -127,8 +128,29 @@ pub async fn submit_batch(
     Ok((StatusCode::ACCEPTED, [(RETRY_AFTER, "1")], page).into_response())
 }
 
-/// The `Idempotency-Key` of a request, if it has one.
-fn key_of(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
+/// The jobs that the batch `body` became before, unless one was deleted since: then there is no
+/// answer that is right.
+fn all_there(before: Vec<JobId>, body: &[u8]) -> Result<Vec<JobId>, ApiError> {
+    let batch: Counted = submission::read_json(body)?;
+    let (n, left) = (batch.jobs.len(), before.len());
+    if left == n {
+        return Ok(before);
+    }
+    Err(ApiError::Conflict(format!(
+        "of the {n} jobs that were submitted with this Idempotency-Key {} were deleted since: ask \
+         for those that are left, or submit anew with another key",
+        n - left
+    )))
+}
+
+/// A batch of which only the number of jobs counts.
+#[derive(serde::Deserialize)]
+struct Counted {
+    jobs: Vec<serde::de::IgnoredAny>,
+}
+
+/// The `Idempotency-Key` of a request, if it has one. It holds for its route and body.
+fn key_of(headers: &HeaderMap, route: &str, body: &[u8]) -> Result<Option<Key>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
     let is_visible = key.bytes().all(|byte| byte.is_ascii_graphic());
@@ -139,6 +161,7 @@ fn key_of(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
         ));
     }
     let digest = submission::heavy(body.len(), || hex_digest(body));
+    let digest = hex_digest(format!("{route} {digest}").as_bytes());
     Ok(Some(Key { key: key.to_owned(), digest }))
 }
 

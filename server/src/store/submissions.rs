@@ -15,7 +15,7 @@ use crate::clock::Millis;
 pub struct Key {
     /// The `Idempotency-Key`.
     pub key: String,
-    /// The SHA-256 of the body.
+    /// Names the route and the body.
     pub digest: String,
 }
 
