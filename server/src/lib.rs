@@ -114,6 +114,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         log_watchers: Arc::default(),
         metrics: Arc::default(),
         agent_watchers: Arc::default(),
+        agents_changed: Arc::default(),
         deleted: Arc::default(),
         shutdown,
     })

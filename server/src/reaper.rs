@@ -50,7 +50,7 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
         let Some(outcome) = reaped else { continue };
         tracing::warn!(%agent, "the agent was not heard of for a lease; what it held is free again");
         state.moved(&outcome);
-        state.dispatcher.wake();
+        state.wake_for_agents();
     }
     state
         .store

@@ -42,6 +42,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Heartbeats that wait for orders.
     pub agent_watchers: Arc<Watchers<AgentId>>,
+    /// Clients that wait for a job of which nothing runs: agents come, leave or are drained.
+    pub agents_changed: Arc<Notify>,
     /// Notified when a job was deleted, so that what it left is cleared.
     pub deleted: Arc<Notify>,
     /// Every wait ends when it is cancelled: the server is stopping.
@@ -49,6 +51,12 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Wakes those to whom it matters which agents there are.
+    pub fn wake_for_agents(&self) {
+        self.agents_changed.notify_waiters();
+        self.dispatcher.wake();
+    }
+
     /// Wakes all who wait for a job that has ended.
     pub fn ended(&self, job: JobId) {
         self.metrics.jobs_ended.add(1);

@@ -383,3 +383,17 @@ async fn the_last_words_of_a_job_are_there_when_its_value_is() {
         assert!(said.contains(&format!("last {}", elements[0])), "{said}");
     }
 }
+
+#[tokio::test]
+async fn who_waits_for_a_job_of_which_nothing_runs_is_told_of_agents() {
+    let world = World::start().await;
+    let mut job = squares(1);
+    job["options"]["labels"] = json!({"zone": "a"});
+    let job = world.client.submit(&job).await;
+    let mut live = world.client.open(&format!("/v1/jobs/{job}/events"), &[]).await;
+    let (_, _, status) = next_event(&mut live).await.expect("a status");
+    assert!(status["waiting_for"].as_str().unwrap().contains("no agent is connected"));
+    let _agent = Agent::register(&world).await;
+    let (_, _, status) = next_event(&mut live).await.expect("another status");
+    assert!(status["waiting_for"].as_str().unwrap().contains("labels zone=a"), "{status:#}");
+}

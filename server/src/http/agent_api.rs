@@ -65,7 +65,7 @@ pub async fn register(
         .write(move |tx| Box::pin(async move { take_in(tx, &agent, now, now + lease).await }))
         .await?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
-    state.dispatcher.wake();
+    state.wake_for_agents();
     Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
 }
 
@@ -110,7 +110,7 @@ pub async fn leave(
         })
         .await?;
     jobs.iter().for_each(|job| state.job_watchers.wake(job));
-    state.dispatcher.wake();
+    state.wake_for_agents();
     tracing::info!(%agent, "an agent has left");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -72,5 +72,6 @@ pub async fn drain(
         return Err(ApiError::NotFound(format!("there is no agent {agent}, or it is gone")));
     }
     state.agent_watchers.wake(&agent);
+    state.wake_for_agents();
     Ok(StatusCode::ACCEPTED)
 }

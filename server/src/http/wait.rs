@@ -113,6 +113,9 @@ pub struct JobWaiter {
     news: News,
     stirred: Pin<Box<OwnedNotified>>,
     ended: Pin<Box<OwnedNotified>>,
+    /// Woken when agents come or go, which changes what a job waits for.
+    agents: Pin<Box<OwnedNotified>>,
+    is_idle: bool,
     _waiting: Waiting,
 }
 
@@ -136,6 +139,8 @@ impl JobWaiter {
         Self {
             stirred: stirred(state, job, news),
             ended: Box::pin(state.end_watchers.register(&job).notified_owned()),
+            agents: Box::pin(state.agents_changed.clone().notified_owned()),
+            is_idle: false,
             deadline: Box::pin(tokio::time::sleep(wait)),
             _waiting: state.metrics.waiting(),
             state: state.clone(),
@@ -152,7 +157,10 @@ impl JobWaiter {
         // Registered before the look, so that no change between look and wait is missed.
         self.stirred = stirred(&self.state, self.job, self.news);
         self.ended = Box::pin(self.state.end_watchers.register(&self.job).notified_owned());
-        find(&self.state, self.job).await
+        self.agents = Box::pin(self.state.agents_changed.clone().notified_owned());
+        let row = find(&self.state, self.job).await?;
+        self.is_idle = row.slots == 0;
+        Ok(row)
     }
 
     /// Whether the wait is over or the server is stopping, without waiting.
@@ -171,6 +179,7 @@ impl JobWaiter {
         tokio::select! {
             () = &mut self.ended => return true,
             () = &mut self.stirred, if self.news != News::End => {}
+            () = &mut self.agents, if self.news == News::Move && self.is_idle => {}
             () = &mut self.deadline => return false,
             () = self.state.shutdown.cancelled() => return false,
         }
