@@ -8,6 +8,7 @@ use protocol::agent::{BlockSlice, Input, JobSpec, Lease, Leases, Outer};
 use protocol::job::Variant;
 use protocol::{JobId, Range, RangeSet};
 
+use crate::blobs::Blobs;
 use crate::error::ApiError;
 use crate::names::Names;
 use crate::state::AppState;
@@ -87,18 +88,16 @@ async fn input(
         slices.extend(slices_of(state, grant.job, range).await?);
     }
     let n_bytes: usize = slices.iter().map(|slice| slice.span.len()).sum();
-    let digests: Option<Vec<&str>> = slices.iter().map(Slice::digest).collect();
-    match digests {
-        Some(digests) if n_bytes > MAX_INLINE => {
-            let block = |(slice, digest): (&Slice, &str)| BlockSlice {
-                digest: digest.to_owned(),
-                offset: slice.span.start as u64,
-                lengths: slice.lengths.clone(),
-            };
-            Ok(Input::Blocks { blocks: slices.iter().zip(digests).map(block).collect() })
-        }
-        _ => inline(state, slices, body).await,
+    if n_bytes <= MAX_INLINE {
+        return inline(state, slices, body).await;
     }
+    let mut blocks = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let offset = slice.span.start as u64;
+        let digest = slice.block_digest(&state.blobs).await?;
+        blocks.push(BlockSlice { digest, offset, lengths: slice.lengths });
+    }
+    Ok(Input::Blocks { blocks })
 }
 
 /// Neighbouring elements in a block.
@@ -115,10 +114,15 @@ impl Slice {
         Self { block, span, lengths }
     }
 
-    fn digest(&self) -> Option<&str> {
+    /// The digest of the blob that holds the block. One that compresses well stands in a row, and
+    /// is put into a blob when a chunk as a whole is large.
+    async fn block_digest(&self, blobs: &Blobs) -> Result<String, ApiError> {
         match &self.block.place {
-            Place::Blob(digest) => Some(digest),
-            Place::Row(_) => None,
+            Place::Blob(digest) => Ok(digest.clone()),
+            Place::Row(_) => {
+                let block = self.block.clone().load(blobs).await?;
+                Ok(blobs.put(block.data).await?)
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Lease {
     pub job: String,
     pub first: u64,
     pub n: u64,
+    /// The bytes of the answer that brought it.
+    pub n_bytes: usize,
 }
 
 /// A piece of a report.
@@ -64,7 +66,8 @@ impl Agent {
             let text = |field: &str| lease[field].as_str().expect("an id").to_owned();
             let range = |i: usize| lease["ranges"][0][i].as_u64().expect("a range");
             let (id, job) = (text("id"), text("job"));
-            return Lease { id, job, first: range(0), n: range(1) - range(0) };
+            let n_bytes = answer.body.len();
+            return Lease { id, job, first: range(0), n: range(1) - range(0), n_bytes };
         }
     }
 
@@ -81,6 +84,13 @@ impl Agent {
         let verdicts = answer.json()["verdicts"].clone();
         let accepted = vec!["accepted"; pieces.len()];
         assert_eq!(verdicts, json!(accepted));
+    }
+
+    /// Leaves: what it holds can be leased anew.
+    pub async fn leave(&self) {
+        let path = format!("/v1/agents/{}", self.id);
+        let answer = self.client.send("DELETE", &path, &[], Vec::new()).await;
+        assert!((200..300).contains(&answer.status), "{}", answer.text());
     }
 
     /// Sends a batch of log lines and gives the status of the answer.

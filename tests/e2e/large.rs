@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use tests::World;
 
+use crate::by_hand::Agent;
+
 const MANY: u64 = 20_000;
 
 fn sum_of(value: &Value) -> u64 {
@@ -76,4 +78,29 @@ async fn elements_of_a_megabyte_and_values_of_a_hundred_kilobytes() {
             ('A'..='T').map(|letter| letter.to_string().repeat(100_000)).collect();
         assert!(value == json!(letters), "{runtime}: the values differ");
     }
+}
+
+#[tokio::test]
+async fn a_large_chunk_travels_as_digests_also_if_a_part_of_it_compresses_well() {
+    let world = World::start().await;
+    let by_hand = Agent::register(&world).await;
+    // Text in which nothing repeats for long, beside text in which everything does.
+    let varied = |seed: u64| -> String {
+        let digits = (0..20_000_u64).map(|i| (i * i * 2_654_435_761 + seed) % 1_000_000_007);
+        digits.map(|n| n.to_string()).collect()
+    };
+    let elements: Vec<String> =
+        std::iter::once("a".repeat(200_000)).chain((0..40).map(varied)).collect();
+    let job = json!({
+        "runtime": "python", "function": "len", "elements": elements,
+        "options": {"chunk_size": elements.len()}
+    });
+    let id = world.client.submit(&job).await;
+    let lease = by_hand.lease().await;
+    assert_eq!(lease.n, elements.len() as u64);
+    assert!(lease.n_bytes < 1 << 20, "{} bytes", lease.n_bytes);
+    by_hand.leave().await;
+    let _agent = world.python_agent("one", 1).await;
+    let lengths: Vec<usize> = elements.iter().map(String::len).collect();
+    assert_eq!(world.client.value(&id).await, json!(lengths));
 }

@@ -1,7 +1,8 @@
 //! Elements that are a blob: NDJSON, or frames for an encoding other than JSON.
 //!
 //! A thread reads the blob from front to back and packs what it finds into blocks; the task beside
-//! it stores them. Neither holds more than a few blocks, however large the blob is.
+//! it stores them. Of the elements neither holds more than a few blocks, however large the blob is; what
+//! grows with their number is their lengths and their names.
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -49,7 +49,9 @@ pub async fn list(
     Ok(axum::Json(page::cut(agents, limit, |agent| agent.id)))
 }
 
-/// Drains an agent: it finishes what it runs, takes nothing new, and ends.
+/// Drains an agent.
+///
+/// It finishes what it runs, takes nothing new, and ends.
 #[utoipa::path(post, path = "/v1/agents/{id}/drain", operation_id = "drain_agent", tag = "agents",
     params(("id" = AgentId, Path, description = "The agent.")),
     responses(

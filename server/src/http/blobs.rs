@@ -31,8 +31,9 @@ pub struct BlobStatus {
     pub size: u64,
 }
 
-/// Uploads a blob, to be named in submissions. The path says the SHA-256 of the body, which is
-/// checked. Uploading what is there changes nothing.
+/// Uploads a blob, to be named in submissions.
+///
+/// The path says the SHA-256 of the body, which is checked. Uploading what is there changes nothing.
 #[utoipa::path(put, path = "/v1/blobs/{digest}", operation_id = "put_blob", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
         example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),

@@ -15,8 +15,10 @@ use crate::store::ends::{self, Ended};
 use crate::store::retries::Retried;
 use crate::store::trash::{self, Deleted};
 
-/// Cancels a job: what runs is stopped within a second, what was accepted stays. Jobs that come
-/// after it fail. Cancelling again changes nothing.
+/// Cancels a job.
+///
+/// What runs is stopped within a second, what was accepted stays. Jobs that come after it fail.
+/// Cancelling again changes nothing.
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(
@@ -51,9 +53,10 @@ pub async fn cancel(
     Ok(axum::Json(status::of(&state, wait::find(&state, job).await?).await?))
 }
 
-/// Runs again what failed or is missing of a job that has ended: a new job that takes over the
-/// values there are, with the same function, elements and options. Asked again, it answers with the
-/// same new job.
+/// Runs again what failed or is missing.
+///
+/// The job must have ended. A new job takes over the values there are, with the same function,
+/// elements and options. Asked again, it answers with the same new job.
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", operation_id = "retry_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(
@@ -115,8 +118,9 @@ pub async fn retry(
     }
 }
 
-/// Deletes a job that has ended, with its value, outcomes and logs. Deleting what is not there
-/// changes nothing.
+/// Deletes a job that has ended.
+///
+/// Its value, outcomes and logs go with it. Deleting what is not there changes nothing.
 #[utoipa::path(delete, path = "/v1/jobs/{id}", operation_id = "delete_job", tag = "jobs",
     params(("id" = JobId, Path, description = "The job.")),
     responses(

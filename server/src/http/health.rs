@@ -16,7 +16,9 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the server can take requests: its database answers and it is not stopping.
+/// Whether the server can take requests.
+///
+/// It can if its database answers and it is not stopping.
 #[utoipa::path(get, path = "/readyz", tag = "server", security(()),
     responses(
         (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "ready\n"),

@@ -24,8 +24,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Characters of an `Idempotency-Key` at the most.
 const MAX_KEY: usize = 255;
 
-/// Submits a map or a call. It is a future: this answers as soon as the job is on disk.
+/// Submits a map or a call.
 ///
+/// It is a future: this answers as soon as the job is on disk.
 /// With an `Idempotency-Key` the same submission may be sent again, after an answer that was lost:
 /// it is the same job. The key is kept as long as the job.
 #[utoipa::path(post, path = "/v1/jobs", operation_id = "submit_job", tag = "jobs",

@@ -7,9 +7,10 @@ use protocol::JobId;
 
 use crate::names::Names;
 use crate::state::AppState;
+use crate::store::StoreError;
 use crate::store::blocks::Kind;
 use crate::store::jobs::{self, JobRow};
-use crate::store::{StoreError, outcomes};
+use crate::store::outcomes::{self, Outcomes as StoredOutcomes};
 
 /// Rows that one read takes: at most 64 KiB each, blobs apart.
 const ROWS: u32 = 16;
@@ -64,7 +65,13 @@ impl Parts {
             read: VecDeque::new(),
         };
         Self {
-            outcomes: Outcomes { state: state.clone(), job: id, next: 0, read: VecDeque::new() },
+            outcomes: Outcomes {
+                state: state.clone(),
+                job: id,
+                next: 0,
+                rows: VecDeque::new(),
+                read: VecDeque::new(),
+            },
             names: names(Kind::Name, shape.named),
             groups: shape.nested.then(groups),
             total: job.counts.total,
@@ -104,18 +111,38 @@ struct Outcomes {
     state: AppState,
     job: JobId,
     next: u64,
+    /// Rows that were read; their blobs were not yet.
+    rows: VecDeque<StoredOutcomes>,
+    /// What stands in the row before these.
     read: VecDeque<(Bytes, bool)>,
 }
 
 impl Outcomes {
     async fn next(&mut self) -> Result<(Bytes, bool), StoreError> {
-        if self.read.is_empty() {
-            self.read_more().await?;
+        while self.read.is_empty() {
+            if self.rows.is_empty() {
+                self.read_more().await?;
+            }
+            match self.rows.pop_front() {
+                Some(row) if row.block.first == self.next => self.load(row).await?,
+                // What is missing is told below.
+                _ => break,
+            }
         }
         self.read.pop_front().ok_or_else(|| StoreError::Corrupt {
             column: "outcomes",
             value: format!("no outcome {} of resolved job {}", self.next, self.job),
         })
+    }
+
+    /// Takes in one row: a value of many megabytes stands in memory alone.
+    async fn load(&mut self, row: StoredOutcomes) -> Result<(), StoreError> {
+        let errors = row.errors;
+        let block = row.block.load(&self.state.blobs).await?;
+        self.next = block.end();
+        let is_error = |i: usize| u32::try_from(i).is_ok_and(|i| errors.binary_search(&i).is_ok());
+        self.read.extend(block.payloads().enumerate().map(|(i, bytes)| (bytes, is_error(i))));
+        Ok(())
     }
 
     async fn read_more(&mut self) -> Result<(), StoreError> {
@@ -125,17 +152,7 @@ impl Outcomes {
             .store
             .read(|tx| Box::pin(async move { outcomes::read(tx, job, from, ROWS).await }))
             .await?;
-        for row in rows {
-            if row.block.first != self.next {
-                return Ok(());
-            }
-            let errors = row.errors;
-            let block = row.block.load(&self.state.blobs).await?;
-            self.next = block.end();
-            let is_error =
-                |i: usize| u32::try_from(i).is_ok_and(|i| errors.binary_search(&i).is_ok());
-            self.read.extend(block.payloads().enumerate().map(|(i, bytes)| (bytes, is_error(i))));
-        }
+        self.rows.extend(rows);
         Ok(())
     }
 }
