@@ -4,7 +4,7 @@
 //! SCRATCH/lock                held while an agent makes its folder
 //! SCRATCH/agent-ID/lock       held while the agent lives
 //! SCRATCH/agent-ID/scripts/   the runtimes' scripts
-//! SCRATCH/agent-ID/N/work/    working directory of worker N, as new for each job
+//! SCRATCH/agent-ID/N/work     working directory of worker N, as new for each job
 //! SCRATCH/agent-ID/N/tmp/     its TMPDIR, gone with it
 //! ```
 //!
