@@ -149,7 +149,9 @@ class Job:
 def compile_part(source, part, flags=0):
     """Compiles a text of the job. Tracebacks find its lines in `linecache`."""
     name = "<%s>" % part
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    # Each with its end, as from a file: without it, marks in tracebacks stand a column off.
+    lines = [line + "\n" for line in source.splitlines()]
+    linecache.cache[name] = (len(source), None, lines, name)
     try:
         return compile(source, name, "exec", flags, dont_inherit=True)
     except SyntaxError as error:

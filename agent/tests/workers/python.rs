@@ -241,3 +241,15 @@ fn scripts_beside_the_worker_are_not_imported() {
         Worker::start(Python).refusal(&WorkerJob { packages: vec!["worker".into()], ..job("abs") });
     assert_eq!(error.kind, "ModuleNotFoundError");
 }
+
+#[test]
+fn a_traceback_marks_the_place_itself() {
+    let mut worker = worker(Python, "lambda x: 1 / x");
+    let run = worker.run(&["0"]);
+    let frame = run.error(0).traceback.last().unwrap().clone();
+    let [_, source, rest @ ..] = &frame.lines().collect::<Vec<_>>()[..] else { panic!("{frame}") };
+    // Python 3.11 and later mark the place in the line below it.
+    if let [marks] = rest {
+        assert_eq!(marks.find('~'), source.find("1 / x"), "{frame}");
+    }
+}
