@@ -1,5 +1,7 @@
 //! The status of a job in words: what its row, its progress and the agents say together.
 
+use std::collections::HashMap;
+
 use protocol::job::{JobKind, JobStatus};
 
 use super::waiting::{Cluster, explain};
@@ -22,25 +24,27 @@ pub async fn of(state: &AppState, job: JobRow) -> Result<JobStatus, ApiError> {
     statuses.pop().ok_or_else(|| ApiError::Internal("a job without a status".to_owned()))
 }
 
-/// What is to say of each of `jobs`. The agents are read once, and only if a job waits.
+/// What is to say of each of `jobs`. The agents are read once, and only if a job waits; what memory
+/// is in use on them only if one that waits asks for memory.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn of_all(state: &AppState, jobs: Vec<JobRow>) -> Result<Vec<JobStatus>, ApiError> {
     let now = state.clock.now();
     let cluster = if jobs.iter().any(waits) {
-        state.store.read(|tx| Box::pin(async move { cluster(tx, now).await })).await?
+        let of_memory = jobs.iter().any(|job| waits(job) && job.options.memory.is_some());
+        state.store.read(|tx| Box::pin(async move { cluster(tx, of_memory, now).await })).await?
     } else {
         Cluster::default()
     };
     Ok(jobs.into_iter().map(|job| status(job, &cluster, now)).collect())
 }
 
-async fn cluster(tx: &mut Tx<'_>, now: Millis) -> Result<Cluster, StoreError> {
-    Ok(Cluster {
-        agents: agents::list(tx, "", MAX_AGENTS, false, now).await?,
-        memory_in_use: agents::memory_by_agent(tx).await?,
-    })
+async fn cluster(tx: &mut Tx<'_>, of_memory: bool, now: Millis) -> Result<Cluster, StoreError> {
+    let agents = agents::list(tx, "", MAX_AGENTS, false, now).await?;
+    let memory_in_use =
+        if of_memory { agents::memory_by_agent(tx).await? } else { HashMap::default() };
+    Ok(Cluster { agents, memory_in_use })
 }
 
 fn waits(job: &JobRow) -> bool {
