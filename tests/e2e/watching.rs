@@ -397,3 +397,26 @@ async fn who_waits_for_a_job_of_which_nothing_runs_is_told_of_agents() {
     let (_, _, status) = next_event(&mut live).await.expect("another status");
     assert!(status["waiting_for"].as_str().unwrap().contains("labels zone=a"), "{status:#}");
 }
+
+#[tokio::test]
+async fn outcomes_break_off_when_their_job_is_deleted_while_they_are_read() {
+    let world = World::start().await;
+    let agent = Agent::register(&world).await;
+    // More than the connection holds by itself, so that the reader decides how far the server comes.
+    const N: usize = 60;
+    let mut job = squares(N);
+    job["options"] = json!({"chunk_size": N});
+    let id = world.client.submit(&job).await;
+    let lease = agent.lease().await;
+    for first in 0..N as u64 {
+        let value = format!("\"{}\"", format!("{first}-").repeat(400_000));
+        agent.report(&[Piece::values(&lease, first, &[&value])]).await;
+    }
+    let outcomes = format!("/v1/jobs/{id}/outcomes");
+    assert!(world.client.open(&outcomes, &[]).await.ends_whole().await);
+    let mut reading = world.client.open(&outcomes, &[]).await;
+    next_line(&mut reading).await;
+    let deleted = world.client.send("DELETE", &format!("/v1/jobs/{id}"), &[], Vec::new()).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+    assert!(!reading.ends_whole().await, "lines are missing, and nobody is told");
+}

@@ -52,6 +52,22 @@ impl Lines {
     }
 }
 
+impl Lines {
+    /// Reads the rest, and says whether it came to a proper end; else the answer broke off.
+    ///
+    /// # Panics
+    /// When nothing comes for [`HANG`].
+    pub async fn ends_whole(mut self) -> bool {
+        loop {
+            match timeout(HANG, self.answer.chunk()).await.expect("another part of the answer") {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
 /// An answer, read whole.
 #[derive(Clone, Debug)]
 pub struct Answer {
