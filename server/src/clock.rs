@@ -10,6 +10,9 @@ pub type Millis = i64;
 
 /// The clock of leases: wall time at the start plus monotonic time since, never before the largest
 /// time that was stored. So a step of the system's clock lapses nothing and revives nothing.
+///
+/// Several servers of one database start at its time, and each moves forward to the largest that any
+/// of them has stored: they agree to within what their processors drift apart between two looks.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
@@ -21,8 +24,12 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the time")]
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let base = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
-        Self { started: Instant::now(), base: AtomicI64::new(base) }
+        Self::start_at(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Starts at `now`, which somebody else has read.
+    pub fn start_at(now: Millis) -> Self {
+        Self { started: Instant::now(), base: AtomicI64::new(now) }
     }
 
     /// Now, in milliseconds since 1970.

@@ -16,6 +16,16 @@ pub struct Settings {
     #[arg(long, env = "FARROW_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
 
+    /// The PostgreSQL database of this and any number of other servers; without it SQLite in the
+    /// data folder. A password belongs into the variable, or into ~/.pgpass.
+    #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+
+    /// Folder of the blobs, which all servers of one database share [default: blobs in the data
+    /// folder].
+    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR")]
+    pub blobs: Option<PathBuf>,
+
     /// Seconds for which an agent's leases are good without a word from it.
     #[arg(long, env = "FARROW_LEASE", default_value_t = 30.0, value_parser = seconds, value_name = "SECONDS")]
     pub lease: f64,
@@ -49,6 +59,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The folder of the blobs.
+    pub fn blobs(&self) -> PathBuf {
+        self.settings.blobs.clone().unwrap_or_else(|| self.data.join("blobs"))
+    }
+
     /// How long leases are good without a heartbeat.
     pub fn lease(&self) -> Duration {
         Duration::from_secs_f64(self.settings.lease)

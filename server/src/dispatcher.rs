@@ -2,9 +2,11 @@
 //!
 //! A round gathers the agents that wait at this server, begins a transaction, loads what is
 //! runnable, asks the pure [`assign`], writes the leases, commits, and answers. Memory holds only
-//! the waiting: a server that is killed loses nothing but open connections.
+//! the waiting: a server that is killed loses nothing but open connections. Of several servers on one
+//! database each serves the agents that wait at it; their transactions follow one another, so that
+//! none gives what another has given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Millis};
 use crate::scheduler::assign::{Agent, Assignment, assign};
+use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::runnable::Walk;
@@ -37,6 +40,8 @@ pub struct Dispatcher {
     waiting: Arc<Mutex<Waiting>>,
     work: Arc<Notify>,
     job_watchers: Arc<Watchers<JobId>>,
+    /// Tells the other servers of the database.
+    outbound: Option<Arc<Outbound>>,
     /// Held for writing by a round, for reading by an agent that arrives.
     rounds: Arc<RwLock<()>>,
 }
@@ -45,6 +50,8 @@ pub struct Dispatcher {
 struct Waiting {
     agents: HashMap<AgentId, Waiter>,
     arrivals: u64,
+    /// Agents that have asked here, and since then nowhere else.
+    regulars: HashSet<AgentId>,
 }
 
 struct Waiter {
@@ -55,14 +62,36 @@ struct Waiter {
 
 impl Dispatcher {
     /// A dispatcher on `store`; nothing is given before [`Dispatcher::run`].
-    pub fn new(store: Store, clock: Arc<Clock>, job_watchers: Arc<Watchers<JobId>>) -> Self {
+    pub fn new(
+        store: Store,
+        clock: Arc<Clock>,
+        job_watchers: Arc<Watchers<JobId>>,
+        outbound: Option<Arc<Outbound>>,
+    ) -> Self {
         let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
-        Self { store, clock, waiting, work, job_watchers, rounds }
+        Self { store, clock, waiting, work, job_watchers, outbound, rounds }
     }
 
-    /// Says that there may be something to give: a job was submitted, a range came back.
+    /// Says that there may be something to give, at any server: a job was submitted, a range came
+    /// back.
     pub fn wake(&self) {
+        self.wake_here();
+        if let Some(outbound) = &self.outbound {
+            outbound.work();
+        }
+    }
+
+    /// Says that there may be something to give to those who wait at this server.
+    pub fn wake_here(&self) {
         self.work.notify_one();
+    }
+
+    /// Notes that `agent` has asked another server for work: what it still waits for here would be
+    /// granted for slots that it offers there.
+    pub fn waits_elsewhere(&self, agent: AgentId) {
+        let mut waiting = self.waiting();
+        waiting.regulars.remove(&agent);
+        waiting.agents.remove(&agent);
     }
 
     /// Agents that wait here for work.
@@ -95,7 +124,7 @@ impl Dispatcher {
             }
             self.take_place(Waiter { agent, arrival: 0, answer })
         };
-        self.wake();
+        self.wake_here();
         match tokio::time::timeout(wait, answered).await {
             Ok(Ok(grants)) => Ok(grants),
             Ok(Err(_)) | Err(_) => Ok(Vec::new()),
@@ -118,6 +147,11 @@ impl Dispatcher {
     fn take_place(&self, mut waiter: Waiter) -> Place<'_> {
         let id = waiter.agent.id;
         let mut waiting = self.waiting();
+        if let Some(outbound) = &self.outbound
+            && waiting.regulars.insert(id)
+        {
+            outbound.tell(Topic::Arrived, &id);
+        }
         waiting.arrivals += 1;
         waiter.arrival = waiting.arrivals;
         let arrival = waiter.arrival;
@@ -136,7 +170,7 @@ impl Dispatcher {
             if let Err(error) = self.round().await {
                 tracing::error!(%error, "a round of the dispatcher failed; it is repeated");
                 tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
-                self.wake();
+                self.wake_here();
             }
         }
         // Whoever waits is answered with nothing and asks again.

@@ -64,6 +64,12 @@ pub enum ApiError {
     /// The server is stopping.
     #[error("the server is stopping: ask again in a moment")]
     Stopping,
+    /// The database is away; why is logged and told to nobody.
+    #[error("the server cannot reach its database: ask again in a moment")]
+    Unavailable(String),
+    /// The disk of the database or of the blobs is full.
+    #[error("the server's disk is full: make room on it, or delete jobs that are not needed, and ask again")]
+    NoRoom(String),
     /// Something that is not the client's fault; its cause is logged and told to nobody.
     #[error("the server failed to answer: try again, and look at its log")]
     Internal(String),
@@ -73,6 +79,8 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::Stopping,
+            StoreError::Unavailable(cause) => Self::Unavailable(cause.to_string()),
+            StoreError::Full(cause) => Self::NoRoom(cause.to_string()),
             error => Self::Internal(error.to_string()),
         }
     }
@@ -80,7 +88,12 @@ impl From<StoreError> for ApiError {
 
 impl From<std::io::Error> for ApiError {
     fn from(error: std::io::Error) -> Self {
-        Self::Internal(error.to_string())
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoRoom(error.to_string())
+            }
+            _ => Self::Internal(error.to_string()),
+        }
     }
 }
 
@@ -136,6 +149,16 @@ impl ApiError {
             Self::Stopping => {
                 (StatusCode::SERVICE_UNAVAILABLE, "stopping", "The server is stopping")
             }
+            Self::Unavailable(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "database-unavailable",
+                "The database cannot be reached",
+            ),
+            Self::NoRoom(_) => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient-storage",
+                "The server's disk is full",
+            ),
             Self::Internal(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed")
             }
@@ -180,12 +203,13 @@ pub fn unreadable() -> ElementError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Internal(cause) = &self {
+        if let Self::Internal(cause) | Self::Unavailable(cause) | Self::NoRoom(cause) = &self {
             tracing::error!(%cause, "a request failed");
         }
         let (status, ..) = self.kind();
         let is_unauthorized = matches!(self, Self::Unauthorized(_));
-        let is_stopping = matches!(self, Self::Stopping);
+        let passes = matches!(self, Self::Stopping | Self::Unavailable(_));
+        let is_full = matches!(self, Self::NoRoom(_));
         let body =
             serde_json::to_vec(&self.problem()).unwrap_or_else(|_| Value::Null.to_string().into());
         let mut response = (status, body).into_response();
@@ -194,8 +218,11 @@ impl IntoResponse for ApiError {
         if is_unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"farrow\""));
         }
-        if is_stopping {
+        if passes {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if is_full {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
         }
         response
     }

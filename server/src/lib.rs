@@ -22,6 +22,8 @@ mod plan;
 mod reaper;
 mod retry;
 mod scheduler;
+mod shared_blobs;
+mod signals;
 mod state;
 mod store;
 mod submission;
@@ -46,8 +48,10 @@ pub use token::{TOKEN_FILE, TokenError};
 use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
+use signals::{Outbound, Topic};
 use state::AppState;
 use store::{Store, StoreError};
+use watchers::Watchers;
 
 /// How long open requests are given to end once the server is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -65,6 +69,7 @@ pub async fn serve(
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
+    let signals = tokio::spawn(signals::run(state.clone(), shutdown.clone()));
     // An answer is one small write after another: Nagle's algorithm would hold the last one back
     // until the client's delayed acknowledgement, some 40 ms.
     let listener = listener.tap_io(|connection| {
@@ -79,7 +84,7 @@ pub async fn serve(
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper, trash);
+    let _ = tokio::join!(dispatcher, reaper, trash, signals);
     Ok(())
 }
 
@@ -93,28 +98,47 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     let cannot_write = |source| ServeError::DataFolder { folder: data.clone(), source };
     // Functions, elements and values are nobody else's business.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(cannot_write)?;
-    let blobs = Blobs::open(&data.join("blobs")).map_err(cannot_write)?;
-    let store = Store::open(&data).await?;
-    // The store's lock keeps other servers off the folder.
-    blobs.sweep().map_err(cannot_write)?;
-    let clock = Arc::new(Clock::start());
+    let blobs_folder = config.blobs();
+    let blobs = Blobs::open(&blobs_folder)
+        .map_err(|source| ServeError::BlobsFolder { folder: blobs_folder.clone(), source })?;
+    let (store, clock) = match &config.settings.database_url {
+        Some(url) => {
+            let store = Store::connect(url).await?;
+            let clock = store.start_clock().await?;
+            shared_blobs::claim(&store, &blobs_folder).await?;
+            (store, Arc::new(clock))
+        }
+        None => {
+            let store = Store::open(&data).await?;
+            // The store's lock keeps other servers off the folder.
+            blobs.sweep().map_err(cannot_write)?;
+            (store, Arc::new(Clock::start()))
+        }
+    };
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
     prepare(&store, &clock, lease, token::hash(&admin)).await?;
-    let job_watchers = Arc::default();
+    let outbound = store.shared().map(|_| Arc::new(Outbound::new()));
+    let job_watchers = Arc::new(Watchers::of(Topic::Moved, outbound.as_ref()));
     Ok(AppState {
-        dispatcher: Dispatcher::new(store.clone(), Arc::clone(&clock), Arc::clone(&job_watchers)),
+        dispatcher: Dispatcher::new(
+            store.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&job_watchers),
+            outbound.clone(),
+        ),
         config: Arc::new(config),
         store,
         blobs,
         clock,
         tokens: Arc::default(),
         job_watchers,
-        end_watchers: Arc::default(),
-        log_watchers: Arc::default(),
+        end_watchers: Arc::new(Watchers::of(Topic::Ended, outbound.as_ref())),
+        log_watchers: Arc::new(Watchers::of(Topic::Said, outbound.as_ref())),
         metrics: Arc::default(),
-        agent_watchers: Arc::default(),
+        agent_watchers: Arc::new(Watchers::of(Topic::Ordered, outbound.as_ref())),
         agents_changed: Arc::default(),
+        outbound,
         deleted: Arc::default(),
         shutdown,
     })
@@ -128,6 +152,7 @@ async fn prepare(
     admin_hash: String,
 ) -> Result<(), StoreError> {
     let clock = Arc::clone(clock);
+    let is_shared = store.shared().is_some();
     store
         .write(move |tx| {
             Box::pin(async move {
@@ -135,7 +160,8 @@ async fn prepare(
                     clock.not_before(stored);
                 }
                 let now = clock.now();
-                store::drafts::discard_all(tx).await?;
+                let draft_age = if is_shared { trash::DRAFT_LIMIT } else { 0 };
+                store::drafts::discard_old(tx, now - draft_age).await?;
                 store::agents::keep_all_alive(tx, now + lease).await?;
                 store::tokens::ensure_admin(tx, &admin_hash, now).await
             })
@@ -154,6 +180,17 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The folder of the blobs cannot be written.
+    #[error("the folder of blobs {} cannot be written: {source}; give another one with --blobs", folder.display())]
+    BlobsFolder {
+        /// Which.
+        folder: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder of the blobs is not that of the database.
+    #[error(transparent)]
+    Blobs(#[from] shared_blobs::ClaimError),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -52,15 +52,17 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
         state.moved(&outcome);
         state.wake_for_agents();
     }
-    state
+    let stored = state
         .store
         .write(move |tx| {
             Box::pin(async move {
-                store::store_time(tx, now).await?;
-                agents::forget_gone(tx, now).await
+                agents::forget_gone(tx, now).await?;
+                store::store_time(tx, now).await
             })
         })
-        .await
+        .await?;
+    state.clock.not_before(stored);
+    Ok(())
 }
 
 /// The outcomes of elements that are given up if `agent` is lost as it is now, with their names.

@@ -93,7 +93,7 @@ pub async fn write_in_slices(
     now: Millis,
 ) -> Result<Retried, StoreError> {
     let id = retry.id;
-    store.write(move |tx| Box::pin(async move { drafts::open(tx, id).await })).await?;
+    store.write(move |tx| Box::pin(async move { drafts::open(tx, id, now).await })).await?;
     let retried = write_draft(store, retry, slice, now).await;
     if !matches!(retried, Ok(Retried::Now)) {
         store.write(move |tx| Box::pin(async move { drafts::discard(tx, id).await })).await?;

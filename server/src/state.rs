@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::dispatcher::Dispatcher;
 use crate::http::auth::Tokens;
 use crate::metrics::Metrics;
+use crate::signals::Outbound;
 use crate::store::Store;
 use crate::store::ends::Ending;
 use crate::store::reports;
@@ -44,6 +45,8 @@ pub struct AppState {
     pub agent_watchers: Arc<Watchers<AgentId>>,
     /// Clients that wait for a job of which nothing runs: agents come, leave or are drained.
     pub agents_changed: Arc<Notify>,
+    /// What the other servers of the database are to be told, if there can be others.
+    pub outbound: Option<Arc<Outbound>>,
     /// Notified when a job was deleted, so that what it left is cleared.
     pub deleted: Arc<Notify>,
     /// Every wait ends when it is cancelled: the server is stopping.
@@ -54,6 +57,9 @@ impl AppState {
     /// Wakes those to whom it matters which agents there are.
     pub fn wake_for_agents(&self) {
         self.agents_changed.notify_waiters();
+        if let Some(outbound) = &self.outbound {
+            outbound.agents();
+        }
         self.dispatcher.wake();
     }
 
@@ -99,6 +105,8 @@ pub mod tests {
             lease: 30.0,
             max_body: 1 << 20,
             max_blob: 1 << 20,
+            database_url: None,
+            blobs: None,
         };
         let config = Config { settings, data: folder.to_owned(), admin_token: None };
         crate::open(config, CancellationToken::new()).await.unwrap()

@@ -1,14 +1,21 @@
-//! A task that clears what deleted jobs have left in the database.
+//! A task that clears what deleted jobs, and jobs that never came to be, have left in the database.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Millis;
 use crate::state::AppState;
-use crate::store::{StoreError, trash};
+use crate::store::{StoreError, drafts, trash};
 
 /// Rows that one transaction clears.
 const SLICE: u32 = 500;
+
+/// Milliseconds after which a draft is given up: another server of the database may be writing it.
+pub const DRAFT_LIMIT: Millis = 3_600_000;
+
+/// How often it looks for what another server, which was killed, has left.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// How long it waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -18,21 +25,23 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 pub async fn run(state: AppState, shutdown: CancellationToken) {
     loop {
         let pause = match clear(&state, &shutdown).await {
-            Ok(()) => None,
+            Ok(()) => LOOK,
             Err(error) => {
                 tracing::error!(%error, "deleted jobs could not be cleared; tried again shortly");
-                Some(PAUSE_AFTER_FAILURE)
+                PAUSE_AFTER_FAILURE
             }
         };
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = state.deleted.notified() => {}
-            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
 async fn clear(state: &AppState, shutdown: &CancellationToken) -> Result<(), StoreError> {
+    let until = state.clock.now() - DRAFT_LIMIT;
+    state.store.write(move |tx| Box::pin(async move { drafts::discard_old(tx, until).await })).await?;
     let slice = || state.store.write(|tx| Box::pin(async move { trash::clear(tx, SLICE).await }));
     while !shutdown.is_cancelled() && slice().await? {}
     Ok(())

@@ -76,6 +76,16 @@ const PROBLEM_TYPES: [ProblemType; 15] = [
         "The server is stopping; ask again after `Retry-After` seconds.",
     ),
     ProblemType(
+        "database-unavailable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The server cannot reach its database; ask again after `Retry-After` seconds.",
+    ),
+    ProblemType(
+        "insufficient-storage",
+        StatusCode::INSUFFICIENT_STORAGE,
+        "The server's disk is full; ask again when there is room, after `Retry-After` seconds.",
+    ),
+    ProblemType(
         "internal",
         StatusCode::INTERNAL_SERVER_ERROR,
         "The server has failed; its log says why.",
@@ -177,6 +187,7 @@ fn add_failures(path: &str, operation: &mut Operation) {
     add(has_body, "too-large");
     add(has_body || has_id, "invalid-field");
     add(!is_open, "internal");
+    add(has_body, "insufficient-storage");
     add(!is_open, "stopping");
 }
 

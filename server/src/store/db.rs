@@ -1,20 +1,57 @@
 //! The thin layer between our SQL and sqlx: arguments in, rows out.
 //!
-//! Every statement is a `&'static str` with `$1`, `$2`, … and stands once. The types below are the
-//! common ground of SQLite and PostgreSQL (text, bigint, boolean, bytea); a second database becomes
-//! a second arm in this file and in no other.
+//! Every statement is a `&'static str` with `$1`, `$2`, … and stands once, for both databases. The
+//! types below are their common ground: text, bigint, boolean, bytea. `json_each(list)`, which only
+//! SQLite has, is made for PostgreSQL at its start (see `postgres.rs`).
 
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row as _, Sqlite, SqliteConnection};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Postgres, Row as _, Sqlite};
 
 use super::StoreError;
 
 /// A connection inside a transaction.
 pub struct Tx<'c> {
-    connection: &'c mut SqliteConnection,
+    connection: Connection<'c>,
     /// Statements that were run and rows that were read, for tests of what an operation costs.
     #[cfg(test)]
     pub cost: usize,
+}
+
+/// A connection to either database.
+pub enum Connection<'c> {
+    /// To SQLite.
+    Sqlite(&'c mut SqliteConnection),
+    /// To PostgreSQL.
+    Postgres(&'c mut PgConnection),
+}
+
+impl<'c> From<&'c mut SqliteConnection> for Connection<'c> {
+    fn from(connection: &'c mut SqliteConnection) -> Self {
+        Self::Sqlite(connection)
+    }
+}
+
+impl<'c> From<&'c mut PgConnection> for Connection<'c> {
+    fn from(connection: &'c mut PgConnection) -> Self {
+        Self::Postgres(connection)
+    }
+}
+
+/// Runs `$method` of a bound statement on whichever connection it is.
+macro_rules! on_either {
+    ($tx:expr, $sql:expr, $args:expr, |$query:ident, $connection:ident| $run:expr) => {
+        match &mut $tx.connection {
+            Connection::Sqlite(connection) => {
+                let ($query, $connection) = (sqlite($sql, $args), &mut **connection);
+                $run
+            }
+            Connection::Postgres(connection) => {
+                let ($query, $connection) = (postgres($sql, $args), &mut **connection);
+                $run
+            }
+        }
+    };
 }
 
 /// An argument of a statement.
@@ -68,9 +105,9 @@ pub(crate) use args;
 
 impl<'c> Tx<'c> {
     /// Wraps a connection on which a transaction is open, or on which single statements are read.
-    pub fn new(connection: &'c mut SqliteConnection) -> Self {
+    pub fn new(connection: impl Into<Connection<'c>>) -> Self {
         Self {
-            connection,
+            connection: connection.into(),
             #[cfg(test)]
             cost: 0,
         }
@@ -81,12 +118,14 @@ impl<'c> Tx<'c> {
     /// # Errors
     /// The database's.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, StoreError> {
-        let result = bind(sql, args).execute(&mut *self.connection).await?;
+        let n_changed = on_either!(self, sql, args, |query, connection| {
+            query.execute(connection).await?.rows_affected()
+        });
         #[cfg(test)]
         {
             self.cost += 1;
         }
-        Ok(result.rows_affected())
+        Ok(n_changed)
     }
 
     /// Reads every row.
@@ -94,12 +133,14 @@ impl<'c> Tx<'c> {
     /// # Errors
     /// The database's.
     pub async fn all(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
-        let rows = bind(sql, args).fetch_all(&mut *self.connection).await?;
+        let rows: Vec<Row> = on_either!(self, sql, args, |query, connection| {
+            query.fetch_all(connection).await?.into_iter().map(Row::from).collect()
+        });
         #[cfg(test)]
         {
             self.cost += 1 + rows.len();
         }
-        Ok(rows.into_iter().map(Row).collect())
+        Ok(rows)
     }
 
     /// Reads the first row, if there is one.
@@ -111,7 +152,9 @@ impl<'c> Tx<'c> {
         sql: &'static str,
         args: Vec<Arg>,
     ) -> Result<Option<Row>, StoreError> {
-        let row = bind(sql, args).fetch_optional(&mut *self.connection).await?.map(Row);
+        let row = on_either!(self, sql, args, |query, connection| {
+            query.fetch_optional(connection).await?.map(Row::from)
+        });
         #[cfg(test)]
         {
             self.cost += 1 + usize::from(row.is_some());
@@ -120,17 +163,61 @@ impl<'c> Tx<'c> {
     }
 }
 
-fn bind(sql: &'static str, args: Vec<Arg>) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
-    args.into_iter().fold(sqlx::query(sql), |query, arg| match arg {
-        Arg::Int(n) => query.bind(n),
-        Arg::Text(text) => query.bind(text),
-        Arg::Bool(flag) => query.bind(flag),
-        Arg::Bytes(bytes) => query.bind(bytes),
-    })
+/// Binds arguments in order; the databases' queries are types of their own.
+macro_rules! bind {
+    ($sql:expr, $args:expr) => {
+        $args.into_iter().fold(sqlx::query($sql), |query, arg| match arg {
+            Arg::Int(n) => query.bind(n),
+            Arg::Text(text) => query.bind(text),
+            Arg::Bool(flag) => query.bind(flag),
+            Arg::Bytes(bytes) => query.bind(bytes),
+        })
+    };
+}
+
+fn sqlite(
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
+    bind!(sql, args)
+}
+
+fn postgres(
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> sqlx::query::Query<'static, Postgres, PgArguments> {
+    bind!(sql, args)
 }
 
 /// A row of an answer; columns are read by name.
-pub struct Row(SqliteRow);
+pub enum Row {
+    /// Of SQLite.
+    Sqlite(SqliteRow),
+    /// Of PostgreSQL.
+    Postgres(PgRow),
+}
+
+impl From<SqliteRow> for Row {
+    fn from(row: SqliteRow) -> Self {
+        Self::Sqlite(row)
+    }
+}
+
+impl From<PgRow> for Row {
+    fn from(row: PgRow) -> Self {
+        Self::Postgres(row)
+    }
+}
+
+/// Reads a column of either row.
+macro_rules! get {
+    ($row:expr, $column:expr) => {
+        match $row {
+            Row::Sqlite(row) => row.try_get($column)?,
+            Row::Postgres(row) => row.try_get($column)?,
+        }
+    };
+}
 
 impl Row {
     /// A `bigint`.
@@ -138,12 +225,12 @@ impl Row {
     /// # Errors
     /// When there is no such column, or it holds something else; so for all that follow.
     pub fn int(&self, column: &'static str) -> Result<i64, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `bigint` that may be null.
     pub fn maybe_int(&self, column: &'static str) -> Result<Option<i64>, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `bigint` that is a count, an index or a size.
@@ -160,27 +247,27 @@ impl Row {
 
     /// A `boolean`, also one that an expression gives.
     pub fn flag(&self, column: &'static str) -> Result<bool, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `text`.
     pub fn text(&self, column: &'static str) -> Result<String, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `text` that may be null.
     pub fn maybe_text(&self, column: &'static str) -> Result<Option<String>, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `bytea`.
     pub fn bytes(&self, column: &'static str) -> Result<Vec<u8>, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `bytea` that may be null.
     pub fn maybe_bytes(&self, column: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.try_get(column)?)
+        Ok(get!(self, column))
     }
 
     /// A `text` that holds an id.

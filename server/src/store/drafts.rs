@@ -19,18 +19,17 @@ const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 ///
 /// # Errors
 /// The database's.
-pub async fn open(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
-    tx.execute("insert into drafts (job_id) values ($1)", args![job]).await?;
+pub async fn open(tx: &mut Tx<'_>, job: JobId, now: Millis) -> Result<(), StoreError> {
+    tx.execute("insert into drafts (job_id, opened_at) values ($1, $2)", args![job, now]).await?;
     Ok(())
 }
 
-/// Ends a draft that is a job from now on.
+/// Ends a draft that is a job from now on. `false`: it was given up in the meantime.
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn close(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
-    tx.execute("delete from drafts where job_id = $1", args![job]).await?;
-    Ok(())
+pub(super) async fn close(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
+    Ok(tx.execute("delete from drafts where job_id = $1", args![job]).await? == 1)
 }
 
 /// Gives a draft up: what was written of it is left to be cleared.
@@ -43,16 +42,20 @@ pub async fn discard(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
         args![job],
     )
     .await?;
-    close(tx, job).await
+    close(tx, job).await.map(drop)
 }
 
-/// Gives up what an earlier server has left unfinished.
+/// Gives up what was opened at `until` or before and is unfinished: its server is gone.
 ///
 /// # Errors
 /// The database's.
-pub async fn discard_all(tx: &mut Tx<'_>) -> Result<(), StoreError> {
-    tx.execute("insert into trash (job_id) select job_id from drafts", args![]).await?;
-    tx.execute("delete from drafts", args![]).await?;
+pub async fn discard_old(tx: &mut Tx<'_>, until: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "insert into trash (job_id) select job_id from drafts where opened_at <= $1",
+        args![until],
+    )
+    .await?;
+    tx.execute("delete from drafts where opened_at <= $1", args![until]).await?;
     Ok(())
 }
 

@@ -5,9 +5,7 @@
 //! waits for it fails, and so on, all in the transaction that ended the first.
 //!
 //! Thousands of jobs may come after a thousand others, so nothing here is done job by job: a
-//! statement takes the ids of many, as a JSON array. These statements must differ between databases:
-//! only SQLite has json_each()
-//! and json_group_array().
+//! statement takes the ids of many, as a JSON array.
 
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, Problem};
@@ -168,6 +166,7 @@ async fn end_all(
     }
     ending.ended.extend(ends.iter().map(|(job, _)| *job));
     let jobs = json_text(&ends.iter().map(|(job, _)| *job).collect::<Vec<_>>())?;
+    let errors: Vec<&Option<String>> = ends.iter().map(|(_, error)| error).collect();
     let holders = tx
         .all(
             "select distinct agent_id from leases
@@ -182,7 +181,8 @@ async fn end_all(
         // Whoever retries it must know what it still waited for: what was resolved may be deleted
         // by then.
         "update jobs set after_jobs =
-             (select json_group_array(on_id) from dependencies where job_id = jobs.id)
+             (select '[' || coalesce(string_agg('\"' || on_id || '\"', ','), '') || ']'
+              from dependencies where job_id = jobs.id)
          where id in (select value from json_each($1))",
         "delete from dependencies where job_id in (select value from json_each($1))",
         "delete from leases where job_id in (select value from json_each($1))",
@@ -194,11 +194,12 @@ async fn end_all(
     tx.execute(
         // A map of nothing starts when it is resolved.
         "update jobs set state = $2, finished_at = $3, runnable = $4,
-             error = json_extract(ended.value, '$[1]'),
+             error = why.value,
              started_at = case when $2 = 'resolved' then coalesce(started_at, $3)
                  else started_at end
-         from json_each($1) as ended where jobs.id = json_extract(ended.value, '$[0]')",
-        args![json_text(&ends)?, to.as_str(), now, false],
+         from json_each($1) as ended join json_each($5) as why on why.key = ended.key
+         where jobs.id = ended.value",
+        args![jobs.as_str(), to.as_str(), now, false, json_text(&errors)?],
     )
     .await?;
     Ok(())

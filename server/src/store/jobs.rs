@@ -1,5 +1,7 @@
 //! Jobs: written down, looked at.
 
+use std::collections::HashMap;
+
 use protocol::agent::JobSpec;
 use protocol::job::{ElementCounts, JobState, Level, Options, Runtime};
 use protocol::{JobId, Problem};
@@ -132,25 +134,20 @@ const GROUPS: usize = 10_000;
 async fn insert_groups(tx: &mut Tx<'_>, job: JobId, groups: &[u64]) -> Result<(), StoreError> {
     let mut first = 0;
     let mut position = 0_u64;
-    for some in groups.chunks(GROUPS) {
-        let rows: Vec<[u64; 3]> = some
-            .iter()
-            .map(|&n| {
-                let row = [position, first, n];
-                position += 1;
-                first += n;
-                row
-            })
-            .collect();
-        // One statement for many rows, because each costs a hop to SQLite's thread. This is one of
-        // the statements that must differ between databases: only SQLite has json_each().
+    for sizes in groups.chunks(GROUPS) {
+        // One statement for many rows, because each costs a hop to the database.
         tx.execute(
             "insert into groups (job_id, position, first, n)
-             select $1, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-                 json_extract(value, '$[2]') from json_each($2)",
-            args![job, json_text(&rows)?],
+             select $1, $3 + key,
+                 $4 + cast(sum(cast(value as bigint)) over (order by key) as bigint)
+                     - cast(value as bigint),
+                 cast(value as bigint)
+             from json_each($2)",
+            args![job, json_text(&sizes)?, position, first],
         )
         .await?;
+        position += sizes.len() as u64;
+        first += sizes.iter().sum::<u64>();
     }
     Ok(())
 }
@@ -283,6 +280,24 @@ pub async fn find(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobRow>, StoreEr
         Some(row) => job_row(tx, &row).await.map(Some),
         None => Ok(None),
     }
+}
+
+/// How often each of `jobs` has moved; those that are not there are left out.
+///
+/// # Errors
+/// The database's.
+pub async fn versions(
+    tx: &mut Tx<'_>,
+    jobs: &[JobId],
+) -> Result<HashMap<JobId, i64>, StoreError> {
+    let rows = tx
+        .all(
+            "select job_id, version from progress
+             where job_id in (select value from json_each($1))",
+            args![json_text(&jobs)?],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.id("job_id")?, row.int("version")?))).collect()
 }
 
 /// Jobs, the youngest first, older than the id `before`, at most `limit`.

@@ -15,6 +15,8 @@
 //! * [`agents`]: who is there.
 //! * [`tokens`]: who may call.
 //!
+//! * [`postgres`]: what is PostgreSQL's alone.
+//!
 //! Writes go through one [`writer`] that commits them in groups; reads have a pool of their own.
 
 pub mod agents;
@@ -27,6 +29,7 @@ pub mod leases;
 pub mod logs;
 mod migrations;
 pub mod outcomes;
+pub mod postgres;
 pub mod reports;
 pub mod retries;
 pub mod runnable;
@@ -38,35 +41,54 @@ mod writer;
 
 #[cfg(test)]
 pub mod tests;
+#[cfg(test)]
+mod tests_of_sqlite;
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+#[expect(clippy::duplicate_mod, reason = "one suite is run on each database")]
+mod tests_on_postgres;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
+use sqlx::postgres::PgPool;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use db::{Tx, args};
-use writer::{Writer, WriterStats};
+use writer::{Place, Writer, WriterStats};
 
-/// Connections that read.
+/// Connections that read SQLite.
 const READERS: u32 = 4;
 
-/// The database of one server.
+/// For how long a read may take on a database that is somewhere else, which may have gone.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// The database of one server, or the one that several share.
 #[derive(Clone)]
 pub struct Store {
     writer: Writer,
-    readers: SqlitePool,
-    /// Keeps a second server off the file.
-    _lock: Arc<Flock<File>>,
+    readers: Readers,
+}
+
+#[derive(Clone)]
+enum Readers {
+    Sqlite {
+        pool: SqlitePool,
+        /// Keeps a second server off the file.
+        _lock: Arc<Flock<File>>,
+    },
+    Postgres(PgPool),
 }
 
 impl Store {
-    /// Opens the database `farrow.db` in `folder`, making or migrating it as needed.
+    /// Opens the SQLite database `farrow.db` in `folder`, making or migrating it as needed.
     ///
     /// # Errors
     /// When the folder cannot be written, another server runs on it, or the database is damaged or
@@ -79,11 +101,42 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("temp_store", "memory");
-        let readers =
+        let pool =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options.clone()).await?;
-        migrations::migrator().run(&readers).await.map_err(StoreError::migration)?;
-        let writer = Writer::start(&options).await?;
-        Ok(Self { writer, readers, _lock: Arc::new(lock) })
+        migrations::migrator().run(&pool).await.map_err(StoreError::migration)?;
+        let writer = Writer::start(Place::Sqlite(options)).await?;
+        Ok(Self { writer, readers: Readers::Sqlite { pool, _lock: Arc::new(lock) } })
+    }
+
+    /// Connects to the PostgreSQL database at `url`, making or migrating its tables as needed. Any
+    /// number of servers may do so.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is newer than this program.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let options = postgres::options(url)?;
+        let pool = postgres::open(&options).await?;
+        let writer = Writer::start(Place::Postgres(options)).await?;
+        Ok(Self { writer, readers: Readers::Postgres(pool) })
+    }
+
+    /// The PostgreSQL database, which other servers may share.
+    pub fn shared(&self) -> Option<&PgPool> {
+        match &self.readers {
+            Readers::Sqlite { .. } => None,
+            Readers::Postgres(pool) => Some(pool),
+        }
+    }
+
+    /// A clock that starts at the database's time, or at this machine's where there is but one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn start_clock(&self) -> Result<Clock, StoreError> {
+        match &self.readers {
+            Readers::Sqlite { .. } => Ok(Clock::start()),
+            Readers::Postgres(pool) => Ok(Clock::start_at(postgres::time(pool).await?)),
+        }
     }
 
     /// Runs `operation` in a transaction of the writer; it is on disk when this returns.
@@ -107,10 +160,25 @@ impl Store {
         T: Send,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send,
     {
-        let mut transaction = self.readers.begin().await?;
-        let result = operation(&mut Tx::new(&mut transaction)).await;
-        transaction.rollback().await?;
-        result
+        match &self.readers {
+            Readers::Sqlite { pool, .. } => {
+                let mut transaction = pool.begin().await?;
+                let result = operation(&mut Tx::new(&mut *transaction)).await;
+                transaction.rollback().await?;
+                result
+            }
+            Readers::Postgres(pool) => {
+                let reading = async {
+                    let mut transaction = pool.begin_with(SNAPSHOT).await?;
+                    let result = operation(&mut Tx::new(&mut *transaction)).await;
+                    transaction.rollback().await?;
+                    result
+                };
+                tokio::time::timeout(READ_LIMIT, reading)
+                    .await
+                    .unwrap_or_else(|_| Err(StoreError::unanswered(READ_LIMIT)))
+            }
+        }
     }
 
     /// What the writer has done since the start.
@@ -127,6 +195,34 @@ impl Store {
     }
 }
 
+/// How a read begins on PostgreSQL: all its statements see the same. On SQLite they do anyway.
+const SNAPSHOT: &str = "begin isolation level repeatable read read only";
+
+/// A single fact about the database.
+///
+/// # Errors
+/// The database's.
+pub async fn fact(tx: &mut Tx<'_>, key: &'static str) -> Result<Option<String>, StoreError> {
+    let row = tx.first("select value from meta where key = $1", args![key]).await?;
+    row.map(|row| row.text("value")).transpose()
+}
+
+/// Writes a fact down, unless it is known. Gives it as it is known.
+///
+/// # Errors
+/// The database's.
+pub async fn settle(
+    tx: &mut Tx<'_>,
+    key: &'static str,
+    value: String,
+) -> Result<String, StoreError> {
+    if let Some(known) = fact(tx, key).await? {
+        return Ok(known);
+    }
+    tx.execute("insert into meta (key, value) values ($1, $2)", args![key, value.as_str()]).await?;
+    Ok(value)
+}
+
 /// The largest time that was stored, if any was.
 ///
 /// # Errors
@@ -136,18 +232,23 @@ pub async fn stored_time(tx: &mut Tx<'_>) -> Result<Option<Millis>, StoreError> 
     row.map(|row| row.id("value")).transpose()
 }
 
-/// Stores the time, so that the clock never goes back behind it.
+/// Stores the time, so that no clock goes back behind it. Gives the largest that was stored, which
+/// on a database of several servers may be another one's.
 ///
 /// # Errors
 /// The database's.
-pub async fn store_time(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError> {
+pub async fn store_time(tx: &mut Tx<'_>, now: Millis) -> Result<Millis, StoreError> {
+    let stored = stored_time(tx).await?;
+    if let Some(stored) = stored.filter(|stored| *stored >= now) {
+        return Ok(stored);
+    }
     tx.execute(
         "insert into meta (key, value) values ('clock', $1)
          on conflict (key) do update set value = excluded.value",
         args![now.to_string()],
     )
     .await?;
-    Ok(())
+    Ok(now)
 }
 
 fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
@@ -171,6 +272,13 @@ pub enum StoreError {
     /// It failed.
     #[error("database: {0}")]
     Database(Arc<sqlx::Error>),
+    /// It cannot be reached, or not now. Whether a transaction that was being committed was is not
+    /// known.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(Arc<str>),
+    /// There is no room left for it on its disk.
+    #[error("the database has no room left: {0}")]
+    Full(Arc<str>),
     /// It holds what this program cannot have written.
     #[error("database: {column} holds {value}, which this program cannot have written")]
     Corrupt {
@@ -189,6 +297,10 @@ impl StoreError {
         Self::Corrupt { column, value: value.to_owned() }
     }
 
+    fn unanswered(limit: Duration) -> Self {
+        Self::Unavailable(format!("it did not answer for {} s", limit.as_secs()).into())
+    }
+
     #[expect(clippy::needless_pass_by_value, reason = "it is used as a function in map_err")]
     fn migration(error: sqlx::migrate::MigrateError) -> Self {
         Self::Open(format!("the database's schema could not be brought up to date: {error}"))
@@ -197,6 +309,30 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(Arc::new(error))
+        use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls};
+        match &error {
+            Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed => {
+                Self::Unavailable(error.to_string().into())
+            }
+            Database(of) if of.code().is_some_and(|code| is_full(&code)) => {
+                Self::Full(of.message().into())
+            }
+            Database(of) if of.code().is_some_and(|code| is_away(&code)) => {
+                Self::Unavailable(of.message().into())
+            }
+            _ => Self::Database(Arc::new(error)),
+        }
     }
+}
+
+/// SQLite's SQLITE_FULL, PostgreSQL's disk_full.
+fn is_full(code: &str) -> bool {
+    ["13", "53100"].contains(&code)
+}
+
+/// PostgreSQL's classes of codes for lost connections (08), operators who stop it (57P), what it has
+/// too little of (53), and transactions that it ended because they were silent.
+fn is_away(code: &str) -> bool {
+    code.len() == 5
+        && (["08", "53", "57P"].iter().any(|class| code.starts_with(class)) || code == "25P03")
 }

@@ -146,7 +146,9 @@ pub async fn insert(tx: &mut Tx<'_>, retry: Retry, now: Millis) -> Result<Retrie
 pub async fn publish(tx: &mut Tx<'_>, retry: &Retry, now: Millis) -> Result<Retried, StoreError> {
     match source(tx, retry.of).await? {
         Ok(source) => {
-            drafts::close(tx, retry.id).await?;
+            if !drafts::close(tx, retry.id).await? {
+                return Err(StoreError::corrupt("drafts", "a draft was given up before its end"));
+            }
             begin(tx, retry, source, now).await
         }
         Err(refused) => Ok(refused),

@@ -1,19 +1,26 @@
-//! The one writer of SQLite: operations are collected, run in one transaction, and answered when
+//! The one writer of a server: operations are collected, run in one transaction, and answered when
 //! it is committed.
 //!
-//! Group commit makes the cost of `fsync` one per batch instead of one per operation (measured: 6
-//! to 9 thousand claim-and-complete pairs a second, against 2 thousand with eight unbatched
-//! writers), and a single writer never waits for a lock. Each operation runs in a savepoint of its
-//! own, so one that fails undoes itself and nothing else.
+//! Group commit makes the cost of a flush one per batch instead of one per operation (measured on
+//! SQLite: 6 to 9 thousand claim-and-complete pairs a second, against 2 thousand with eight
+//! unbatched writers; on PostgreSQL 9 thousand in batches of ten against 1.4 thousand one by one).
+//! Each operation runs in a savepoint of its own, so one that fails undoes itself and nothing else.
+//!
+//! On PostgreSQL several servers have a writer each. A batch begins by taking one lock that all of
+//! them share, so that there, too, one transaction writes after the other: whatever an operation
+//! reads stays so until it commits, nothing deadlocks, and every operation is written once for both
+//! databases. A server that is stopped in mid-batch is cut off by the database after a few seconds
+//! of silence (`postgres::SILENCE`).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use sqlx::ConnectOptions as _;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
@@ -27,11 +34,8 @@ const MAX_BATCH: usize = 128;
 /// Operations that may wait before callers do.
 const QUEUE: usize = 4096;
 
-/// Told whether the transaction was committed; answers the caller.
-type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// Runs an operation. Says whether it succeeded, and how to answer its caller after the commit.
-type Operation = Box<dyn for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> + Send>;
+/// For how long a batch may take on a database that is somewhere else, which may have gone.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What the writer has done since it was started.
 #[derive(Debug, Default)]
@@ -47,7 +51,7 @@ pub struct WriterStats {
 /// Sends operations to the writer task.
 #[derive(Clone)]
 pub struct Writer {
-    operations: mpsc::Sender<Operation>,
+    operations: mpsc::Sender<Box<dyn Operation>>,
     stats: Arc<WriterStats>,
 }
 
@@ -56,11 +60,11 @@ impl Writer {
     ///
     /// # Errors
     /// When the database cannot be opened.
-    pub async fn start(options: &SqliteConnectOptions) -> Result<Self, StoreError> {
-        let connection = options.connect().await?;
+    pub async fn start(place: Place) -> Result<Self, StoreError> {
+        let session = place.connect().await?;
         let (operations, receiver) = mpsc::channel(QUEUE);
         let stats = Arc::<WriterStats>::default();
-        tokio::spawn(run(connection, receiver, Arc::clone(&stats)));
+        tokio::spawn(run(place, session, receiver, Arc::clone(&stats)));
         Ok(Self { operations, stats })
     }
 
@@ -79,66 +83,215 @@ impl Writer {
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let boxed: Operation = Box::new(move |tx| {
-            Box::pin(async move {
-                let result = operation(tx).await;
-                let succeeded = result.is_ok();
-                let finish: Finish = Box::new(move |committed| {
-                    // A caller that has gone needs no answer.
-                    let _ = answer.send(committed.and(result));
-                });
-                (succeeded, finish)
-            })
-        });
-        self.operations.send(boxed).await.map_err(|_| StoreError::Closed)?;
+        let operation = Box::new(Asked { operation, answer });
+        self.operations.send(operation).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 }
 
+/// An operation that somebody waits for.
+trait Operation: Send {
+    /// Runs it. Says whether it succeeded, and how to answer its caller after the commit.
+    fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)>;
+
+    /// Answers its caller that it was not run.
+    fn refuse(self: Box<Self>, error: StoreError);
+}
+
+/// Told whether the transaction was committed; answers the caller.
+type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Asked<T, F> {
+    operation: F,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+// A caller that has gone needs no answer.
+impl<T, F> Operation for Asked<T, F>
+where
+    T: Send + 'static,
+    F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+{
+    fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> {
+        let Self { operation, answer } = *self;
+        let running = operation(tx);
+        Box::pin(async move {
+            let result = running.await;
+            let succeeded = result.is_ok();
+            let finish: Finish = Box::new(move |committed| {
+                let _ = answer.send(committed.and(result));
+            });
+            (succeeded, finish)
+        })
+    }
+
+    fn refuse(self: Box<Self>, error: StoreError) {
+        let _ = self.answer.send(Err(error));
+    }
+}
+
+/// Operations that share a transaction, and what is to be told of those that were run.
+#[derive(Default)]
+struct Batch {
+    operations: Vec<Box<dyn Operation>>,
+    finishes: Vec<Finish>,
+}
+
 async fn run(
-    mut connection: SqliteConnection,
-    mut operations: mpsc::Receiver<Operation>,
+    place: Place,
+    session: Session,
+    mut operations: mpsc::Receiver<Box<dyn Operation>>,
     stats: Arc<WriterStats>,
 ) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while operations.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        stats.operations.add(batch.len() as u64);
-        let mut finishes = Vec::with_capacity(batch.len());
-        let committed = commit_batch(&mut connection, &mut batch, &mut finishes).await;
+    let mut session = Some(session);
+    let mut batch = Batch::default();
+    while operations.recv_many(&mut batch.operations, MAX_BATCH).await > 0 {
+        stats.operations.add(batch.operations.len() as u64);
+        let committed = place.limited(write_batch(&place, &mut session, &mut batch)).await;
         let outcome = if committed.is_ok() { &stats.commits } else { &stats.failures };
         outcome.add(1);
         if let Err(error) = &committed {
             tracing::error!(%error, "a transaction was not committed");
-            let _ = execute(&mut connection, "rollback").await;
+            session = place.after_failure(session).await;
         }
-        for finish in finishes {
+        for finish in batch.finishes.drain(..) {
             finish(committed.clone());
         }
-        batch.clear();
-    }
-}
-
-async fn commit_batch(
-    connection: &mut SqliteConnection,
-    batch: &mut Vec<Operation>,
-    finishes: &mut Vec<Finish>,
-) -> Result<(), StoreError> {
-    execute(connection, "begin immediate").await?;
-    for operation in batch.drain(..) {
-        execute(connection, "savepoint operation").await?;
-        // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
-        let ran = AssertUnwindSafe(operation(&mut Tx::new(connection))).catch_unwind().await;
-        let succeeded = ran.as_ref().is_ok_and(|(succeeded, _)| *succeeded);
-        finishes.extend(ran.ok().map(|(_, finish)| finish));
-        if !succeeded {
-            execute(connection, "rollback to operation").await?;
+        for operation in batch.operations.drain(..) {
+            operation.refuse(committed.clone().err().unwrap_or(StoreError::Closed));
         }
-        execute(connection, "release operation").await?;
     }
-    execute(connection, "commit").await
 }
 
-async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
-    sqlx::query(sql).execute(connection).await?;
-    Ok(())
+async fn write_batch(
+    place: &Place,
+    session: &mut Option<Session>,
+    batch: &mut Batch,
+) -> Result<(), StoreError> {
+    let session = place.begin(session).await?;
+    let is_alone = batch.operations.len() == 1;
+    let mut savepoint = "savepoint operation";
+    let mut last_succeeded = true;
+    // From behind, so that those that a broken connection leaves over can be refused.
+    batch.operations.reverse();
+    while let Some(operation) = batch.operations.pop() {
+        // One that is alone is undone with its transaction.
+        if !is_alone {
+            session.script(savepoint).await?;
+        }
+        // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
+        let ran = AssertUnwindSafe(operation.run(&mut session.tx())).catch_unwind().await;
+        last_succeeded = ran.as_ref().is_ok_and(|(succeeded, _)| *succeeded);
+        batch.finishes.extend(ran.ok().map(|(_, finish)| finish));
+        savepoint = if last_succeeded {
+            "release savepoint operation; savepoint operation"
+        } else {
+            "rollback to savepoint operation; release savepoint operation; savepoint operation"
+        };
+    }
+    match (is_alone, last_succeeded) {
+        (true, false) => session.script("rollback").await,
+        (false, false) => session.script("rollback to savepoint operation; commit").await,
+        _ => session.script("commit").await,
+    }
+}
+
+/// Where the writer writes.
+pub enum Place {
+    /// A file of which this process is the only writer.
+    Sqlite(SqliteConnectOptions),
+    /// A database on which other servers write as well.
+    Postgres(PgConnectOptions),
+}
+
+impl Place {
+    async fn connect(&self) -> Result<Session, StoreError> {
+        Ok(match self {
+            Self::Sqlite(options) => Session::Sqlite(options.connect().await?),
+            Self::Postgres(options) => Session::Postgres(options.connect().await?),
+        })
+    }
+
+    /// Begins a transaction. A database that was restarted since is connected to anew.
+    async fn begin<'a>(
+        &self,
+        session: &'a mut Option<Session>,
+    ) -> Result<&'a mut Session, StoreError> {
+        let begun = match session {
+            Some(session) => session.begin().await,
+            None => Err(StoreError::Closed),
+        };
+        if let (Err(error), Self::Sqlite(_)) = (&begun, self) {
+            return Err(error.clone());
+        }
+        if begun.is_err() {
+            *session = None;
+            session.insert(self.connect().await?).begin().await?;
+        }
+        session.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// The session after a batch that was not committed. A connection to another process may be
+    /// broken, or still be busy with the batch.
+    async fn after_failure(&self, session: Option<Session>) -> Option<Session> {
+        match session {
+            Some(Session::Sqlite(mut connection)) => {
+                let _ = sqlx::raw_sql("rollback").execute(&mut connection).await;
+                Some(Session::Sqlite(connection))
+            }
+            Some(Session::Postgres(connection)) => {
+                // Its transaction, and the lock that it holds, end when it is closed.
+                let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+                None
+            }
+            None => None,
+        }
+    }
+
+    async fn limited(
+        &self,
+        batch: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(_) => batch.await,
+            Self::Postgres(_) => tokio::time::timeout(LIMIT, batch)
+                .await
+                .unwrap_or_else(|_| Err(StoreError::unanswered(LIMIT))),
+        }
+    }
+}
+
+/// A connection that writes.
+enum Session {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Session {
+    fn tx(&mut self) -> Tx<'_> {
+        match self {
+            Self::Sqlite(connection) => Tx::new(connection),
+            Self::Postgres(connection) => Tx::new(connection),
+        }
+    }
+
+    /// The lock is taken by a statement of its own: those behind it see all that was committed
+    /// before it was granted.
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        self.script(match self {
+            Self::Sqlite(_) => "begin immediate",
+            // The key is "farrow" in ASCII.
+            Self::Postgres(_) => "begin; select pg_advisory_xact_lock(112568717963127)",
+        })
+        .await
+    }
+
+    /// Runs statements that have no arguments and give nothing.
+    async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
+            Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
+        }
+        Ok(())
+    }
 }

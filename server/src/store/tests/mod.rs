@@ -1,12 +1,11 @@
-//! The conformance suite of the store: what every database must do.
+//! The conformance suite of the store: what every database must do. The module is compiled twice, as
+//! `tests` on SQLite and as `tests_on_postgres` on PostgreSQL.
 //!
 //! * [`conformance`]: each function, by example.
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
-//! * [`plans`]: which indexes are read.
-//! * [`upgrade`]: databases of earlier versions.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
 
@@ -16,8 +15,6 @@ mod contract;
 mod costs;
 mod drafts;
 mod history;
-mod plans;
-mod upgrade;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -53,55 +50,62 @@ macro_rules! read {
     };
 }
 
-use {read, write};
+pub(super) use {read, write};
 
-struct Fixture {
-    store: Store,
-    _folder: tempfile::TempDir,
+/// A database of a test's own.
+pub struct Fixture {
+    pub store: Store,
+    pub _folder: tempfile::TempDir,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { store: Store::open(folder.path()).await.unwrap(), _folder: folder }
+        let store = if module_path!().contains("tests_on_postgres") {
+            let url = ::tests::postgres::Postgres::shared().create_database();
+            Store::connect(&url).await.unwrap()
+        } else {
+            Store::open(folder.path()).await.unwrap()
+        };
+        Self { store, _folder: folder }
     }
 
-    async fn agent(&self, slots: u32) -> AgentId {
+    pub async fn agent(&self, slots: u32) -> AgentId {
         let agent = register(slots);
         let id = agent.id;
         write!(self, |tx| agents::register(tx, &agent, 0, 1000));
         id
     }
 
-    async fn submit(&self, job: NewJob) -> JobId {
+    pub async fn submit(&self, job: NewJob) -> JobId {
         let id = job.id;
         write!(self, |tx| jobs::insert(tx, job, 5));
         id
     }
 
-    async fn map(&self, n: usize) -> JobId {
+    pub async fn map(&self, n: usize) -> JobId {
         self.submit(new_job(n)).await
     }
 
     /// One round for an agent with `free` slots.
-    async fn grant(&self, agent: AgentId, free: u32) -> Vec<Grant> {
+    pub async fn grant(&self, agent: AgentId, free: u32) -> Vec<Grant> {
         write!(self, |tx| round(tx, agent, free))
     }
 
-    async fn report(&self, agent: AgentId, pieces: Vec<NewPiece>) -> Outcome {
+    pub async fn report(&self, agent: AgentId, pieces: Vec<NewPiece>) -> Outcome {
         write!(self, |tx| reports::report(tx, agent, pieces, 9))
     }
 
-    async fn job(&self, job: JobId) -> JobRow {
+    pub async fn job(&self, job: JobId) -> JobRow {
         read!(self, |tx| jobs::find(tx, job)).unwrap()
     }
 
-    async fn is_runnable(&self, job: JobId) -> bool {
+    pub async fn is_runnable(&self, job: JobId) -> bool {
         let jobs = read!(self, |tx| runnable_jobs(tx, 8));
         jobs.iter().any(|runnable| runnable.id == job)
     }
 
-    async fn outcomes(&self, job: JobId) -> Vec<outcomes::Outcomes> {
+    pub async fn outcomes(&self, job: JobId) -> Vec<outcomes::Outcomes> {
         read!(self, |tx| outcomes::read(tx, job, 0, 100_000))
     }
 }
@@ -197,7 +201,8 @@ pub fn collecting(n: usize) -> NewJob {
     job
 }
 
-fn piece(grant: &Grant, range: Range) -> NewPiece {
+/// A report of the elements of `range`, each its own square.
+pub fn piece(grant: &Grant, range: Range) -> NewPiece {
     let values: Vec<String> = (range.0..range.1).map(|i| (i * i).to_string()).collect();
     let data = values.concat();
     NewPiece {
@@ -233,6 +238,7 @@ pub fn failing(grant: &Grant, index: u64, fatal: bool) -> NewPiece {
     piece
 }
 
-fn all_of(grant: &Grant) -> Vec<NewPiece> {
+/// Reports of all that a grant holds.
+pub fn all_of(grant: &Grant) -> Vec<NewPiece> {
     grant.ranges.ranges().iter().map(|&range| piece(grant, range)).collect()
 }

@@ -1,0 +1,84 @@
+//! Servers of one database must share the folder of its blobs: a value that one stores is read by
+//! the others. The folder bears the name that the database knows it by.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use protocol::JobId;
+
+use crate::store::{self, Store, StoreError};
+
+/// The file in the folder that holds its name.
+const NAME_FILE: &str = "farrow-blobs-id";
+
+/// The fact that holds the name in the database.
+const FACT: &str = "blobs_id";
+
+/// Makes sure that `folder` is that of the database's blobs; the first that is used is.
+///
+/// # Errors
+/// When it is another one, or cannot be read or written.
+pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
+    let path = folder.join(NAME_FILE);
+    let (here, is_new) =
+        named(folder, &path).map_err(|source| ClaimError::File { path: path.clone(), source })?;
+    let proposed = here.clone();
+    let known = store
+        .write(move |tx| Box::pin(async move { store::settle(tx, FACT, proposed).await }))
+        .await?;
+    if known == here {
+        return Ok(());
+    }
+    if is_new {
+        // The folder is nobody's again.
+        fs::remove_file(&path).map_err(|source| ClaimError::File { path, source })?;
+    }
+    Err(ClaimError::Other { folder: folder.to_owned() })
+}
+
+/// The name of the folder, and whether it was given one by this. Of servers that start at once all
+/// get the same.
+fn named(folder: &Path, path: &Path) -> io::Result<(String, bool)> {
+    if let Ok(name) = fs::read_to_string(path) {
+        return Ok((name.trim().to_owned(), false));
+    }
+    let name = JobId::new().to_string();
+    let temporary = folder.join(format!("{NAME_FILE}.{name}"));
+    fs::write(&temporary, format!("{name}\n"))?;
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary)?;
+    match linked {
+        Ok(()) => Ok((name, true)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Ok((fs::read_to_string(path)?.trim().to_owned(), false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a folder of blobs is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// It belongs to another database, or this database has another one.
+    #[error(
+        "{} is not the folder of this database's blobs: servers of one database share one folder; \
+         give it with --blobs (a folder that was restored must hold its file {NAME_FILE})",
+        folder.display()
+    )]
+    Other {
+        /// Which.
+        folder: PathBuf,
+    },
+    /// Its name cannot be read or written.
+    #[error("the file {} cannot be used: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,31 @@
+//! The files of a database: one server on them, and what they hold after a crash.
+
+use super::super::tests::new_job;
+use super::super::{Store, jobs};
+
+#[tokio::test]
+async fn a_second_server_is_kept_off_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Store::open(folder.path()).await.unwrap();
+    let Err(refused) = Store::open(folder.path()).await else { panic!("two servers on one file") };
+    assert!(refused.to_string().contains("another farrow server"));
+    drop(first);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_the_process_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let job = new_job(3);
+    let id = job.id;
+    store.write(|tx| Box::pin(async move { jobs::insert(tx, job, 0).await })).await.unwrap();
+    // As kill -9 leaves it: the files as they are, copied without closing anything.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["farrow.db", "farrow.db-wal"] {
+        std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let reopened = Store::open(copy.path()).await.unwrap();
+    let found =
+        reopened.read(|tx| Box::pin(async move { jobs::find(tx, id).await })).await.unwrap();
+    assert_eq!(found.unwrap().counts.total, 3);
+}
