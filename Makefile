@@ -9,7 +9,7 @@ VENV := $(TARGET)/venv
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-setup: ## Install what is missing: R, Python, curl, jq, a C compiler (Debian, Ubuntu)
+setup: ## Install what is missing: R, Python, PostgreSQL, curl, jq, a C compiler (Debian, Ubuntu)
 	@bash scripts/setup.sh
 
 venv: setup $(VENV)/installed ## Install what checks the API against its description, into the target folder

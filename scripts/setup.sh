@@ -31,6 +31,14 @@ command_from imagemagick convert
 has_furrr='quit(status = if (requireNamespace("furrr", quietly = TRUE)) 0L else 1L)'
 Rscript --vanilla -e "$has_furrr" >/dev/null 2>&1 || packages+=(r-cran-furrr)
 
+# What tests break things with: the other database, clocks that jump, networks of one's own.
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
+  packages+=(postgresql)
+fi
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime)
+command_from util-linux setpriv
+command_from iproute2 ip
+
 if [ ${#packages[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
     say "missing: ${packages[*]} (Debian's names); install them by this system's means"
@@ -46,6 +54,12 @@ if [ ${#packages[@]} -gt 0 ]; then
   fi
   say "installing ${packages[*]}"
   "${as_root[@]}" apt-get update -qq
+  if [[ " ${packages[*]} " == *" postgresql "* ]]; then
+    # Tests start their own; none of the system's is made beside it.
+    without=/etc/postgresql-common/createcluster.d/farrow-without-a-cluster.conf
+    "${as_root[@]}" mkdir -p "${without%/*}"
+    echo "create_main_cluster = false" | "${as_root[@]}" tee "$without" >/dev/null
+  fi
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi

@@ -7,6 +7,7 @@
 //! * [`document`], [`matching`]: the examples of a document, and whether they print what it says.
 //! * [`doubles`]: numbers that must come through to the last bit.
 //! * [`audit`]: functions whose elements write down when they start and end.
+//! * [`postgres`]: a real PostgreSQL in a temporary folder.
 //! * [`procfs`]: which processes there are.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
@@ -15,6 +16,7 @@ pub mod client;
 pub mod document;
 pub mod doubles;
 pub mod matching;
+pub mod postgres;
 pub mod process;
 pub mod procfs;
 pub mod wait;
@@ -22,6 +24,7 @@ pub mod world;
 
 pub use audit::{Audit, Gate};
 pub use client::{Answer, Client, Lines};
+pub use postgres::Postgres;
 pub use process::{Finished, Process};
 pub use world::World;
 
