@@ -20,6 +20,8 @@ pub struct Serving {
     data: PathBuf,
     /// The token that the server was given, unless it has its own in the data folder.
     given_token: Option<String>,
+    /// The PostgreSQL database, without a password; `None`: SQLite in the data folder.
+    database: Option<String>,
     task: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -34,13 +36,15 @@ impl Serving {
             settings.data.clone().or_else(data_folder::of_this_user).ok_or_else(no_data_folder)?;
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
+        check_database_url(settings.database_url.as_deref())?;
+        let database = settings.database_url.as_deref().map(without_password);
         let listener = listen(settings.listen).await?;
         let address =
             listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))?;
         let config =
             server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
         let task = tokio::spawn(server::serve(listener, config, shutdown));
-        let mut serving = Self { address, data, given_token, task };
+        let mut serving = Self { address, data, given_token, database, task };
         serving.answers().await?;
         Ok(serving)
     }
@@ -67,7 +71,9 @@ impl Serving {
     pub fn announce(&self, json: bool) -> Result<(), Failure> {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
-            let place = serde_json::json!({ "url": self.url(), "data": self.data, "token_file": token_file });
+            let place = serde_json::json!({
+                "url": self.url(), "data": self.data, "database": self.database, "token_file": token_file
+            });
             return print_text(&format!("{place}\n"));
         }
         let token = token_file.map_or("as given".to_owned(), |file| {
@@ -79,6 +85,9 @@ impl Serving {
         });
         eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url());
         eprintln!("  data   {}", self.data.display());
+        if let Some(database) = &self.database {
+            eprintln!("  jobs   in {database}");
+        }
         eprintln!("  token  {token}");
         Ok(())
     }
@@ -103,6 +112,33 @@ impl Serving {
             }
         }
     }
+}
+
+/// The address of a database as it may be shown.
+fn without_password(url: &str) -> String {
+    reqwest::Url::parse(url).map_or_else(
+        |_| "PostgreSQL".to_owned(),
+        |mut url| {
+            // Also what may stand in the query is nobody's business.
+            let _ = url.set_password(None);
+            url.set_query(None);
+            url.to_string()
+        },
+    )
+}
+
+/// Refuses a password that every user of this machine can read.
+fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
+    let Some(password) =
+        url.and_then(|url| reqwest::Url::parse(url).ok()?.password().map(str::to_owned))
+    else {
+        return Ok(());
+    };
+    if std::env::args().all(|argument| !argument.contains(&format!(":{password}@"))) {
+        return Ok(());
+    }
+    Err(Failure::usage("the password in --database-url can be read by every user of this machine")
+        .remedy("give the address by the variable FARROW_DATABASE_URL, or keep the password in ~/.pgpass"))
 }
 
 /// The server ended before it had answered once.

@@ -68,7 +68,9 @@ pub enum ApiError {
     #[error("the server cannot reach its database: ask again in a moment")]
     Unavailable(String),
     /// The disk of the database or of the blobs is full.
-    #[error("the server's disk is full: make room on it, or delete jobs that are not needed, and ask again")]
+    #[error(
+        "the server's disk is full: make room on it, or delete jobs that are not needed, and ask again"
+    )]
     NoRoom(String),
     /// Something that is not the client's fault; its cause is logged and told to nobody.
     #[error("the server failed to answer: try again, and look at its log")]

@@ -254,10 +254,8 @@ async fn look_at_jobs(
         return Ok(HashMap::new());
     }
     let wanted: Vec<JobId> = watched.iter().copied().collect();
-    let versions = state
-        .store
-        .read(|tx| Box::pin(async move { jobs::versions(tx, &wanted).await }))
-        .await?;
+    let versions =
+        state.store.read(|tx| Box::pin(async move { jobs::versions(tx, &wanted).await })).await?;
     for job in &watched {
         // Who waits since the last look may have missed what came before this one. A job that is
         // gone has no version; who waits for it must learn that.
@@ -271,46 +269,4 @@ async fn look_at_jobs(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_told_meanwhile_goes_together_and_once() {
-        let outbound = Outbound::new();
-        for _ in 0..2 {
-            outbound.tell(Topic::Moved, &"a");
-        }
-        outbound.tell(Topic::Ended, &"a");
-        outbound.work();
-        let notes = outbound.take().await;
-        let [note] = &notes[..] else { panic!("{notes:?}") };
-        assert_eq!(note.ids.values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1]);
-        assert!(note.work && !note.agents && !note.all);
-    }
-
-    #[test]
-    fn every_note_fits_and_none_of_many_is_left_out() {
-        for n in [0, 1, MAX_IDS, MAX_IDS + 1, MAX_IDS * MAX_NOTES] {
-            let ids: BTreeSet<String> = (0..n).map(|_| JobId::new().to_string()).collect();
-            let ids = BTreeMap::from([(Topic::Moved, ids)]);
-            let note = Note { from: JobId::new().to_string(), ids, work: true, ..Note::default() };
-            let parts = split(note.clone());
-            let named: BTreeSet<String> =
-                parts.iter().flat_map(|part| part.ids.values().flatten().cloned()).collect();
-            assert_eq!(named.len(), n);
-            assert_eq!(parts.iter().filter(|part| part.work).count(), 1);
-            for part in parts {
-                let text = serde_json::to_string(&part).unwrap();
-                assert!(text.len() < 8000, "{} bytes", text.len());
-                assert_eq!(serde_json::from_str::<Note>(&text).unwrap(), part);
-            }
-        }
-    }
-
-    #[test]
-    fn of_more_than_can_be_named_all_are_to_look() {
-        let ids = (0..=MAX_IDS * MAX_NOTES).map(|i| i.to_string()).collect();
-        let note = Note { ids: BTreeMap::from([(Topic::Said, ids)]), ..Note::default() };
-        assert_eq!(split(note), [Note { all: true, ..Note::default() }]);
-    }
-}
+mod tests;

@@ -92,22 +92,28 @@ impl AppState {
 
 #[cfg(test)]
 pub mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
     use tokio_util::sync::CancellationToken;
 
     use super::AppState;
     use crate::config::{Config, Settings};
 
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
     /// A server's state in `folder`, without the server.
-    pub async fn opened(folder: &std::path::Path) -> AppState {
-        let settings = Settings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            data: None,
-            lease: 30.0,
-            max_body: 1 << 20,
-            max_blob: 1 << 20,
-            database_url: None,
-            blobs: None,
-        };
+    pub async fn opened(folder: &Path) -> AppState {
+        opened_with(folder, &["--max-body", "1048576", "--max-blob", "1048576"]).await
+    }
+
+    /// A server's state in `folder`, with these flags, without the server.
+    pub async fn opened_with(folder: &Path, flags: &[&str]) -> AppState {
+        let settings = Program::parse_from([&["farrow"], flags].concat()).settings;
         let config = Config { settings, data: folder.to_owned(), admin_token: None };
         crate::open(config, CancellationToken::new()).await.unwrap()
     }

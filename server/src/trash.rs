@@ -41,7 +41,10 @@ pub async fn run(state: AppState, shutdown: CancellationToken) {
 
 async fn clear(state: &AppState, shutdown: &CancellationToken) -> Result<(), StoreError> {
     let until = state.clock.now() - DRAFT_LIMIT;
-    state.store.write(move |tx| Box::pin(async move { drafts::discard_old(tx, until).await })).await?;
+    state
+        .store
+        .write(move |tx| Box::pin(async move { drafts::discard_old(tx, until).await }))
+        .await?;
     let slice = || state.store.write(|tx| Box::pin(async move { trash::clear(tx, SLICE).await }));
     while !shutdown.is_cancelled() && slice().await? {}
     Ok(())

@@ -21,7 +21,7 @@ mod problems;
 mod status;
 mod submit;
 mod value;
-mod wait;
+pub mod wait;
 mod waiting;
 
 use axum::Router;

@@ -16,7 +16,7 @@ use super::is_public;
 struct ProblemType(&'static str, StatusCode, &'static str);
 
 /// Every type of problem that there is.
-const PROBLEM_TYPES: [ProblemType; 15] = [
+const PROBLEM_TYPES: [ProblemType; 17] = [
     ProblemType(
         "bad-request",
         StatusCode::BAD_REQUEST,

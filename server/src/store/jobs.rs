@@ -286,10 +286,7 @@ pub async fn find(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobRow>, StoreEr
 ///
 /// # Errors
 /// The database's.
-pub async fn versions(
-    tx: &mut Tx<'_>,
-    jobs: &[JobId],
-) -> Result<HashMap<JobId, i64>, StoreError> {
+pub async fn versions(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<HashMap<JobId, i64>, StoreError> {
     let rows = tx
         .all(
             "select job_id, version from progress

@@ -42,6 +42,8 @@ mod writer;
 #[cfg(test)]
 pub mod tests;
 #[cfg(test)]
+mod tests_of_postgres;
+#[cfg(test)]
 mod tests_of_sqlite;
 #[cfg(test)]
 #[path = "tests/mod.rs"]

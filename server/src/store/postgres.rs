@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::{StoreError, migrations};
 use crate::clock::Millis;
@@ -43,15 +43,20 @@ const JSON_EACH: &str = "
 /// # Errors
 /// When it is not the address of a PostgreSQL database.
 pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
-    let options = PgConnectOptions::from_str(url).map_err(|error| {
+    let not_one = |why: String| {
         StoreError::Open(format!(
-            "--database-url is not an address such as postgres://user@host:5432/farrow: {error}"
+            "--database-url is not an address such as postgres://user@host:5432/farrow: {why}"
         ))
-    })?;
-    Ok(options
-        .application_name("farrow server")
-        .statement_cache_capacity(STATEMENTS)
-        .options([("idle_in_transaction_session_timeout", SILENCE)]))
+    };
+    // sqlx would take any scheme.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(not_one("it does not begin with postgres://".to_owned()));
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| not_one(error.to_string()))?;
+    Ok(options.application_name("farrow server").statement_cache_capacity(STATEMENTS).options([
+        ("idle_in_transaction_session_timeout", SILENCE),
+        ("client_min_messages", "warning"),
+    ]))
 }
 
 /// Connects, and brings the schema up to date.
@@ -59,14 +64,17 @@ pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
 /// # Errors
 /// When the database cannot be reached, refuses, or is newer than this program.
 pub async fn open(options: &PgConnectOptions) -> Result<PgPool, StoreError> {
-    let mut connection =
+    // The pool would try for long, and then tell only that it did.
+    let connection =
         options.connect().await.map_err(|error| StoreError::Open(unreachable(options, &error)))?;
-    sqlx::raw_sql(JSON_EACH).execute(&mut connection).await?;
-    migrations::migrator().run(&mut connection).await.map_err(StoreError::migration)?;
-    Ok(PgPoolOptions::new()
+    let _ = connection.close().await;
+    let pool = PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(PATIENCE)
-        .connect_lazy_with(options.clone()))
+        .connect_lazy_with(options.clone());
+    sqlx::raw_sql(JSON_EACH).execute(&pool).await?;
+    migrations::migrator().run(&pool).await.map_err(StoreError::migration)?;
+    Ok(pool)
 }
 
 fn unreachable(options: &PgConnectOptions, error: &sqlx::Error) -> String {

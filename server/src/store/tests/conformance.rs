@@ -10,9 +10,7 @@ use super::super::blocks::{self, Kind};
 use super::super::ends::{Ended, Ending};
 use super::super::jobs::{JobRow, Shape};
 use super::super::leases::Lapsed;
-use super::super::{
-    StoreError, agents, ends, jobs, leases, store_time, stored_time, tokens,
-};
+use super::super::{StoreError, agents, ends, jobs, leases, store_time, stored_time, tokens};
 use super::{Fixture, all_of, collecting, failing, new_job, piece, read, runnable_jobs, write};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
