@@ -46,6 +46,28 @@ pub enum ApiError {
         "the blob is larger than {0} bytes: send less, or start the server with a larger --max-blob"
     )]
     BlobTooLarge(u64),
+    /// The body is larger than the limit, in bytes, once it is inflated.
+    #[error(
+        "the body is larger than {0} bytes when it is inflated: send less, or start the server with a \
+         larger --max-inflated-body"
+    )]
+    InflatedTooLarge(usize),
+    /// There is more of something than the server takes.
+    #[error("{what} are more than the server takes: {limit}; send less, or start it with a higher limit")]
+    TooMany {
+        /// How much of what.
+        what: String,
+        /// How much it takes, and by which flag.
+        limit: String,
+    },
+    /// It comes too often, or too many wait.
+    #[error("{limit}: ask again in {retry_after} s")]
+    RateLimited {
+        /// What is allowed, and by which flag.
+        limit: String,
+        /// Seconds after which to ask again.
+        retry_after: u64,
+    },
     /// An `Idempotency-Key` comes again with another body.
     #[error(
         "the Idempotency-Key {0:?} was used before with another body or route: send the same again, or \
@@ -135,8 +157,14 @@ impl ApiError {
             Self::TooLarge(_) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
             }
-            Self::BlobTooLarge(_) => {
+            Self::BlobTooLarge(_) | Self::InflatedTooLarge(_) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
+            }
+            Self::TooMany { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "It is more than the server takes")
+            }
+            Self::RateLimited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "It is too often, or too many wait")
             }
             Self::IdempotencyKeyReused(_) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -211,7 +239,11 @@ impl IntoResponse for ApiError {
         let (status, ..) = self.kind();
         let is_unauthorized = matches!(self, Self::Unauthorized(_));
         let passes = matches!(self, Self::Stopping | Self::Unavailable(_));
-        let is_full = matches!(self, Self::NoRoom(_));
+        let retry_after = match &self {
+            Self::NoRoom(_) => Some(10),
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        };
         let body =
             serde_json::to_vec(&self.problem()).unwrap_or_else(|_| Value::Null.to_string().into());
         let mut response = (status, body).into_response();
@@ -223,8 +255,8 @@ impl IntoResponse for ApiError {
         if passes {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if is_full {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

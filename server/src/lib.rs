@@ -14,6 +14,7 @@ mod error;
 mod http;
 mod inputs;
 mod labels;
+mod limits;
 mod logs;
 mod metrics;
 mod names;
@@ -48,6 +49,7 @@ pub use token::{TOKEN_FILE, TokenError};
 use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
+use limits::Limits;
 use signals::{Outbound, Topic};
 use state::AppState;
 use store::{Store, StoreError};
@@ -95,9 +97,10 @@ async fn drained(shutdown: &CancellationToken) {
 
 async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, ServeError> {
     let data = config.data.clone();
-    let cannot_write = |source| ServeError::DataFolder { folder: data.clone(), source };
+    let folder = data.clone();
+    let cannot_write = move |source| ServeError::DataFolder { folder: folder.clone(), source };
     // Functions, elements and values are nobody else's business.
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(cannot_write)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(&cannot_write)?;
     let blobs_folder = config.blobs();
     let blobs = Blobs::open(&blobs_folder)
         .map_err(|source| ServeError::BlobsFolder { folder: blobs_folder.clone(), source })?;
@@ -111,7 +114,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         None => {
             let store = Store::open(&data).await?;
             // The store's lock keeps other servers off the folder.
-            blobs.sweep().map_err(cannot_write)?;
+            blobs.sweep().map_err(&cannot_write)?;
             (store, Arc::new(Clock::start()))
         }
     };
@@ -127,6 +130,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
             Arc::clone(&job_watchers),
             outbound.clone(),
         ),
+        limits: Arc::new(Limits::new(config.settings.limits.clone(), vec![data, blobs_folder])),
         config: Arc::new(config),
         store,
         blobs,

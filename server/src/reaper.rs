@@ -62,6 +62,7 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
         })
         .await?;
     state.clock.not_before(stored);
+    state.limits.tidy();
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatcher::Dispatcher;
 use crate::http::auth::Tokens;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::signals::Outbound;
 use crate::store::Store;
@@ -39,6 +40,8 @@ pub struct AppState {
     pub end_watchers: Arc<Watchers<JobId>>,
     /// Clients that wait for a job to say something.
     pub log_watchers: Arc<Watchers<JobId>>,
+    /// What a client may take.
+    pub limits: Arc<Limits>,
     /// What is counted for `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Heartbeats that wait for orders.

@@ -16,6 +16,7 @@ mod ec2;
 mod future;
 mod kills;
 mod large;
+mod limits;
 mod models;
 mod nasty;
 mod openapi;

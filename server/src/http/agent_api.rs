@@ -265,6 +265,9 @@ async fn read_pieces(
             return Err(ApiError::field(field("lengths"), message));
         }
         check_numbers(&piece, field)?;
+        if let Some(&largest) = piece.lengths.iter().max() {
+            state.limits.outcome(largest.into())?;
+        }
         let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
         if !sorted || !inside {

@@ -52,6 +52,7 @@ pub async fn put(
     request: Request,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
+    state.limits.room(state.clock.now())?;
     let limit = state.config.settings.max_blob;
     let body = request.into_body().into_data_stream();
     let uploaded = state.blobs.upload(&digest, body, limit).await.map_err(|error| match error {

@@ -84,6 +84,7 @@ pub async fn retry(
     if let Some(before) = row.retried_as {
         return submit::accepted(&state, before).await;
     }
+    state.limits.room(state.clock.now())?;
     let retry = work_out(&state.store, &state.blobs, &row).await?;
     if retry.rows.is_empty() && row.state == JobState::Resolved {
         return Err(ApiError::Conflict(format!(

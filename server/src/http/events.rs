@@ -70,7 +70,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
-    let mut feed = Feed::new(&state, job, last.map_or(Ok(0), rank_of)?);
+    let mut feed = Feed::new(&state, job, last.map_or(Ok(0), rank_of)?)?;
     feed.look().await?;
     if last == Some(END) {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -121,16 +121,16 @@ enum Stage {
 }
 
 impl Feed {
-    fn new(state: &AppState, job: JobId, rank: u64) -> Self {
-        Self {
-            waiter: JobWaiter::for_move(state, job, Duration::MAX),
+    fn new(state: &AppState, job: JobId, rank: u64) -> Result<Self, ApiError> {
+        Ok(Self {
+            waiter: JobWaiter::for_move(state, job, Duration::MAX)?,
             state: state.clone(),
             job,
             rank,
             tag: String::new(),
             events: VecDeque::new(),
             stage: Stage::Waiting,
-        }
+        })
     }
 
     /// The next event; `None` when the stream is to close. A client that is cut off because of a

@@ -1,10 +1,14 @@
 //! Parts of a request, refused with problems.
 
+use std::io::Read as _;
 use std::str::FromStr;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
@@ -67,15 +71,40 @@ impl FromRequest<AppState> for Body {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let limit = state.config.settings.max_body;
+        let is_compressed = is_gzip(request.headers());
         // The limit is ours alone: the one that axum's extractors default to is far below it.
         let body = Limited::new(request.into_body(), limit);
         match body.collect().await {
+            Ok(collected) if is_compressed => {
+                inflate(collected.to_bytes(), state.config.settings.limits.max_inflated_body).await
+            }
             Ok(collected) => Ok(Self(collected.to_bytes())),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 Err(ApiError::TooLarge(limit))
             }
             Err(error) => Err(ApiError::BadRequest(format!("the body ends early: {error}"))),
         }
+    }
+}
+
+/// Whether the body is compressed as we can read. Another encoding is taken for none, as it often is.
+fn is_gzip(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip"))
+}
+
+async fn inflate(body: Bytes, limit: usize) -> Result<Body, ApiError> {
+    let inflating = tokio::task::spawn_blocking(move || {
+        let mut inflated = Vec::new();
+        // One byte more than may be tells that there is more.
+        let most = (limit as u64).saturating_add(1);
+        MultiGzDecoder::new(&body[..]).take(most).read_to_end(&mut inflated).map(|_| inflated)
+    });
+    match inflating.await.map_err(|error| ApiError::Internal(error.to_string()))? {
+        Ok(inflated) if inflated.len() > limit => Err(ApiError::InflatedTooLarge(limit)),
+        Ok(inflated) => Ok(Body(inflated.into())),
+        Err(error) => Err(ApiError::BadRequest(format!(
+            "Content-Encoding says gzip, but the body cannot be inflated: {error}"
+        ))),
     }
 }
 
@@ -108,6 +137,19 @@ mod tests {
         assert_eq!(read(""), Asked::default());
         assert_eq!(read("id=1&limit=5&id=2"), Asked { id: vec![1, 2], limit: Some(5) });
         assert_eq!(read("id=7").id, [7]);
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_inflated_up_to_its_limit() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, &vec![b' '; 1 << 20]).unwrap();
+        let bomb = Bytes::from(encoder.finish().unwrap());
+        assert!(bomb.len() < 2000);
+        assert_eq!(inflate(bomb.clone(), 1 << 20).await.unwrap().0.len(), 1 << 20);
+        let refused = inflate(bomb, (1 << 20) - 1).await.map(|body| body.0);
+        assert!(matches!(refused, Err(ApiError::InflatedTooLarge(_))));
+        let refused = inflate(Bytes::from_static(b"{}"), 10).await.map(|body| body.0);
+        assert!(matches!(refused, Err(ApiError::BadRequest(_))));
     }
 
     #[test]

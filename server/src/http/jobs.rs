@@ -139,8 +139,8 @@ async fn status_within(
     wait: Duration,
 ) -> Result<Response, ApiError> {
     let mut waiter = match known {
-        Some(_) => JobWaiter::for_move(state, job, wait),
-        None => JobWaiter::for_end(state, job, wait),
+        Some(_) => JobWaiter::for_move(state, job, wait)?,
+        None => JobWaiter::for_end(state, job, wait)?,
     };
     let mut goes_on = true;
     let (etag, body) = loop {

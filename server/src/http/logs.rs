@@ -56,7 +56,7 @@ pub async fn logs(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let patience = Wait { wait: params.wait }.or_preferred(&headers)?;
-    let mut waiter = JobWaiter::for_log(&state, job, patience.time);
+    let mut waiter = JobWaiter::for_log(&state, job, patience.time)?;
     let row = waiter.look().await?;
     let after = params.after.unwrap_or(0);
     let reader = LogReader::new(&state, job, after, params.element, params.source);

@@ -1,5 +1,6 @@
 //! The HTTP side: every URL on one page. Handlers parse, ask and answer; no SQL, no policy.
 
+mod admission;
 mod agent_api;
 mod agents;
 pub mod auth;
@@ -90,7 +91,8 @@ pub fn router(state: AppState) -> Router {
                 .layer(TraceLayer::new_for_http().make_span_with(span))
                 .layer(CatchPanicLayer::custom(problems::panicked))
                 .layer(middleware::from_fn(problems::with_instance))
-                .layer(middleware::from_fn_with_state(state.clone(), auth::require_token)),
+                .layer(middleware::from_fn_with_state(state.clone(), auth::require_token))
+                .layer(middleware::from_fn_with_state(state.clone(), admission::count)),
         )
         .with_state(state)
 }

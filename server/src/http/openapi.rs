@@ -16,7 +16,7 @@ use super::is_public;
 struct ProblemType(&'static str, StatusCode, &'static str);
 
 /// Every type of problem that there is.
-const PROBLEM_TYPES: [ProblemType; 17] = [
+const PROBLEM_TYPES: [ProblemType; 18] = [
     ProblemType(
         "bad-request",
         StatusCode::BAD_REQUEST,
@@ -48,6 +48,11 @@ const PROBLEM_TYPES: [ProblemType; 17] = [
         "too-large",
         StatusCode::PAYLOAD_TOO_LARGE,
         "The body is larger than the server takes.",
+    ),
+    ProblemType(
+        "rate-limited",
+        StatusCode::TOO_MANY_REQUESTS,
+        "The token asks or submits too often, or too many requests wait; ask again after `Retry-After` seconds.",
     ),
     ProblemType(
         "conflict",
@@ -187,6 +192,7 @@ fn add_failures(path: &str, operation: &mut Operation) {
     add(has_body, "too-large");
     add(has_body || has_id, "invalid-field");
     add(!is_open, "internal");
+    add(!is_open, "rate-limited");
     add(has_body, "insufficient-storage");
     add(!is_open, "stopping");
 }

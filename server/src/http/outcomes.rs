@@ -120,7 +120,7 @@ pub async fn outcomes(
         return Err(ApiError::field("limit", "is 0, must be from 1"));
     }
     let (patience, order) = params.patience_and_order(&headers)?;
-    let mut waiter = JobWaiter::for_move(&state, job, patience.time);
+    let mut waiter = JobWaiter::for_move(&state, job, patience.time)?;
     let row = waiter.look().await?;
     let limit = params.limit.unwrap_or(u64::MAX);
     let reader = OutcomeReader::new(&state, &row, params.start(order), params.only(), limit);

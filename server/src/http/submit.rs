@@ -194,6 +194,8 @@ async fn accept(
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<JobId>, ApiError> {
     let (owner, now) = (identity.owner.clone(), state.clock.now());
+    let largest = jobs.iter().map(|job| job.elements.total).max().unwrap_or(0);
+    state.limits.submission(&owner, jobs.len(), largest, now)?;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
     let used = key.clone();

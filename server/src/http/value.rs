@@ -49,7 +49,7 @@ pub async fn value(
 }
 
 async fn value_within(state: &AppState, job: JobId, wait: Duration) -> Result<Response, ApiError> {
-    let mut waiter = JobWaiter::for_end(state, job, wait);
+    let mut waiter = JobWaiter::for_end(state, job, wait)?;
     let mut row = waiter.look().await?;
     while !row.state.is_final() {
         let goes_on = waiter.has_news().await;

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use protocol::JobId;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 
@@ -117,26 +118,42 @@ pub struct JobWaiter {
     agents: Pin<Box<OwnedNotified>>,
     is_idle: bool,
     _waiting: Waiting,
+    _place: OwnedSemaphorePermit,
 }
 
 impl JobWaiter {
     /// A waiter for the end of `job` that waits at most for `wait` in all.
-    pub fn for_end(state: &AppState, job: JobId, wait: Duration) -> Self {
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn for_end(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
         Self::new(state, job, wait, News::End)
     }
 
     /// A waiter for any move of `job` that waits at most for `wait` in all.
-    pub fn for_move(state: &AppState, job: JobId, wait: Duration) -> Self {
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn for_move(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
         Self::new(state, job, wait, News::Move)
     }
 
     /// A waiter for anything that `job` says, that waits at most for `wait` in all.
-    pub fn for_log(state: &AppState, job: JobId, wait: Duration) -> Self {
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn for_log(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
         Self::new(state, job, wait, News::Log)
     }
 
-    fn new(state: &AppState, job: JobId, wait: Duration, news: News) -> Self {
-        Self {
+    fn new(
+        state: &AppState,
+        job: JobId,
+        wait: Duration,
+        news: News,
+    ) -> Result<Self, ApiError> {
+        Ok(Self {
+            _place: state.limits.place()?,
             stirred: stirred(state, job, news),
             ended: Box::pin(state.end_watchers.register(&job).notified_owned()),
             agents: Box::pin(state.agents_changed.clone().notified_owned()),
@@ -146,7 +163,7 @@ impl JobWaiter {
             state: state.clone(),
             job,
             news,
-        }
+        })
     }
 
     /// The job as it is now.

@@ -75,7 +75,7 @@ impl Two {
 
 /// Waits at `state` for the end of `job`, and has looked once when this returns.
 async fn waiting(state: &AppState, job: JobId) -> JoinHandle<JobState> {
-    let mut waiter = JobWaiter::for_end(state, job, HANG);
+    let mut waiter = JobWaiter::for_end(state, job, HANG).unwrap();
     assert!(!waiter.look().await.unwrap().state.is_final());
     tokio::spawn(async move {
         while waiter.has_news().await {
