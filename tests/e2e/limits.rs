@@ -38,8 +38,9 @@ async fn who_asks_too_often_is_told_when_to_ask_again_and_commands_do() {
     let problem = refused.problem(429, "rate-limited");
     assert!(problem["detail"].as_str().unwrap().contains("--max-requests"), "{problem}");
     assert_eq!(world.client.get("/healthz").await.status, 200);
-    let jobs = world.farrow(&["jobs", "--json"]).await;
-    assert_eq!(jobs.code, Some(0), "{}", jobs.stderr);
+    let _agent = world.python_agent("one", 1).await;
+    let map = world.farrow(&["map", "--runtime", "python", "lambda x: x * 2", "a", "b"]).await;
+    assert_eq!((map.code, map.stdout.as_str()), (Some(0), "aa\nbb\n"), "{}", map.stderr);
 }
 
 #[tokio::test]
@@ -118,8 +119,9 @@ async fn a_disk_below_its_floor_takes_results_but_no_submissions() {
     assert_eq!(refused.header("retry-after"), "10");
     refused.problem(507, "insufficient-storage");
     let digest = "0".repeat(64);
-    let upload = world.client.send("PUT", &format!("/v1/blobs/sha256:{digest}"), &[], Vec::new());
-    upload.await.problem(507, "insufficient-storage");
+    let path = format!("/v1/blobs/sha256:{digest}");
+    let upload = world.client.send("PUT", &path, &[], Vec::new()).await;
+    upload.problem(507, "insufficient-storage");
     let map = world.farrow(&["map", "--runtime", "python", "lambda x: x", "1"]).await;
     assert_ne!(map.code, Some(0));
     assert!(map.stderr.contains("disk"), "{}", map.stderr);
