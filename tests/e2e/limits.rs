@@ -39,7 +39,7 @@ async fn who_asks_too_often_is_told_when_to_ask_again_and_commands_do() {
     assert!(problem["detail"].as_str().unwrap().contains("--max-requests"), "{problem}");
     assert_eq!(world.client.get("/healthz").await.status, 200);
     let map = world.farrow(&["map", "--runtime", "python", "lambda x: x * 2", "a", "b"]).await;
-    assert_eq!((map.code, map.stdout.as_str()), (Some(0), "aa\nbb\n"), "{}", map.stderr);
+    assert_eq!((map.code, map.stdout.as_str()), (Some(0), "\"aa\"\n\"bb\"\n"), "{}", map.stderr);
 }
 
 #[tokio::test]
