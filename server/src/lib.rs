@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod outcomes;
 mod plan;
+mod presence;
 mod reaper;
 mod retry;
 mod scheduler;
