@@ -25,6 +25,8 @@ mod retry;
 mod scheduler;
 mod shared_blobs;
 mod signals;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod store;
 mod submission;
