@@ -394,7 +394,8 @@ impl Audit {
         of_agent.map(|(id, granted)| (*id, granted.ranges.clone())).collect()
     }
 
-    /// A server judges that a piece is accepted, now or before. `before` is what it found.
+    /// A server judges that a piece is accepted, now or before. `before` is what it found; of a job
+    /// that was deleted the auditor does not see the outcomes.
     pub fn report_was_accepted(&mut self, before: &Books, agent: AgentId, piece: &Piece) {
         let range = Range(piece.first, piece.first + piece.executions.len() as u64);
         let is_held = before.lease(piece.lease).is_some_and(|lease| {
@@ -402,7 +403,7 @@ impl Audit {
                 && lease.state != "released"
                 && lease.ranges.contains(range)
         });
-        if !is_held && !before.has_outcomes_of(piece) {
+        if !is_held && !before.has_outcomes_of(piece) && before.job(piece.job).is_some() {
             let text =
                 format!("{piece:?} was accepted, its lease: {:?}", before.lease(piece.lease));
             self.object(Invariant::LateReportsChangeNothing, text);

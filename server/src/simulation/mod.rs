@@ -29,6 +29,7 @@ mod world;
 
 pub use bugs::Bug;
 
+use crate::clock::Clock;
 use run::run;
 
 /// Histories that `make test` runs.
@@ -51,9 +52,15 @@ fn no_history_breaks_an_invariant() {
     let seed = number("FARROW_SIM_SEED");
     let histories = number("FARROW_SIM_HISTORIES").unwrap_or(seed.map_or(HISTORIES, |_| 1));
     let first = seed.unwrap_or(0);
+    let clock = Clock::start();
     match run(first..first + histories, None) {
         Ok(coverage) => {
-            println!("{histories} histories from seed {first} on; in them:\n{coverage}")
+            let seconds = clock.uptime().as_secs_f64();
+            println!("{histories} histories from seed {first} on in {seconds:.1} s; in them:");
+            println!("{coverage}");
+            let is_missing = |what: &&&str| histories >= HISTORIES && coverage.count(what) == 0;
+            let missing: Vec<_> = HAPPENS.iter().filter(is_missing).collect();
+            assert!(missing.is_empty(), "never happened: {missing:?}");
         }
         Err(broken) => panic!(
             "history {} is broken: {}\nrepeat it by\n  \

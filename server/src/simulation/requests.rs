@@ -77,6 +77,9 @@ impl World<'_> {
     ) {
         let what = match verdict {
             Verdict::Stale => "reports that were stale",
+            Verdict::Accepted if before.job(piece.job).is_none() => {
+                "reports accepted before of jobs deleted since"
+            }
             Verdict::Accepted if before.has_outcomes_of(piece) => "reports accepted before",
             Verdict::Accepted => before.state_of(piece.lease).map_or("", |state| match state {
                 "live" => "reports accepted of live leases",
