@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check openapi bench bench-against
+.PHONY: help setup venv build demo test check simulate openapi bench bench-against
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(TARGET)/debug/farrow
@@ -36,6 +36,10 @@ check: ## The quick part of `test`: format, lints, and licences where cargo-deny
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked"; fi
+
+simulate: setup ## 10000 histories of servers, agents, clients and a network that fails, and deliberate bugs that must be found; HISTORIES=n SEED=n choose
+	FARROW_SIM_HISTORIES=$(or $(HISTORIES),10000) FARROW_SIM_SEED=$(or $(SEED),0) \
+	cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
 
 openapi: build ## Write openapi/openapi.json anew from the code
 	@mkdir -p openapi

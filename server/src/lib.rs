@@ -20,11 +20,14 @@ mod metrics;
 mod names;
 mod outcomes;
 mod plan;
+mod presence;
 mod reaper;
 mod retry;
 mod scheduler;
 mod shared_blobs;
 mod signals;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod store;
 mod submission;

@@ -84,8 +84,11 @@ async fn expect_given_up(
 }
 
 /// Lapses an agent, unless it was heard of since. `expected` are the outcomes of what is given up,
-/// unless the agent's leases have changed since these were written.
-async fn reap_agent(
+/// unless the agent's leases have changed since these were written. `None`: it was heard of.
+///
+/// # Errors
+/// The database's.
+pub async fn reap_agent(
     tx: &mut Tx<'_>,
     agent: AgentId,
     mut expected: Vec<NewPiece>,

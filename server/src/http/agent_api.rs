@@ -12,19 +12,19 @@ use protocol::agent::{
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
-use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
+use protocol::{AgentId, PROTOCOL_VERSION, Problem, envelope};
 
 use super::extract::{Body, Id, Json};
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
+use crate::presence;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
+use crate::store::agents;
 use crate::store::blocks::{Place, StoredBlock};
-use crate::store::db::Tx;
-use crate::store::leases::{self, Grant};
+use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
-use crate::store::{StoreError, agents};
 
 /// The longest that an agent's request is held, whatever it asks.
 const MAX_HOLD: Duration = Duration::from_secs(60);
@@ -62,28 +62,13 @@ pub async fn register(
     let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
     let revoked = state
         .store
-        .write(move |tx| Box::pin(async move { take_in(tx, &agent, now, now + lease).await }))
+        .write(move |tx| {
+            Box::pin(async move { presence::register(tx, &agent, now, now + lease).await })
+        })
         .await?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
     state.wake_for_agents();
     Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
-}
-
-async fn take_in(
-    tx: &mut Tx<'_>,
-    agent: &Register,
-    now: i64,
-    alive_until: i64,
-) -> Result<Vec<LeaseId>, StoreError> {
-    agents::register(tx, agent, now, alive_until).await?;
-    let live = leases::ids_of_agent(tx, agent.id).await?;
-    let mut revoked = Vec::new();
-    for &lease in &agent.leases {
-        if !live.contains(&lease) && !leases::revive(tx, agent.id, lease).await? {
-            revoked.push(lease);
-        }
-    }
-    Ok(revoked)
 }
 
 /// An agent leaves: what it holds can be leased anew.
@@ -100,23 +85,12 @@ pub async fn leave(
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
         .store
-        .write(move |tx| {
-            Box::pin(async move {
-                let ids = leases::ids_of_agent(tx, agent).await?;
-                let jobs = release_all(tx, agent, ids.into_iter().map(released).collect()).await?;
-                agents::set_state(tx, agent, AgentState::Gone).await?;
-                Ok(jobs)
-            })
-        })
+        .write(move |tx| Box::pin(async move { presence::leave(tx, agent).await }))
         .await?;
     jobs.iter().for_each(|job| state.job_watchers.wake(job));
     state.wake_for_agents();
     tracing::info!(%agent, "an agent has left");
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn released(id: LeaseId) -> protocol::agent::Released {
-    protocol::agent::Released { id, deaths: std::collections::BTreeMap::new() }
 }
 
 /// An agent gives back what it will not run.
@@ -134,23 +108,13 @@ pub async fn release(
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
         .store
-        .write(move |tx| Box::pin(async move { release_all(tx, agent, release.leases).await }))
+        .write(move |tx| {
+            Box::pin(async move { presence::release(tx, agent, &release.leases).await })
+        })
         .await?;
     jobs.iter().for_each(|job| state.job_watchers.wake(job));
     state.dispatcher.wake();
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn release_all(
-    tx: &mut Tx<'_>,
-    agent: AgentId,
-    given: Vec<protocol::agent::Released>,
-) -> Result<Vec<protocol::JobId>, StoreError> {
-    let mut jobs = Vec::new();
-    for lease in given {
-        jobs.extend(leases::release(tx, agent, &lease).await?);
-    }
-    Ok(jobs)
 }
 
 /// An agent asks for work.
@@ -343,12 +307,7 @@ pub async fn heartbeat(
     let is_known = state
         .store
         .write(move |tx| {
-            Box::pin(async move {
-                if draining {
-                    agents::set_state(tx, agent, AgentState::Draining).await?;
-                }
-                agents::keep_alive(tx, agent, alive_until).await
-            })
+            Box::pin(async move { presence::stay(tx, agent, draining, alive_until).await })
         })
         .await?;
     if !is_known {
@@ -375,21 +334,12 @@ async fn orders_for(
     agent: AgentId,
     heartbeat: &Heartbeat,
 ) -> Result<Orders, ApiError> {
-    let now = state.clock.now();
-    let (live, known) = state
+    let (now, sent) = (state.clock.now(), heartbeat.clone());
+    let orders = state
         .store
-        .read(|tx| {
-            Box::pin(async move {
-                let live = leases::ids_of_agent(tx, agent).await?;
-                Ok((live, agents::find(tx, agent, now).await?))
-            })
-        })
+        .read(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent, now).await }))
         .await?;
-    let known = known.filter(|known| known.state != AgentState::Gone);
-    let known = known.ok_or(ApiError::UnknownAgent)?;
-    let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
-    let drain = known.state == AgentState::Draining && !heartbeat.draining;
-    Ok(Orders { revoked, drain })
+    orders.ok_or(ApiError::UnknownAgent)
 }
 
 fn lease_millis(state: &AppState) -> i64 {

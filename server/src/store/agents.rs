@@ -31,7 +31,8 @@ pub async fn register(
              slots = excluded.slots, physical_cores = excluded.physical_cores,
              logical_cores = excluded.logical_cores, memory = excluded.memory,
              runtimes = excluded.runtimes, labels = excluded.labels, version = excluded.version,
-             alive_until = excluded.alive_until",
+             alive_until = case when agents.alive_until < excluded.alive_until
+                 then excluded.alive_until else agents.alive_until end",
         args![
             agent.id,
             agent.name.as_str(),
@@ -50,7 +51,9 @@ pub async fn register(
     Ok(())
 }
 
-/// Extends the life of an agent. `false`: it is not known or gone, and must register again.
+/// Extends the life of an agent, or leaves it as long as it is: a heartbeat that was held up takes
+/// back nothing that a later one has given. `false`: it is not known or gone, and must register
+/// again.
 ///
 /// # Errors
 /// The database's.
@@ -61,7 +64,8 @@ pub async fn keep_alive(
 ) -> Result<bool, StoreError> {
     let changed = tx
         .execute(
-            "update agents set alive_until = $2 where id = $1 and state <> 'gone'",
+            "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
+             where id = $1 and state <> 'gone'",
             args![agent, alive_until],
         )
         .await?;

@@ -16,6 +16,9 @@ pub struct Tx<'c> {
     /// Statements that were run and rows that were read, for tests of what an operation costs.
     #[cfg(test)]
     pub cost: usize,
+    /// A deliberate bug, for tests of those who are to find it.
+    #[cfg(test)]
+    pub bug: Option<crate::simulation::Bug>,
 }
 
 /// A connection to either database.
@@ -110,6 +113,8 @@ impl<'c> Tx<'c> {
             connection: connection.into(),
             #[cfg(test)]
             cost: 0,
+            #[cfg(test)]
+            bug: None,
         }
     }
 
@@ -118,6 +123,8 @@ impl<'c> Tx<'c> {
     /// # Errors
     /// The database's.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, StoreError> {
+        #[cfg(test)]
+        let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let n_changed = on_either!(self, sql, args, |query, connection| {
             query.execute(connection).await?.rows_affected()
         });
@@ -133,6 +140,8 @@ impl<'c> Tx<'c> {
     /// # Errors
     /// The database's.
     pub async fn all(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        #[cfg(test)]
+        let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let rows: Vec<Row> = on_either!(self, sql, args, |query, connection| {
             query.fetch_all(connection).await?.into_iter().map(Row::from).collect()
         });
@@ -152,6 +161,8 @@ impl<'c> Tx<'c> {
         sql: &'static str,
         args: Vec<Arg>,
     ) -> Result<Option<Row>, StoreError> {
+        #[cfg(test)]
+        let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let row = on_either!(self, sql, args, |query, connection| {
             query.fetch_optional(connection).await?.map(Row::from)
         });

@@ -40,6 +40,8 @@ pub mod trash;
 mod writer;
 
 #[cfg(test)]
+pub mod recount;
+#[cfg(test)]
 pub mod tests;
 #[cfg(test)]
 mod tests_of_postgres;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::agent::{Released, Verdict};
+use protocol::agent::{Register, Released, Verdict};
 use protocol::job::{AgentState, JobState, Level, Strategy};
 use protocol::{JobId, LeaseId, Range, RangeSet};
 
@@ -11,7 +11,9 @@ use super::super::ends::{Ended, Ending};
 use super::super::jobs::{JobRow, Shape};
 use super::super::leases::Lapsed;
 use super::super::{StoreError, agents, ends, jobs, leases, store_time, stored_time, tokens};
-use super::{Fixture, all_of, collecting, failing, new_job, piece, read, runnable_jobs, write};
+use super::{
+    Fixture, all_of, collecting, failing, new_job, piece, read, register, runnable_jobs, write,
+};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
 
 #[tokio::test]
@@ -299,6 +301,11 @@ async fn agents_live_while_they_are_heard_of() {
     assert_eq!(read!(fixture, |tx| agents::overdue(tx, 1001)), [agent]);
     assert!(write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)));
     assert!(read!(fixture, |tx| agents::overdue(tx, 1001)).is_empty());
+    // What was held up on its way takes nothing back.
+    assert!(write!(fixture, |tx| agents::keep_alive(tx, agent, 1500)));
+    let again = Register { id: agent, ..register(4) };
+    write!(fixture, |tx| agents::register(tx, &again, 500, 1500));
+    assert!(read!(fixture, |tx| agents::overdue(tx, 2000)).is_empty());
     write!(fixture, |tx| agents::keep_all_alive(tx, 3000));
     assert!(read!(fixture, |tx| agents::overdue(tx, 2999)).is_empty());
     let known = read!(fixture, |tx| agents::find(tx, agent, 0)).unwrap();

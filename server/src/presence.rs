@@ -1,0 +1,99 @@
+//! How agents come, stay and go: what a request of an agent changes, inside a transaction.
+
+use std::collections::BTreeMap;
+
+use protocol::agent::{Heartbeat, Orders, Register, Released};
+use protocol::job::AgentState;
+use protocol::{AgentId, JobId, LeaseId};
+
+use crate::clock::Millis;
+use crate::store::db::Tx;
+use crate::store::leases;
+use crate::store::{StoreError, agents};
+
+/// An agent presents itself, or comes back with the leases it holds. Says which of these are not
+/// its own any more.
+///
+/// # Errors
+/// The database's.
+pub async fn register(
+    tx: &mut Tx<'_>,
+    agent: &Register,
+    now: Millis,
+    alive_until: Millis,
+) -> Result<Vec<LeaseId>, StoreError> {
+    agents::register(tx, agent, now, alive_until).await?;
+    let live = leases::ids_of_agent(tx, agent.id).await?;
+    let mut revoked = Vec::new();
+    for &lease in &agent.leases {
+        if !live.contains(&lease) && !leases::revive(tx, agent.id, lease).await? {
+            revoked.push(lease);
+        }
+    }
+    Ok(revoked)
+}
+
+/// An agent says that it is alive. `false`: it is not known, and must register.
+///
+/// # Errors
+/// The database's.
+pub async fn stay(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    draining: bool,
+    alive_until: Millis,
+) -> Result<bool, StoreError> {
+    if draining {
+        agents::set_state(tx, agent, AgentState::Draining).await?;
+    }
+    agents::keep_alive(tx, agent, alive_until).await
+}
+
+/// What an agent is to do that has sent `heartbeat`. `None`: it is not known, and must register.
+///
+/// # Errors
+/// The database's.
+pub async fn orders(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    heartbeat: &Heartbeat,
+    now: Millis,
+) -> Result<Option<Orders>, StoreError> {
+    let live = leases::ids_of_agent(tx, agent).await?;
+    let known = agents::find(tx, agent, now).await?;
+    let Some(known) = known.filter(|known| known.state != AgentState::Gone) else {
+        return Ok(None);
+    };
+    let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
+    let drain = known.state == AgentState::Draining && !heartbeat.draining;
+    Ok(Some(Orders { revoked, drain }))
+}
+
+/// An agent gives back what it will not run. Says whose elements these are.
+///
+/// # Errors
+/// The database's.
+pub async fn release(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    given: &[Released],
+) -> Result<Vec<JobId>, StoreError> {
+    let mut jobs = Vec::new();
+    for lease in given {
+        jobs.extend(leases::release(tx, agent, lease).await?);
+    }
+    Ok(jobs)
+}
+
+/// An agent leaves: what it holds can be leased anew. Says whose elements that is.
+///
+/// # Errors
+/// The database's.
+pub async fn leave(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<JobId>, StoreError> {
+    let held = leases::ids_of_agent(tx, agent).await?;
+    let given: Vec<Released> =
+        held.into_iter().map(|id| Released { id, deaths: BTreeMap::new() }).collect();
+    let jobs = release(tx, agent, &given).await?;
+    agents::set_state(tx, agent, AgentState::Gone).await?;
+    Ok(jobs)
+}

@@ -1,0 +1,63 @@
+//! Runs histories, on two threads, and says which was broken and how to repeat it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use super::audit::Objection;
+use super::bugs::Bug;
+use super::faults::Coverage;
+use super::world::World;
+use crate::store::recount;
+
+/// Threads that run histories.
+const THREADS: u64 = 2;
+
+/// A history in which an invariant was broken.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    pub seed: u64,
+    pub objection: Objection,
+}
+
+/// Runs the histories of these seeds. Says what happened in them, or which was broken, the one with
+/// the smallest seed of those that were found.
+pub fn run(seeds: std::ops::Range<u64>, bug: Option<Bug>) -> Result<Coverage, Broken> {
+    let next = AtomicU64::new(seeds.start);
+    // No history behind a broken one is begun.
+    let end = AtomicU64::new(seeds.end);
+    let is_told = std::env::var_os("FARROW_SIM_TELL").is_some();
+    let work = || {
+        let mut coverage = Coverage::default();
+        let mut broken: Option<Broken> = None;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut connection = recount::in_memory().await;
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= end.load(Ordering::Relaxed) {
+                    return;
+                }
+                sqlx::raw_sql(recount::EMPTY).execute(&mut connection).await.unwrap();
+                let mut world = World::new(&mut connection, seed, bug);
+                world.is_told = is_told;
+                match world.run().await {
+                    Ok(seen) => coverage.add(&seen),
+                    Err(objection) => {
+                        end.fetch_min(seed, Ordering::Relaxed);
+                        broken = Some(Broken { seed, objection });
+                        return;
+                    }
+                }
+            }
+        });
+        (coverage, broken)
+    };
+    let ended: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut coverage = Coverage::default();
+    ended.iter().for_each(|(seen, _)| coverage.add(seen));
+    let broken = ended.into_iter().filter_map(|(_, broken)| broken);
+    broken.min_by_key(|broken| broken.seed).map_or(Ok(coverage), Err)
+}

@@ -1,0 +1,537 @@
+//! Servers: the real functions of `presence`, `dispatcher`, `reaper` and `store`, each transaction
+//! at one moment of virtual time, and around them what a server keeps in memory: those who wait.
+
+use std::collections::BTreeMap;
+
+use protocol::agent::{Heartbeat, LeaseRequest, Orders};
+use protocol::job::AgentState;
+use protocol::{AgentId, JobId};
+
+use super::network::{Answer, Letter, Node, Request};
+use super::world::{Event, LEASE, News, World};
+use crate::clock::Millis;
+use crate::scheduler::assign::Agent;
+use crate::store::{StoreError, agents, drafts, leases};
+use crate::trash::DRAFT_LIMIT;
+use crate::{dispatcher, presence, reaper};
+
+/// How often a server looks by itself whether something has changed.
+const LOOK: Millis = 1000;
+
+/// A server.
+#[derive(Debug, Default)]
+pub struct Server {
+    pub is_up: bool,
+    /// Counts its starts: what it kept in memory before is gone.
+    pub incarnation: u64,
+    /// Agents that wait for work.
+    waiting: BTreeMap<AgentId, Waiter>,
+    n_arrivals: u64,
+    heartbeats: Vec<HeldHeartbeat>,
+    /// Clients that wait for the end of a job.
+    pub watchers: Vec<Watcher>,
+    is_round_due: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    agent: Agent,
+    letter: (u64, Node),
+    arrival: u64,
+}
+
+#[derive(Debug)]
+struct HeldHeartbeat {
+    agent: AgentId,
+    heartbeat: Heartbeat,
+    letter: (u64, Node),
+}
+
+/// A client that waits for the end of a job.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    pub job: JobId,
+    pub letter: (u64, Node),
+}
+
+/// What becomes of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Commits,
+    /// It is rolled back, and the server says so.
+    Fails,
+    CrashesBeforeCommit,
+    CrashesBeforeAnswer,
+    CrashesAfterAnswer,
+}
+
+/// Runs an operation in a transaction at a server. Nothing, if it was rolled back.
+macro_rules! write {
+    ($world:ident, $server:expr, |$tx:ident| $operation:expr) => {{
+        let fate = $world.fate();
+        $world.statement("begin").await;
+        let result = {
+            let mut transaction = $world.tx();
+            let $tx = &mut transaction;
+            $operation.await
+        };
+        $world.finish($server, fate, result).await
+    }};
+}
+pub(super) use write;
+
+/// Reads at a server. Nothing, if the database has failed, which it should not.
+macro_rules! read {
+    ($world:ident, |$tx:ident| $operation:expr) => {{
+        let result = {
+            let mut transaction = $world.tx();
+            let $tx = &mut transaction;
+            $operation.await
+        };
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                $world.database_failed(&error);
+                None
+            }
+        }
+    }};
+}
+pub(super) use read;
+
+impl World<'_> {
+    /// Whether a server has not crashed since that start of it.
+    pub fn is_there(&self, server: usize, incarnation: u64) -> bool {
+        let server = &self.servers[server];
+        server.is_up && server.incarnation == incarnation
+    }
+
+    pub fn fate(&mut self) -> Fate {
+        if self.random.happens(self.faults.fail) {
+            return Fate::Fails;
+        }
+        let kinds =
+            [Fate::CrashesBeforeCommit, Fate::CrashesBeforeAnswer, Fate::CrashesAfterAnswer];
+        for (kind, rate) in kinds.into_iter().zip(self.faults.crash) {
+            if self.random.happens(rate) {
+                return kind;
+            }
+        }
+        Fate::Commits
+    }
+
+    pub async fn statement(&mut self, sql: &'static str) {
+        if let Err(error) = sqlx::raw_sql(sql).execute(&mut *self.connection).await {
+            self.database_failed(&error.into());
+        }
+    }
+
+    /// Ends a transaction as its fate will have it.
+    pub async fn finish<T>(
+        &mut self,
+        server: usize,
+        fate: Fate,
+        result: Result<T, StoreError>,
+    ) -> Option<T> {
+        let value = match result {
+            Ok(value) => value,
+            Err(error) => {
+                self.statement("rollback").await;
+                self.database_failed(&error);
+                return None;
+            }
+        };
+        if matches!(fate, Fate::Fails | Fate::CrashesBeforeCommit) {
+            self.statement("rollback").await;
+            if fate == Fate::Fails {
+                self.coverage.saw("transactions failed");
+                return None;
+            }
+            self.coverage.saw("servers crashed before the commit");
+            if self.answers_early {
+                self.crashes_when_answered = Some(server);
+                return Some(value);
+            }
+            self.crash(server);
+            return None;
+        }
+        self.statement("commit").await;
+        match fate {
+            Fate::CrashesBeforeAnswer => {
+                self.coverage.saw("servers crashed between commit and answer");
+                self.crash(server);
+            }
+            Fate::CrashesAfterAnswer => {
+                self.coverage.saw("servers crashed after the answer");
+                self.crashes_when_answered = Some(server);
+            }
+            _ => {}
+        }
+        Some(value)
+    }
+
+    /// A server is gone, with all that it had in memory, and starts again after a while.
+    pub fn crash(&mut self, server: usize) {
+        if !self.servers[server].is_up {
+            return;
+        }
+        self.servers[server].is_up = false;
+        self.break_connections(server);
+        let delay = self.random.between(50, 2 * LEASE);
+        self.schedule(delay, Event::ServerStarts(server));
+    }
+
+    /// Most of those who have asked a server learn at once that it is gone, the others never.
+    fn break_connections(&mut self, server: usize) {
+        let of_agents = self.agents.iter().enumerate().flat_map(|(i, agent)| {
+            agent.letters_to(server).map(move |letter| (Node::Agent(i), letter))
+        });
+        let of_clients = self.clients.iter().enumerate().flat_map(|(i, client)| {
+            client.letters_to(server).map(move |letter| (Node::Client(i), letter))
+        });
+        for (node, letter) in of_agents.chain(of_clients).collect::<Vec<_>>() {
+            if self.random.happens(700) {
+                let delay = self.random.between(1, 20);
+                self.schedule(delay, Event::Answered(node, letter, Answer::Unavailable));
+            }
+        }
+    }
+
+    pub async fn server_starts(&mut self, server: usize) {
+        if self.servers[server].is_up {
+            return;
+        }
+        let incarnation = self.servers[server].incarnation + 1;
+        self.servers[server] = Server { is_up: true, incarnation, ..Server::default() };
+        self.coverage.saw("servers started");
+        let (alive_until, until) = (self.now + LEASE, self.now - DRAFT_LIMIT);
+        let begun = write!(self, server, |tx| async {
+            drafts::discard_old(tx, until).await?;
+            agents::keep_all_alive(tx, alive_until).await
+        });
+        if begun.is_none() {
+            // It gives up, and is started once more.
+            self.crash(server);
+            return;
+        }
+        self.audit.all_heard_of(alive_until);
+        let (look, reap) = (self.random.between(1, LOOK), self.random.between(1, LEASE / 2));
+        self.schedule(look, Event::Looks { server, incarnation });
+        self.schedule(reap, Event::Reaps { server, incarnation });
+    }
+
+    /// A letter is read. What it asks for is done when its transaction is run, which may be later.
+    pub async fn letter_arrives(&mut self, letter: Letter) {
+        let server = letter.server;
+        if !self.servers[server].is_up {
+            self.schedule(2, Event::Answered(letter.from, letter.id, Answer::Unavailable));
+            return;
+        }
+        let stalls = self.random.happens(self.faults.stall);
+        let delay = if stalls {
+            self.coverage.saw("requests stalled in a server");
+            self.random.between(LEASE / 4, 3 * LEASE / 2)
+        } else {
+            self.random.between(0, 4)
+        };
+        let incarnation = self.servers[server].incarnation;
+        self.schedule(delay, Event::Runs { letter, incarnation, came: self.now });
+    }
+
+    pub async fn request_runs(&mut self, letter: Letter, incarnation: u64, came: Millis) {
+        let (server, to) = (letter.server, (letter.id, letter.from));
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        let may_be_early = matches!(letter.request, Request::Report(..) | Request::Submit(_));
+        self.answers_early = may_be_early && self.bug == Some(super::Bug::AnswerBeforeCommit);
+        let answer = match letter.request {
+            Request::Register(register) => self.register(server, register, came).await,
+            Request::Lease(agent, request) => self.lease(server, agent, request, to).await,
+            Request::Report(agent, pieces) => self.report(server, agent, pieces, came).await,
+            Request::Heartbeat(agent, heartbeat) => {
+                self.heartbeat(server, agent, heartbeat, to, came).await
+            }
+            Request::Release(agent, given) => {
+                self.audit.release_asked(given.iter().map(|released| released.id));
+                let jobs = write!(self, server, |tx| presence::release(tx, agent, &given));
+                self.given_back(server, jobs).await
+            }
+            Request::Leave(agent) => {
+                self.audit.leave_asked(agent);
+                let jobs = write!(self, server, |tx| presence::leave(tx, agent));
+                self.given_back(server, jobs).await
+            }
+            Request::Submit(submission) => self.submit(server, submission, came).await,
+            Request::Value(job) => self.value(server, job, Some(to)).await,
+            Request::Cancel(job) => self.cancel(server, job, came).await,
+            Request::Retry(job) => self.retry(server, job, came).await,
+            Request::Delete(job) => self.delete(server, job).await,
+        };
+        self.answers_early = false;
+        if let Some(answer) = answer {
+            self.answer(server, incarnation, to, answer);
+        }
+    }
+
+    async fn register(
+        &mut self,
+        server: usize,
+        register: protocol::agent::Register,
+        came: Millis,
+    ) -> Option<Answer> {
+        let alive_until = came + LEASE;
+        let revoked =
+            write!(self, server, |tx| presence::register(tx, &register, came, alive_until));
+        let Some(revoked) = revoked else { return Some(Answer::Unavailable) };
+        self.audit.heard_of(register.id, alive_until);
+        self.coverage.saw("agents registered");
+        if !register.leases.is_empty() {
+            self.recount().await;
+        }
+        self.tell(server, News { work: true, ..News::default() });
+        Some(Answer::Registered(revoked))
+    }
+
+    async fn given_back(&mut self, server: usize, jobs: Option<Vec<JobId>>) -> Option<Answer> {
+        let Some(jobs) = jobs else { return Some(Answer::Unavailable) };
+        if !jobs.is_empty() {
+            self.coverage.saw("leases given back");
+            self.recount().await;
+            self.tell(server, News { work: true, ..News::default() });
+        }
+        Some(Answer::Done)
+    }
+
+    async fn lease(
+        &mut self,
+        server: usize,
+        agent: AgentId,
+        request: LeaseRequest,
+        letter: (u64, Node),
+    ) -> Option<Answer> {
+        let now = self.now;
+        let known = read!(self, |tx| agents::find(tx, agent, now))?;
+        let Some(known) = known.filter(|known| known.state != AgentState::Gone) else {
+            self.coverage.saw("agents not known");
+            return Some(Answer::UnknownAgent);
+        };
+        let mut granted = read!(self, |tx| leases::of_agent(tx, agent))?;
+        granted.retain(|grant| !request.held.contains(&grant.id));
+        if !granted.is_empty() {
+            self.coverage.saw("leases given again after a lost answer");
+            return Some(Answer::Leases(granted));
+        }
+        let wait = (request.wait * 1000.0) as Millis;
+        let incarnation = self.servers[server].incarnation;
+        if known.state != AgentState::Live || request.free == 0 {
+            return Some(Answer::Leases(Vec::new()));
+        }
+        let free_agent = Agent {
+            id: agent,
+            free: request.free.min(known.slots),
+            slots: known.slots,
+            memory: known.memory,
+            free_memory: known.memory,
+            runtimes: known.runtimes.keys().copied().collect(),
+            labels: known.labels,
+        };
+        let place = &mut self.servers[server];
+        place.n_arrivals += 1;
+        let waiter = Waiter { agent: free_agent, letter, arrival: place.n_arrivals };
+        let earlier = place.waiting.insert(agent, waiter);
+        self.schedule(wait, Event::Held { server, incarnation, letter: letter.0 });
+        self.round_soon(server);
+        if let Some(earlier) = earlier {
+            self.answer(server, incarnation, earlier.letter, Answer::Leases(Vec::new()));
+        }
+        None
+    }
+
+    async fn heartbeat(
+        &mut self,
+        server: usize,
+        agent: AgentId,
+        heartbeat: Heartbeat,
+        letter: (u64, Node),
+        came: Millis,
+    ) -> Option<Answer> {
+        let (alive_until, draining) = (came + LEASE, heartbeat.draining);
+        let stays = write!(self, server, |tx| presence::stay(tx, agent, draining, alive_until));
+        let Some(is_known) = stays else { return Some(Answer::Unavailable) };
+        if !is_known {
+            self.coverage.saw("agents not known");
+            return Some(Answer::UnknownAgent);
+        }
+        self.audit.heard_of(agent, alive_until);
+        let orders = self.orders(agent, &heartbeat).await?;
+        if !matches!(&orders, Answer::Orders(orders) if *orders == Orders::default()) {
+            return Some(orders);
+        }
+        let wait = (heartbeat.wait * 1000.0) as Millis;
+        let incarnation = self.servers[server].incarnation;
+        self.servers[server].heartbeats.push(HeldHeartbeat { agent, heartbeat, letter });
+        self.schedule(wait, Event::Held { server, incarnation, letter: letter.0 });
+        None
+    }
+
+    async fn orders(&mut self, agent: AgentId, heartbeat: &Heartbeat) -> Option<Answer> {
+        let now = self.now;
+        let orders = read!(self, |tx| presence::orders(tx, agent, heartbeat, now))?;
+        Some(orders.map_or(Answer::UnknownAgent, Answer::Orders))
+    }
+
+    /// What is held of a letter is answered: nothing has come up.
+    pub async fn hold_ends(&mut self, server: usize, incarnation: u64, letter: u64) {
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        let place = &mut self.servers[server];
+        if let Some((_, waiter)) =
+            place.waiting.extract_if(.., |_, waiter| waiter.letter.0 == letter).next()
+        {
+            self.answer(server, incarnation, waiter.letter, Answer::Leases(Vec::new()));
+            return;
+        }
+        let held = place.heartbeats.iter().position(|held| held.letter.0 == letter);
+        if let Some(held) = held.map(|at| place.heartbeats.swap_remove(at)) {
+            self.answer_heartbeat(server, incarnation, held).await;
+            return;
+        }
+        let watcher = place.watchers.iter().position(|watcher| watcher.letter.0 == letter);
+        if let Some(watcher) = watcher.map(|at| place.watchers.swap_remove(at)) {
+            let answer = self.value(server, watcher.job, None).await.unwrap_or(Answer::NotYet);
+            self.answer(server, incarnation, watcher.letter, answer);
+        }
+    }
+
+    async fn answer_heartbeat(&mut self, server: usize, incarnation: u64, held: HeldHeartbeat) {
+        if let Some(orders) = self.orders(held.agent, &held.heartbeat).await {
+            self.answer(server, incarnation, held.letter, orders);
+        }
+    }
+
+    /// Tells all servers what a transaction has changed: this one at once, the others soon, if the
+    /// note reaches them.
+    pub fn tell(&mut self, server: usize, news: News) {
+        for other in 0..self.servers.len() {
+            let incarnation = self.servers[other].incarnation;
+            let is_told = other == server || self.random.happens(900);
+            if is_told && self.servers[other].is_up {
+                let delay = if other == server { 0 } else { self.random.between(1, 6) };
+                let news = news.clone();
+                self.schedule(delay, Event::Hears { server: other, incarnation, news });
+            }
+        }
+    }
+
+    pub async fn server_hears(&mut self, server: usize, incarnation: u64, news: News) {
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        let place = &mut self.servers[server];
+        let told = place.heartbeats.extract_if(.., |held| news.agents.contains(&held.agent));
+        for held in told.collect::<Vec<_>>() {
+            self.answer_heartbeat(server, incarnation, held).await;
+        }
+        self.look_at_watchers(server, incarnation, Some(&news.jobs)).await;
+        if news.work {
+            self.round_soon(server);
+        }
+    }
+
+    async fn look_at_watchers(&mut self, server: usize, incarnation: u64, jobs: Option<&[JobId]>) {
+        let place = &mut self.servers[server];
+        let moved = |watcher: &mut Watcher| jobs.is_none_or(|jobs| jobs.contains(&watcher.job));
+        for watcher in place.watchers.extract_if(.., moved).collect::<Vec<_>>() {
+            match self.value(server, watcher.job, None).await {
+                Some(Answer::NotYet) => self.servers[server].watchers.push(watcher),
+                Some(answer) => self.answer(server, incarnation, watcher.letter, answer),
+                None => {}
+            }
+            if !self.is_there(server, incarnation) {
+                return;
+            }
+        }
+    }
+
+    fn round_soon(&mut self, server: usize) {
+        let place = &mut self.servers[server];
+        if place.is_up && !place.is_round_due && !place.waiting.is_empty() {
+            place.is_round_due = true;
+            let incarnation = place.incarnation;
+            let delay = self.random.between(0, 3);
+            self.schedule(delay, Event::Round { server, incarnation });
+        }
+    }
+
+    pub async fn round(&mut self, server: usize, incarnation: u64) {
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        let place = &mut self.servers[server];
+        place.is_round_due = false;
+        let mut waiters: Vec<&Waiter> = place.waiting.values().collect();
+        waiters.sort_unstable_by_key(|waiter| waiter.arrival);
+        let agents: Vec<Agent> = waiters.into_iter().map(|waiter| waiter.agent.clone()).collect();
+        if agents.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let decided = write!(self, server, |tx| dispatcher::decide(tx, agents, now));
+        let Some(decided) = decided else {
+            self.round_soon(server);
+            return;
+        };
+        let grants = decided.unwrap_or_default();
+        if grants.is_empty() {
+            return;
+        }
+        self.audit.granted(&grants);
+        self.recount().await;
+        let mut by_agent: BTreeMap<AgentId, Vec<leases::Grant>> = BTreeMap::new();
+        for grant in grants {
+            by_agent.entry(grant.agent).or_default().push(grant);
+        }
+        for (agent, grants) in by_agent {
+            if let Some(waiter) = self.servers[server].waiting.remove(&agent) {
+                self.answer(server, incarnation, waiter.letter, Answer::Leases(grants));
+            }
+        }
+    }
+
+    pub async fn looks(&mut self, server: usize, incarnation: u64) {
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        self.schedule(LOOK, Event::Looks { server, incarnation });
+        self.round_soon(server);
+        self.look_at_watchers(server, incarnation, None).await;
+    }
+
+    pub async fn reaps(&mut self, server: usize, incarnation: u64) {
+        if !self.is_there(server, incarnation) {
+            return;
+        }
+        let again = self.random.between(LEASE / 8, LEASE / 2);
+        self.schedule(again, Event::Reaps { server, incarnation });
+        let now = self.now;
+        let Some(overdue) = read!(self, |tx| agents::overdue(tx, now)) else { return };
+        for agent in overdue {
+            let forgetful = self.bug == Some(super::Bug::LapseIgnoresReports);
+            let granted = if forgetful { self.audit.grants_of(agent) } else { Vec::new() };
+            let reaped = write!(self, server, |tx| async {
+                let outcome = reaper::reap_agent(tx, agent, Vec::new(), now).await?;
+                for (lease, ranges) in &granted {
+                    crate::store::recount::refill(tx, *lease, ranges).await?;
+                }
+                Ok(outcome)
+            });
+            let Some(Some(outcome)) = reaped else { continue };
+            self.audit.lost(agent, now);
+            self.coverage.saw("agents lost");
+            self.recount().await;
+            self.tell(server, News { work: true, jobs: outcome.ended, agents: outcome.to_tell });
+        }
+    }
+}
