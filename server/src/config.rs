@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::listening::Reach;
+
 /// The settings that are flags.
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "server_settings")]
@@ -27,6 +29,10 @@ pub struct Settings {
     /// Bytes of an uploaded blob at the most.
     #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
     pub max_blob: u64,
+
+    /// How it is reached.
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
