@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::backoff::{self, Backoff};
-use crate::servers;
 use crate::transport::{Failure, Transport};
 
 /// The pause before the next server is asked is drawn from nothing up to this: agents that lost
@@ -29,10 +28,11 @@ impl Attempts {
     /// that may do better, it is asked next.
     pub async fn wait(&mut self, transport: &Transport, server: usize, failure: &Failure) {
         let servers = transport.servers();
-        let n_servers = if failure.is_of_server() && servers.leave(server) { servers.count() } else { 1 };
+        let goes_on = failure.is_of_server() && servers.leave(server);
+        let n_servers = if goes_on { servers.count() } else { 1 };
         let asked = failure.retry_after().unwrap_or_default();
         let pause = self.pauses.next(n_servers, asked, backoff::random());
-        let (what, server) = (self.what, servers::name(servers.url(server)));
+        let (what, server) = (self.what, servers.name(server));
         // Once loudly, then once in a while: a server may be away for hours.
         if self.pauses.failures % 20 == 1 {
             tracing::warn!(server, %failure, "{what}: no answer; trying again until there is one");
@@ -46,7 +46,7 @@ impl Attempts {
     pub fn succeeded(&self, transport: &Transport) {
         if self.pauses.failures > 0 {
             let servers = transport.servers();
-            let server = servers::name(servers.url(servers.current()));
+            let server = servers.name(servers.current());
             tracing::info!(server, "{}: answered again", self.what);
         }
     }

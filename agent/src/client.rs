@@ -24,7 +24,6 @@ use tokio::time::timeout;
 use crate::attempts::Attempts;
 use crate::held::Held;
 use crate::outbox::{self, Parcel};
-use crate::servers;
 use crate::transport::{self, Failure, Transport};
 
 /// For how long a request that the server does not hold may take.
@@ -112,7 +111,7 @@ impl Client {
                 Err(failure) => failure,
             };
             if gives_up(&failure) || matches!(failure, Failure::Refused(_)) {
-                let server = servers::name(self.transport.servers().url(server)).to_owned();
+                let server = self.transport.servers().name(server).to_owned();
                 return Err(NotRegistered { server, failure });
             }
             attempts.wait(&self.transport, server, &failure).await;

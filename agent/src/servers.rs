@@ -3,6 +3,8 @@
 use reqwest::Url;
 use tokio::sync::watch;
 
+use crate::backoff;
+
 /// The servers of one database. One is asked as long as it answers, then the next; where one
 /// begins is a matter of chance, so that the servers share the load.
 #[derive(Debug)]
@@ -23,6 +25,14 @@ pub enum AddressError {
 }
 
 impl Servers {
+    /// The servers at these addresses, of which any is asked first.
+    ///
+    /// # Errors
+    /// When one is no address, or there are none.
+    pub fn starting_anywhere(addresses: &[String]) -> Result<Self, AddressError> {
+        Self::new(addresses, backoff::random())
+    }
+
     /// The servers at these addresses. `random` is any number drawn evenly.
     ///
     /// # Errors
@@ -56,10 +66,14 @@ impl Servers {
         &self.urls[server % self.urls.len()]
     }
 
+    /// The address of one as people write it: without a slash at its end.
+    pub fn name(&self, server: usize) -> &str {
+        self.url(server).as_str().trim_end_matches('/')
+    }
+
     /// All addresses, as people write them.
     pub fn names(&self) -> String {
-        let names: Vec<_> = self.urls.iter().map(|url| name(url)).collect();
-        names.join(", ")
+        (0..self.count()).map(|server| self.name(server)).collect::<Vec<_>>().join(", ")
     }
 
     /// Asks the next one from now on, if it is still this one that is asked. Says whether there is
@@ -81,11 +95,6 @@ impl Servers {
         // It fails only when the sender is gone, which is borrowed here.
         current.wait_for(|current| *current != server).await.ok();
     }
-}
-
-/// An address as people write it: without a slash at its end.
-pub fn name(url: &Url) -> &str {
-    url.as_str().trim_end_matches('/')
 }
 
 fn base(address: &str) -> Option<Url> {

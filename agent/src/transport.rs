@@ -15,7 +15,6 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::backoff;
 use crate::config::Secret;
 use crate::servers::{AddressError, Servers};
 use crate::trust::{self, Trust, TrustError};
@@ -111,7 +110,7 @@ impl Transport {
     /// # Errors
     /// When addresses or token make no sense.
     pub fn new(addresses: &[String], token: &Secret, trust: Trust) -> Result<Self, TransportError> {
-        let servers = Arc::new(Servers::new(addresses, backoff::random())?);
+        let servers = Arc::new(Servers::starting_anywhere(addresses)?);
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.0))
             .map_err(|_| TransportError::Token)?;
         authorization.set_sensitive(true);
