@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn one_is_asked_until_it_is_left_and_then_the_next() {
-        let servers = servers(&["http://a", "http://b/farrow", "http://c", "http://a/"], 1).unwrap();
+        let servers =
+            servers(&["http://a", "http://b/farrow", "http://c", "http://a/"], 1).unwrap();
         assert_eq!((servers.count(), servers.current()), (3, 1));
         assert!(servers.leave(1));
         assert_eq!(servers.current(), 2);

@@ -64,10 +64,7 @@ impl Trust {
     ///
     /// # Errors
     /// When it cannot be set up.
-    pub fn client(
-        &self,
-        builder: impl Fn() -> ClientBuilder,
-    ) -> reqwest::Result<reqwest::Client> {
+    pub fn client(&self, builder: impl Fn() -> ClientBuilder) -> reqwest::Result<reqwest::Client> {
         let client = builder().tls_certs_merge(self.authorities.clone()).build();
         client.or_else(|_| builder().tls_certs_only(self.authorities.clone()).build())
     }
@@ -158,6 +155,17 @@ mod tests {
             assert!(refusal(&file).contains("PEM"), "{}", refusal(&file));
         }
         assert!(Trust::new(None).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_with_what_to_do() {
+        let of = |error| explain(&rustls::Error::InvalidCertificate(error)).unwrap();
+        assert!(of(CertificateError::UnknownIssuer).contains("--ca-file"));
+        assert!(of(CertificateError::Expired).contains("has expired"));
+        assert!(of(CertificateError::NotValidYet).contains("clock"));
+        assert!(of(CertificateError::NotValidForName).contains("another name"));
+        assert!(of(CertificateError::Revoked).contains("not good"));
+        assert_eq!(explain(&rustls::Error::HandshakeNotComplete), None);
     }
 
     #[test]

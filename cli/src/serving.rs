@@ -94,7 +94,8 @@ impl Serving {
     pub fn announce(&self, json: bool) -> Result<(), Failure> {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
-            let place = serde_json::json!({ "url": self.url, "data": self.data, "token_file": token_file });
+            let place =
+                serde_json::json!({ "url": self.url, "data": self.data, "token_file": token_file });
             return print_text(&format!("{place}\n"));
         }
         let token = token_file.map_or("as given".to_owned(), |file| {
@@ -120,7 +121,8 @@ impl Serving {
         let health = format!("{}/healthz", self.own_url);
         // It is asked by its address and told no secret; for which names its certificate is good is
         // for its clients to see.
-        let http = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build();
+        let http =
+            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build();
         let http = http
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up HTTP: {error}")))?;
         tokio::select! {

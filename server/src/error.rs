@@ -115,11 +115,9 @@ impl ApiError {
             Self::Unauthorized(_) => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed")
             }
-            Self::ForbiddenHost(_) => (
-                StatusCode::FORBIDDEN,
-                "forbidden-host",
-                "The request asks for another host",
-            ),
+            Self::ForbiddenHost(_) => {
+                (StatusCode::FORBIDDEN, "forbidden-host", "The request asks for another host")
+            }
             Self::ForbiddenOrigin(_) => (
                 StatusCode::FORBIDDEN,
                 "forbidden-origin",

@@ -69,10 +69,13 @@ pub async fn serve(
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
-    let refresh = tls.clone().map(|tls| tokio::spawn(shutdown.clone().run_until_cancelled_owned(tls.keep_fresh())));
+    let refresh = tls
+        .clone()
+        .map(|tls| tokio::spawn(shutdown.clone().run_until_cancelled_owned(tls.keep_fresh())));
     let service = http::router(state).into_make_service_with_connect_info::<Peer>();
-    let serving = axum::serve(Door::new(listeners.into(), tls), service)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let door = Door::new(listeners.into(), tls, shutdown.clone());
+    let serving =
+        axum::serve(door, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving.into_future() => served.map_err(ServeError::Listener)?,
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),

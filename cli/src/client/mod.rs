@@ -64,7 +64,8 @@ impl Client {
             .map_err(|error| Failure::usage(error.to_string()))?;
         let headers = authorization(&token)?;
         let connect = |server| {
-            let connected = trust.client(|| builder(&servers, server).default_headers(headers.clone()));
+            let connected =
+                trust.client(|| builder(&servers, server).default_headers(headers.clone()));
             connected.map_err(|error| {
                 Failure::new(Exit::Server, format!("cannot set up HTTP: {}", error::reason(&error)))
             })
@@ -214,10 +215,9 @@ async fn in_time<T>(
 ) -> Result<T, CallError> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result.map_err(|error| CallError::lost(url, &error)),
-        Err(_) => Err(CallError::Lost {
-            url: url.to_owned(),
-            reason: "no answer in time".to_owned(),
-        }),
+        Err(_) => {
+            Err(CallError::Lost { url: url.to_owned(), reason: "no answer in time".to_owned() })
+        }
     }
 }
 
@@ -236,9 +236,8 @@ fn authorization(token: &str) -> Result<HeaderMap, Failure> {
 }
 
 fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        host == "localhost" || host == "[::1]" || host.starts_with("127.")
-    })
+    url.host_str()
+        .is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ impl Up {
         logging::start()?;
         let stop = signals::stop_token("draining: what runs is finished, nothing new is taken")?;
         let stop_server = CancellationToken::new();
-        let mut serving = Serving::start_for_agent(self.server, &self.token, stop_server.clone()).await?;
+        let mut serving =
+            Serving::start_for_agent(self.server, &self.token, stop_server.clone()).await?;
         serving.announce(self.json)?;
         let config = agent::Config::new(vec![serving.own_url()], serving.token()?, self.agent);
         let agent_ended = tokio::select! {

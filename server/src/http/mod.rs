@@ -40,7 +40,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::listening::{Names, client_address};
+use crate::listening::{Names, client_address, note_request};
 use crate::state::AppState;
 
 /// Every route, in the order in which a reader meets them.
@@ -92,9 +92,13 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problems::method_not_allowed)
         .layer(
             ServiceBuilder::new()
+                .layer(middleware::from_fn(note_request))
                 .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
                 .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
-                .layer(TraceLayer::new_for_http().make_span_with(move |request: &Request| span(request, behind_proxy)))
+                .layer(
+                    TraceLayer::new_for_http()
+                        .make_span_with(move |request: &Request| span(request, behind_proxy)),
+                )
                 .layer(CatchPanicLayer::custom(problems::panicked))
                 .layer(middleware::from_fn(problems::with_instance))
                 .layer(middleware::from_fn_with_state(names, browsers::refuse_other_sites))

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-pub use connection::Connection;
+pub use connection::{Connection, Stream};
 pub use names::{HostName, Names};
-pub use peer::{Peer, client_address};
+pub use peer::{Peer, client_address, note_request};
 pub use tls::{Tls, TlsError};
 
 /// The settings of how a server is reached.
@@ -61,7 +62,11 @@ impl Reach {
     /// What to do instead.
     pub fn check(&self, listen: SocketAddr) -> Result<(), Exposed> {
         let is_private = listen.ip().to_canonical().is_loopback();
-        if is_private || self.has_tls() || self.behind_proxy { Ok(()) } else { Err(Exposed(listen)) }
+        if is_private || self.has_tls() || self.behind_proxy {
+            Ok(())
+        } else {
+            Err(Exposed(listen))
+        }
     }
 
     /// The certificate and its key, if there is to be TLS.
@@ -99,7 +104,8 @@ impl From<TcpListener> for Listeners {
 pub struct Door {
     listeners: Listeners,
     tls: Option<Arc<Tls>>,
-    handshakes: JoinSet<Option<(Connection, SocketAddr)>>,
+    handshakes: JoinSet<Option<(Stream, SocketAddr)>>,
+    shutdown: CancellationToken,
 }
 
 /// Handshakes that go on at once. Beyond it new connections wait in the system's queue, no longer
@@ -107,18 +113,13 @@ pub struct Door {
 const MOST_HANDSHAKES: usize = 500;
 
 impl Door {
-    /// A door at these sockets.
-    pub fn new(listeners: Listeners, tls: Option<Arc<Tls>>) -> Self {
-        Self { listeners, tls, handshakes: JoinSet::new() }
+    /// A door at these sockets, of a server that is to stop when `shutdown` is cancelled.
+    pub fn new(listeners: Listeners, tls: Option<Arc<Tls>>, shutdown: CancellationToken) -> Self {
+        Self { listeners, tls, handshakes: JoinSet::new(), shutdown }
     }
-}
 
-impl Listener for Door {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let Self { listeners, tls, handshakes } = self;
+    async fn open(&mut self) -> (Stream, SocketAddr) {
+        let Self { listeners, tls, handshakes, .. } = self;
         loop {
             tokio::select! {
                 Some(done) = handshakes.join_next() => {
@@ -132,15 +133,25 @@ impl Listener for Door {
                     do_not_delay(&stream);
                     match tls {
                         Some(tls) => drop(handshakes.spawn(tls.handshake(stream, peer))),
-                        None => return (Connection::Plain(stream), peer),
+                        None => return (Stream::Plain(stream), peer),
                     }
                 }
                 (stream, peer) = accept_locally(&mut listeners.local) => {
                     do_not_delay(&stream);
-                    return (Connection::Plain(stream), peer);
+                    return (Stream::Plain(stream), peer);
                 }
             }
         }
+    }
+}
+
+impl Listener for Door {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, peer) = self.open().await;
+        (Connection::new(stream, self.shutdown.clone()), peer)
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {

@@ -1,22 +1,37 @@
 //! Who is at the other end, for the log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::Request;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::serve::IncomingStream;
 
 use super::Door;
 
-/// The address from which a connection comes.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(SocketAddr);
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: SocketAddr,
+    has_asked: Arc<AtomicBool>,
+}
 
 impl Connected<IncomingStream<'_, Door>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
+        Self { address: *stream.remote_addr(), has_asked: stream.io().has_asked() }
     }
+}
+
+/// Notes on the connection of a request that one has come.
+pub async fn note_request(request: Request, next: Next) -> Response {
+    if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<Peer>>() {
+        peer.has_asked.store(true, Ordering::Relaxed);
+    }
+    next.run(request).await
 }
 
 /// Where a request comes from, as far as that can be known: with a proxy in front it is what the
@@ -24,7 +39,7 @@ impl Connected<IncomingStream<'_, Door>> for Peer {
 pub fn client_address(request: &Request, behind_proxy: bool) -> Option<IpAddr> {
     let told = behind_proxy.then(|| forwarded_for(request.headers())).flatten();
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
-    told.or_else(|| peer.map(|ConnectInfo(Peer(address))| address.ip().to_canonical()))
+    told.or_else(|| peer.map(|ConnectInfo(peer)| peer.address.ip().to_canonical()))
 }
 
 /// The last address of `X-Forwarded-For`: that is what the proxy in front has seen; those before it
@@ -47,8 +62,9 @@ mod tests {
         for value in forwarded {
             request = request.header("x-forwarded-for", *value);
         }
+        let peer = Peer { address: ([10, 0, 0, 1], 5).into(), has_asked: Arc::default() };
         let mut request = request.body(Body::empty()).unwrap();
-        request.extensions_mut().insert(ConnectInfo(Peer(([10, 0, 0, 1], 5).into())));
+        request.extensions_mut().insert(ConnectInfo(peer));
         client_address(&request, behind_proxy).map(|address| address.to_string())
     }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::Connection;
+use super::Stream;
 
 /// Between two looks at the files.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
@@ -166,12 +166,12 @@ impl Tls {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-    ) -> impl Future<Output = Option<(Connection, SocketAddr)>> + Send + 'static {
+    ) -> impl Future<Output = Option<(Stream, SocketAddr)>> + Send + 'static {
         let config = self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone();
         async move {
             let shaking = shake_hands(TlsAcceptor::from(config), stream);
             match timeout(HANDSHAKE_LIMIT, shaking).await {
-                Ok(Ok(connection)) => Some((connection, peer)),
+                Ok(Ok(stream)) => Some((stream, peer)),
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "a TLS handshake failed");
                     None
@@ -185,16 +185,16 @@ impl Tls {
     }
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Connection> {
+async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Stream> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
         return refuse_plain(stream).await;
     }
-    Ok(Connection::Tls(Box::new(acceptor.accept(stream).await?)))
+    Ok(Stream::Tls(Box::new(acceptor.accept(stream).await?)))
 }
 
 /// Tells one who speaks plain HTTP what to speak.
-async fn refuse_plain(mut stream: TcpStream) -> io::Result<Connection> {
+async fn refuse_plain(mut stream: TcpStream) -> io::Result<Stream> {
     let problem = json!({
         "type": "urn:farrow:tls-required",
         "title": "This port speaks TLS",
@@ -216,7 +216,11 @@ async fn refuse_plain(mut stream: TcpStream) -> io::Result<Connection> {
 
 fn read(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let bytes = |flag, file: &Path| {
-        fs::read(file).map_err(|source| TlsError::Unreadable { flag, file: file.to_owned(), source })
+        fs::read(file).map_err(|source| TlsError::Unreadable {
+            flag,
+            file: file.to_owned(),
+            source,
+        })
     };
     let no_certificate = || TlsError::NoCertificate { file: cert.to_owned() };
     let no_key = || TlsError::NoKey { file: key.to_owned() };

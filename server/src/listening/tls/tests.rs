@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::listening::Door;
@@ -122,7 +123,10 @@ fn a_new_pair_is_taken_once_it_is_whole_and_a_broken_one_never() {
 async fn door(pair: &Pair) -> (Door, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    (Door::new(listener.into(), Some(Arc::new(pair.load().unwrap()))), address)
+    (
+        Door::new(listener.into(), Some(Arc::new(pair.load().unwrap())), CancellationToken::new()),
+        address,
+    )
 }
 
 #[tokio::test]
@@ -145,7 +149,7 @@ async fn one_who_says_nothing_holds_up_nobody() {
     let mut said = [0; 5];
     connection.read_exact(&mut said).await.unwrap();
     assert_eq!(&said, b"hello");
-    assert!(matches!(connection, Connection::Tls(_)));
+    assert!(matches!(connection.stream(), Stream::Tls(_)));
     drop(silent);
 }
 
@@ -174,7 +178,8 @@ async fn this_process_needs_no_tls() {
     let (public, local) = (bind().await.unwrap(), bind().await.unwrap());
     let address = local.local_addr().unwrap();
     let listeners = crate::Listeners { public, local: Some(local) };
-    let mut door = Door::new(listeners, Some(Arc::new(pair.load().unwrap())));
+    let mut door =
+        Door::new(listeners, Some(Arc::new(pair.load().unwrap())), CancellationToken::new());
     let (accepted, _stream) = tokio::join!(door.accept(), TcpStream::connect(address));
-    assert!(matches!(accepted.0, Connection::Plain(_)));
+    assert!(matches!(accepted.0.stream(), Stream::Plain(_)));
 }
