@@ -148,8 +148,8 @@ async fn an_installed_agent_is_told_where_its_server_is_and_checks_its_program()
 
     let token = ("FARROW_TOKEN", tests::TOKEN);
     let label = ("FARROW_LABEL", "zone=a,kind=two words");
-    let authority = Authority::new().file();
-    let pem = read(Path::new(&authority));
+    let authority = Authority::new();
+    let pem = read(Path::new(&authority.file()));
     let ca = ("FARROW_CA", pem.trim_end());
     let done = run(&[server, token, label, ca, ("FARROW_PROGRAM", &program), ("SPOT", "yes")]);
     assert!(done.status.success(), "{done:?}");
