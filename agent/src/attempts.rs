@@ -68,7 +68,7 @@ impl Pauses {
     /// The next one; `asked` is what the server asks for, which matters only if no other is there.
     fn next(&mut self, n_servers: usize, asked: Duration, random: u64) -> Duration {
         self.failures += 1;
-        if self.failures % n_servers == 0 {
+        if self.failures.is_multiple_of(n_servers) {
             asked + self.backoff.next(random)
         } else {
             backoff::share(BEFORE_THE_NEXT, random)

@@ -7,8 +7,8 @@ use tests::{Audit, Gate, World, audit};
 
 /// An address of this machine where nobody listens now.
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it listens").to_string()
 }
 
 #[tokio::test]

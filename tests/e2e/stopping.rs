@@ -17,7 +17,7 @@ const EACH: usize = 40;
 async fn metric(client: &Client, name: &str) -> usize {
     let text = client.get("/metrics").await.text();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
 }
 
 #[tokio::test]

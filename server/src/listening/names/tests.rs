@@ -16,7 +16,7 @@ fn behind_proxy(reach: &mut Reach) {
 }
 
 /// The slug of the refusal, or nothing.
-fn asked(names: &Names, method: Method, headers: &[(&'static str, &str)]) -> &'static str {
+fn asked(names: &Names, method: &Method, headers: &[(&'static str, &str)]) -> &'static str {
     let headers = headers.iter().map(|(name, value)| {
         let value = HeaderValue::from_str(value).unwrap();
         (axum::http::HeaderName::from_static(name), value)
@@ -25,7 +25,7 @@ fn asked(names: &Names, method: Method, headers: &[(&'static str, &str)]) -> &'s
     for (name, value) in headers {
         map.append(name, value);
     }
-    match names.check(&method, &Uri::from_static("/v1/jobs"), &map) {
+    match names.check(method, &Uri::from_static("/v1/jobs"), &map) {
         Ok(()) => "",
         Err(ApiError::ForbiddenHost(_)) => "host",
         Err(ApiError::ForbiddenOrigin(_)) => "origin",
@@ -34,7 +34,7 @@ fn asked(names: &Names, method: Method, headers: &[(&'static str, &str)]) -> &'s
 }
 
 fn host(names: &Names, host: &str) -> bool {
-    asked(names, Method::GET, &[("host", host)]).is_empty()
+    asked(names, &Method::GET, &[("host", host)]).is_empty()
 }
 
 #[test]
@@ -59,14 +59,14 @@ fn on_loopback_a_name_is_localhost_or_given() {
         assert!(!host(&names, bad), "{bad}");
     }
     // Who sends no name at all is no browser.
-    assert_eq!(asked(&names, Method::POST, &[]), "");
+    assert_eq!(asked(&names, &Method::POST, &[]), "");
 }
 
 #[test]
 fn every_name_that_is_asked_for_must_be_the_servers() {
     let names = names("127.0.0.1", &[], |_| {});
     let both = [("host", "localhost"), ("host", "evil.example")];
-    assert_eq!(asked(&names, Method::GET, &both), "host");
+    assert_eq!(asked(&names, &Method::GET, &both), "host");
     let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
     let line = Uri::from_static("http://evil.example/v1/jobs");
     assert!(matches!(
@@ -112,29 +112,29 @@ fn a_page_of_another_site_is_refused_whatever_it_asks() {
     ] {
         for method in [Method::GET, Method::POST, Method::OPTIONS] {
             let headers = [("host", "localhost:3277"), ("origin", origin)];
-            let refusal = asked(&names, method, &headers);
+            let refusal = asked(&names, &method, &headers);
             assert_eq!(refusal.is_empty(), is_good, "{origin}");
         }
     }
     // The port that is not written is the scheme's.
     let headers = [("host", "localhost"), ("origin", "http://localhost")];
-    assert_eq!(asked(&names, Method::POST, &headers), "");
+    assert_eq!(asked(&names, &Method::POST, &headers), "");
 }
 
 #[test]
 fn the_origin_is_that_of_tls_or_of_the_proxy() {
     let tls = names("10.0.0.5", &[], with_tls);
     let from = |origin| [("host", "farrow.example.org"), ("origin", origin)];
-    assert_eq!(asked(&tls, Method::POST, &from("https://farrow.example.org")), "");
-    assert_eq!(asked(&tls, Method::POST, &from("http://farrow.example.org")), "origin");
-    assert_eq!(asked(&tls, Method::POST, &from("https://evil.example")), "origin");
+    assert_eq!(asked(&tls, &Method::POST, &from("https://farrow.example.org")), "");
+    assert_eq!(asked(&tls, &Method::POST, &from("http://farrow.example.org")), "origin");
+    assert_eq!(asked(&tls, &Method::POST, &from("https://evil.example")), "origin");
 
     let proxy = names("127.0.0.1", &["farrow.example.org"], behind_proxy);
     for host in ["127.0.0.1:3277", "farrow.example.org"] {
         let from = |origin| [("host", host), ("origin", origin)];
-        assert_eq!(asked(&proxy, Method::POST, &from("https://farrow.example.org")), "", "{host}");
+        assert_eq!(asked(&proxy, &Method::POST, &from("https://farrow.example.org")), "", "{host}");
         let other_port = from("https://farrow.example.org:8443");
-        assert_eq!(asked(&proxy, Method::POST, &other_port), "origin", "{host}");
+        assert_eq!(asked(&proxy, &Method::POST, &other_port), "origin", "{host}");
     }
 }
 
@@ -149,7 +149,7 @@ fn what_a_page_of_another_site_would_change_is_refused_also_without_an_origin() 
         ("none", Method::POST, ""),
     ] {
         let headers = [("host", "localhost:3277"), ("sec-fetch-site", site)];
-        assert_eq!(asked(&names, method, &headers), refusal, "{site}");
+        assert_eq!(asked(&names, &method, &headers), refusal, "{site}");
     }
 }
 
