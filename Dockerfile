@@ -15,4 +15,6 @@ WORKDIR /home/farrow
 ENV FARROW_DATA=/data
 EXPOSE 3277
 ENTRYPOINT ["farrow"]
-CMD ["up", "--listen", "0.0.0.0:3277"]
+# Inside a container every address is its own: publish the port on loopback (-p 127.0.0.1:3277:3277), or
+# give it a certificate (docs/tls.md).
+CMD ["up", "--listen", "0.0.0.0:3277", "--behind-proxy"]

@@ -20,6 +20,7 @@ command_from r-base-core Rscript
 command_from python3 python3
 command_from curl curl
 command_from jq jq
+command_from openssl openssl
 command_from build-essential cc
 
 # What tests compare with and install with: furrr and GNU parallel, which do the same work another

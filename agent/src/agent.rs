@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blobs::Blobs;
-use crate::client::{Client, Registration};
+use crate::client::{Client, NotRegistered, Registration};
 use crate::config::Config;
 use crate::heartbeat::Pulse;
 use crate::held::Held;
@@ -28,7 +28,8 @@ use crate::runtimes::{self, DetectError};
 use crate::scratch::Scratch;
 use crate::slots::Slots;
 use crate::topology::Topology;
-use crate::transport::{Transport, TransportError};
+use crate::transport::{Failure, Transport, TransportError};
+use crate::trust::Trust;
 use crate::worker::Launcher;
 use crate::{logs, poll, report};
 
@@ -111,6 +112,14 @@ pub enum AgentError {
         /// What to do.
         hint: &'static str,
     },
+    /// What answers at the server's address cannot prove that it is the server.
+    #[error("the server at {server} is not trusted: {why}")]
+    Untrusted {
+        /// Which.
+        server: String,
+        /// What is wrong with its certificate, and what to do.
+        why: String,
+    },
     /// The heartbeat cannot be started.
     #[error("the heartbeat's thread cannot be started: {0}")]
     Heartbeat(std::io::Error),
@@ -125,22 +134,22 @@ pub enum AgentError {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
     let id = AgentId::new();
     let register = introduce(&config, id).await?;
-    let (transport, heartbeats_transport) = (open(&config)?, open(&config)?);
+    let transport = open(&config)?;
     let held = Arc::new(Held::default());
     let registration = Registration::new(register.clone(), Arc::clone(&held));
-    let client = Client::new(transport, Arc::clone(&registration));
+    let client = Client::new(transport.clone(), Arc::clone(&registration));
     let pool = WorkerPool::new(launcher(&config, id)?, register.slots);
     let (logs, blobs) = (Arc::default(), Arc::new(Blobs::new(client.clone())));
     let prepared = prepared(&config, &register, &blobs, &logs)?;
 
     tracing::info!(
-        server = config.server,
+        server = transport.servers().names(),
         name = register.name,
         slots = register.slots,
         "agent starting"
     );
     tokio::select! {
-        registered = client.register() => registered.map_err(|problem| refused(&config, problem))?,
+        registered = client.register() => registered.map_err(refused)?,
         () = shutdown.cancelled() => return Ok(()),
     }
     tracing::info!(agent = %id, "registered");
@@ -162,6 +171,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     // However this function ends, its heartbeats end with it.
     let stop_heartbeats = stopped.clone().drop_guard();
     let (held, draining) = (Arc::clone(&agent.held), agent.draining.clone());
+    let heartbeats_transport = transport.beside(registration.lease_time())?;
     let pulse = Pulse { registration, held, draining, stopped };
     let heart = pulse.start(heartbeats_transport).map_err(AgentError::Heartbeat)?;
     work(&agent, config.settings.grace.0).await;
@@ -257,7 +267,8 @@ async fn usable_runtimes(asked: &[Runtime]) -> Result<BTreeMap<Runtime, String>,
 }
 
 fn open(config: &Config) -> Result<Transport, TransportError> {
-    Transport::new(&config.server, &config.token)
+    let trust = Trust::new(config.ca_file.as_deref())?;
+    Transport::new(&config.servers, &config.token, trust)
 }
 
 fn launcher(config: &Config, id: AgentId) -> Result<Launcher, AgentError> {
@@ -267,11 +278,17 @@ fn launcher(config: &Config, id: AgentId) -> Result<Launcher, AgentError> {
     Ok(Launcher { supervisor: config.supervisor.clone(), scratch })
 }
 
-fn refused(config: &Config, problem: Problem) -> AgentError {
+fn refused(refused: NotRegistered) -> AgentError {
+    let server = refused.server;
+    let problem = match refused.failure {
+        Failure::Refused(problem) => problem,
+        Failure::Untrusted(why) => return AgentError::Untrusted { server, why },
+        other => return AgentError::Untrusted { server, why: other.to_string() },
+    };
     let hint = match problem.status {
         401 | 403 => "; give an agent's token by FARROW_TOKEN",
         409 | 426 => "; agent and server must be of the same version",
         _ => "",
     };
-    AgentError::Refused { server: config.server.clone(), problem: Box::new(problem), hint }
+    AgentError::Refused { server, problem, hint }
 }

@@ -24,15 +24,15 @@ impl Backoff {
     pub fn next(&mut self, random: u64) -> Duration {
         let ceiling = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
-        #[expect(clippy::cast_precision_loss, reason = "a share between 0 and 1 needs no 64 bits")]
-        let share = random as f64 / u64::MAX as f64;
-        ceiling.mul_f64(share)
+        share(ceiling, random)
     }
+}
 
-    /// How often it has been asked for a wait.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
+/// A part of `ceiling`, from none to all. `random` is any number drawn evenly from all of `u64`.
+pub fn share(ceiling: Duration, random: u64) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "a share between 0 and 1 needs no 64 bits")]
+    let share = random as f64 / u64::MAX as f64;
+    ceiling.mul_f64(share)
 }
 
 /// An even random number. The standard library seeds each of its hashers at random, which is
@@ -50,7 +50,6 @@ mod tests {
         let mut backoff = Backoff::up_to(Duration::MAX);
         let waits: Vec<u128> = (0..8).map(|_| backoff.next(u64::MAX).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(backoff.failures(), 8);
     }
 
     #[test]

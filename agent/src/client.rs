@@ -19,9 +19,9 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::backoff::{self, Backoff};
+use crate::attempts::Attempts;
 use crate::held::Held;
 use crate::outbox::{self, Parcel};
 use crate::transport::{self, Failure, Transport};
@@ -32,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes a second of the slowest link over which a report is expected to arrive.
 const SLOWEST_LINK: usize = 10_000;
+/// Bytes of a report that is sent again from its beginning only if it must be.
+const LARGE: usize = 256 << 10;
 /// What a request that the server holds may take beyond the time for which it holds it.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -79,28 +81,46 @@ impl Client {
     /// Registers the agent for the first time.
     ///
     /// # Errors
-    /// When the server refuses: the token is not good, or it speaks another version.
-    pub async fn register(&self) -> Result<(), Problem> {
+    /// When the server refuses: the token is not good, or it speaks another version; or when none
+    /// of the servers can prove that it is one.
+    pub async fn register(&self) -> Result<(), NotRegistered> {
         let mut count = self.registration.count.lock().await;
-        self.register_with(&mut count).await
+        let mut n_untrusted = 0;
+        let gives_up = |failure: &Failure| {
+            let is_untrusted = matches!(failure, Failure::Untrusted(_));
+            n_untrusted = if is_untrusted { n_untrusted + 1 } else { 0 };
+            n_untrusted == self.transport.servers().count()
+        };
+        self.register_unless(gives_up, &mut count).await
     }
 
-    async fn register_with(&self, count: &mut u64) -> Result<(), Problem> {
+    /// Registers the agent, unless a failure is one at which it `gives_up`.
+    async fn register_unless(
+        &self,
+        mut gives_up: impl FnMut(&Failure) -> bool,
+        count: &mut u64,
+    ) -> Result<(), NotRegistered> {
         let leases = self.registration.held.ids();
         let register = Register { leases, ..self.registration.register.clone() };
-        let mut attempts = Attempts::new("registering", &self.registration);
+        let mut attempts = Attempts::new("registering", self.registration.lease_time());
         let registered: Registered = loop {
+            let server = self.transport.servers().current();
             let request = self.transport.request(Method::POST, "agents").json(&register);
-            match answer(request, LIMIT).await {
+            let failure = match answer(request, LIMIT).await {
                 Ok(registered) => break registered,
-                Err(Failure::Refused(problem)) => return Err(*problem),
-                Err(failure) => attempts.wait(&self.transport, &failure).await,
+                Err(failure) => failure,
+            };
+            if gives_up(&failure) || matches!(failure, Failure::Refused(_)) {
+                let server = self.transport.servers().name(server).to_owned();
+                return Err(NotRegistered { server, failure });
             }
+            attempts.wait(&self.transport, server, &failure).await;
         };
         attempts.succeeded(&self.transport);
         let lease_time = Duration::try_from_secs_f64(registered.lease_seconds).unwrap_or(LIMIT);
         let millis = u64::try_from(lease_time.as_millis()).unwrap_or(u64::MAX);
         self.registration.lease_millis.store(millis, Ordering::Relaxed);
+        self.transport.connect_for(lease_time);
         self.registration.held.revoke(&registered.revoked);
         *count += 1;
         Ok(())
@@ -116,7 +136,7 @@ impl Client {
         request: impl Fn() -> LeaseRequest,
         superseded: impl Future<Output = ()>,
     ) -> Result<Option<(Leases, Bytes)>, Problem> {
-        let asking = self.persist("asking for work", || async {
+        let asking = self.persist("asking for work", Stay::No, || async {
             let body = request();
             let path = self.path("/lease");
             let request = self.transport.request(Method::POST, &path).json(&body);
@@ -143,7 +163,8 @@ impl Client {
     pub async fn report(&self, parcels: &[Parcel]) -> Result<Reported, Problem> {
         let (report, body) = outbox::report_of(parcels);
         let sealed = envelope::seal(&report, &body).map(Bytes::from).unwrap_or_default();
-        self.persist("reporting", || async {
+        let stay = if sealed.len() > LARGE { Stay::Yes } else { Stay::No };
+        self.persist("reporting", stay, || async {
             let request = self.transport.request(Method::POST, &self.path("/report"));
             let request = request.header(CONTENT_TYPE, envelope::MEDIA_TYPE);
             answer(request.body(sealed.clone()), upload_limit(sealed.len())).await
@@ -161,7 +182,7 @@ impl Client {
         heartbeat: impl Fn() -> Heartbeat,
         margin: impl Fn() -> Duration,
     ) -> Result<Orders, Problem> {
-        self.persist("sending heartbeats", || async {
+        self.persist("sending heartbeats", Stay::Yes, || async {
             let body = heartbeat();
             let limit = held_for(body.wait, margin());
             let request = self.transport.request(Method::POST, &self.path("/heartbeat"));
@@ -185,7 +206,7 @@ impl Client {
         digest: &str,
         path: &Path,
     ) -> Result<io::Result<Sha256>, Problem> {
-        self.persist("fetching a blob", || async {
+        self.persist("fetching a blob", Stay::Yes, || async {
             let request = self.transport.request(Method::GET, &format!("blobs/{digest}"));
             transport::save(transport::send(request, LIMIT).await?, path).await
         })
@@ -197,7 +218,7 @@ impl Client {
     /// # Errors
     /// When the server refuses.
     pub async fn logs(&self, logs: &Logs) -> Result<(), Problem> {
-        self.persist("sending logs", || async {
+        self.persist("sending logs", Stay::No, || async {
             let request = self.transport.request(Method::POST, &self.path("/logs"));
             transport::send(request.json(logs), LIMIT).await.map(drop)
         })
@@ -209,19 +230,26 @@ impl Client {
     /// # Errors
     /// When the server refuses.
     pub async fn release(&self, release: &Release) -> Result<(), Problem> {
-        self.persist("releasing", || async {
+        self.persist("releasing", Stay::No, || async {
             let request = self.transport.request(Method::POST, &self.path("/release"));
             transport::send(request.json(release), LIMIT).await.map(drop)
         })
         .await
     }
 
-    /// Takes leave, trying only once: a server that does not hear it will notice.
+    /// Takes leave, asking each server only once: one that does not hear it will notice.
     pub async fn leave(&self) {
-        let request = self.transport.request(Method::DELETE, &self.path(""));
-        match transport::send(request, MARGIN).await {
-            Ok(_) | Err(Failure::UnknownAgent) => tracing::info!("left the server"),
-            Err(failure) => tracing::warn!(%failure, "the server did not hear that the agent left"),
+        let servers = self.transport.servers();
+        for _ in 0..servers.count() {
+            let server = servers.current();
+            let request = self.transport.request(Method::DELETE, &self.path(""));
+            match transport::send(request, MARGIN).await {
+                Ok(_) | Err(Failure::UnknownAgent) => return tracing::info!("left the server"),
+                Err(failure) => {
+                    tracing::warn!(%failure, "the server did not hear that the agent left");
+                }
+            }
+            servers.leave(server);
         }
     }
 
@@ -230,7 +258,7 @@ impl Client {
     /// # Errors
     /// When the server has none of that digest.
     pub async fn blob(&self, digest: &str) -> Result<Bytes, Problem> {
-        self.persist("fetching a blob", || async {
+        self.persist("fetching a blob", Stay::Yes, || async {
             let path = format!("blobs/{digest}");
             let request = self.transport.request(Method::GET, &path);
             transport::body(transport::send(request, LIMIT).await?).await
@@ -242,22 +270,33 @@ impl Client {
         format!("agents/{}{rest}", self.registration.register.id)
     }
 
-    /// Tries until the server has answered yes or no.
-    async fn persist<T, F>(&self, what: &'static str, attempt: impl Fn() -> F) -> Result<T, Problem>
+    /// Tries until a server has answered yes or no.
+    async fn persist<T, F>(
+        &self,
+        what: &'static str,
+        stay: Stay,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut attempts = Attempts::new(what, &self.registration);
+        let mut attempts = Attempts::new(what, self.registration.lease_time());
+        let servers = self.transport.servers();
         loop {
             let known_as = *self.registration.count.lock().await;
-            match attempt().await {
+            let server = servers.current();
+            let answer = tokio::select! {
+                answer = attempt() => answer,
+                () = servers.left(server), if stay == Stay::No => Err(Failure::Left),
+            };
+            match answer {
                 Ok(answer) => {
                     attempts.succeeded(&self.transport);
                     return Ok(answer);
                 }
                 Err(Failure::UnknownAgent) => self.register_again(known_as).await?,
                 Err(Failure::Refused(problem)) => return Err(*problem),
-                Err(failure) => attempts.wait(&self.transport, &failure).await,
+                Err(failure) => attempts.wait(&self.transport, server, &failure).await,
             }
         }
     }
@@ -268,8 +307,30 @@ impl Client {
             return Ok(());
         }
         tracing::warn!("the server does not know this agent any more; registering again");
-        self.register_with(&mut count).await
+        let registered = self.register_unless(|_| false, &mut count).await;
+        registered.map_err(|refused| match refused.failure {
+            Failure::Refused(problem) => *problem,
+            other => unreadable(&other.to_string()),
+        })
     }
+}
+
+/// Whether a request that is on its way stays with its server though another one is asked from now
+/// on: the heartbeat has got no answer there. Whoever waits does not, nor who sends a little; what
+/// is large may be why the heartbeat was late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    Yes,
+    No,
+}
+
+/// The agent is not registered.
+#[derive(Debug)]
+pub struct NotRegistered {
+    /// The server that was asked last.
+    pub server: String,
+    /// What it said, or why it is not trusted.
+    pub failure: Failure,
 }
 
 /// The problem of a server whose answers make no sense.
@@ -306,40 +367,4 @@ async fn answer<T: DeserializeOwned>(
         what: format!("the server's answer cannot be read: {error}"),
         retry_after: None,
     })
-}
-
-/// The attempts at one request.
-struct Attempts {
-    what: &'static str,
-    backoff: Backoff,
-}
-
-impl Attempts {
-    /// Waits stay below a third of a lease, so that a server that was away hears of the agent
-    /// before it takes the agent for dead.
-    fn new(what: &'static str, registration: &Registration) -> Self {
-        Self { what, backoff: Backoff::up_to(registration.lease_time() / 3) }
-    }
-
-    async fn wait(&mut self, transport: &Transport, failure: &Failure) {
-        let (what, server) = (self.what, transport.base().as_str());
-        let jittered = self.backoff.next(backoff::random());
-        let asked = match failure {
-            Failure::Unavailable { retry_after: Some(asked), .. } => *asked,
-            _ => Duration::ZERO,
-        };
-        // Once loudly, then once in a while: a server may be away for hours.
-        if self.backoff.failures() % 20 == 1 {
-            tracing::warn!(server, %failure, "{what}: no answer; trying again until there is one");
-        } else {
-            tracing::debug!(server, %failure, "{what}: no answer");
-        }
-        sleep(asked + jittered).await;
-    }
-
-    fn succeeded(&self, transport: &Transport) {
-        if self.backoff.failures() > 0 {
-            tracing::info!(server = transport.base().as_str(), "{}: answered again", self.what);
-        }
-    }
 }

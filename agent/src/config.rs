@@ -53,10 +53,12 @@ pub struct Settings {
 /// Everything that [`crate::run`] needs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the server is: `http://127.0.0.1:3277`.
-    pub server: String,
+    /// Where the servers of one database are: `http://127.0.0.1:3277`.
+    pub servers: Vec<String>,
     /// What the server lets the agent in by.
     pub token: Secret,
+    /// The certificates of authorities that are trusted beside the system's (PEM).
+    pub ca_file: Option<PathBuf>,
     /// How the agent is set up.
     pub settings: Settings,
     /// This program: called with `supervise` it is [`crate::supervisor::main`], called with
@@ -66,8 +68,9 @@ pub struct Config {
 
 impl Config {
     /// A configuration whose supervisor is the running program itself.
-    pub fn new(server: String, token: String, settings: Settings) -> Self {
-        Self { server, token: Secret(token), settings, supervisor: "/proc/self/exe".into() }
+    pub fn new(servers: Vec<String>, token: String, settings: Settings) -> Self {
+        let (token, supervisor) = (Secret(token), "/proc/self/exe".into());
+        Self { servers, token, ca_file: None, settings, supervisor }
     }
 }
 
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_token_is_never_shown() {
-        let config = Config::new("http://x".into(), "hush".into(), parse(&[]).unwrap());
+        let config = Config::new(vec!["http://x".into()], "hush".into(), parse(&[]).unwrap());
         assert!(!format!("{config:?}").contains("hush"));
     }
 }

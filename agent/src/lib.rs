@@ -11,6 +11,7 @@
 //! ```
 
 mod agent;
+mod attempts;
 mod backoff;
 mod blobs;
 mod bounds;
@@ -45,15 +46,18 @@ pub mod rserial;
 pub mod runtimes;
 mod scratch;
 pub mod seeds;
+mod servers;
 mod slots;
 pub mod supervisor;
 mod tap;
 pub mod topology;
 mod transport;
 mod trees;
+pub mod trust;
 mod work;
 mod worker;
 
 pub use agent::{AgentError, run};
 pub use config::{Config, Label, Seconds, Secret, Settings, Slots};
+pub use servers::{AddressError, Servers};
 pub use transport::TransportError;

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::problem::{self, Problem};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::fs::File;
@@ -15,6 +16,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::config::Secret;
+use crate::servers::{AddressError, Servers};
+use crate::trust::{self, Trust, TrustError};
 
 /// For how long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -22,11 +25,19 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// large on a slow link would be cut off again at each attempt.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// The way to a server, with what lets the agent in. Cheap to clone.
+/// The way to the servers, with what lets the agent in. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    http: reqwest::Client,
-    base: Url,
+    http: Arc<RwLock<reqwest::Client>>,
+    servers: Arc<Servers>,
+    how: Arc<How>,
+}
+
+/// How connections are made.
+#[derive(Debug)]
+struct How {
+    authorization: HeaderValue,
+    trust: Trust,
 }
 
 /// Why a request was not answered as it was meant to be.
@@ -38,6 +49,12 @@ pub enum Failure {
     /// The server has heard the request and will not do it.
     #[error("{0}")]
     Refused(Box<Problem>),
+    /// What answers at the server's address cannot prove over TLS that it is the server.
+    #[error("the server is not trusted: {0}")]
+    Untrusted(String),
+    /// Another server is asked from now on, because this one does not answer the heartbeat.
+    #[error("the server does not answer")]
+    Left,
     /// The server could not be reached or could not do it now.
     #[error("{what}")]
     Unavailable {
@@ -46,60 +63,112 @@ pub enum Failure {
         /// How long the server asks to wait.
         retry_after: Option<Duration>,
     },
+    /// The server takes no more of this agent's requests for now.
+    #[error("the server asks for patience")]
+    TooMany {
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+    },
 }
 
-/// The setting of the server's address or token makes no sense.
+impl Failure {
+    /// Whether another server may do what this one did not. One that takes no more of this agent's
+    /// requests speaks for all.
+    pub fn is_of_server(&self) -> bool {
+        !matches!(self, Self::TooMany { .. })
+    }
+
+    /// How long the server asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } | Self::TooMany { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// The settings of the way to the servers make no sense.
 #[derive(Debug, Error)]
 pub enum TransportError {
-    /// No address.
-    #[error("`{0}` is no server's address; write it as http://127.0.0.1:3277")]
-    Address(String),
+    /// An address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The file of authorities.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// No token.
     #[error("the token holds characters that no token has; copy it anew")]
     Token,
     /// The HTTP client could not be set up.
     #[error("the HTTP client could not be set up: {0}")]
-    Http(reqwest::Error),
+    Http(#[from] reqwest::Error),
 }
 
 impl Transport {
-    /// A way to the server at `address`.
+    /// A way to the servers at `addresses`.
     ///
     /// # Errors
-    /// When address or token make no sense.
-    pub fn new(address: &str, token: &Secret) -> Result<Self, TransportError> {
-        let bad = || TransportError::Address(address.to_owned());
-        let mut base: Url = address.parse().map_err(|_| bad())?;
-        if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
-            return Err(bad());
-        }
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
+    /// When addresses or token make no sense.
+    pub fn new(addresses: &[String], token: &Secret, trust: Trust) -> Result<Self, TransportError> {
+        let servers = Arc::new(Servers::starting_anywhere(addresses)?);
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.0))
             .map_err(|_| TransportError::Token)?;
         authorization.set_sensitive(true);
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
-            .default_headers([(AUTHORIZATION, authorization)].into_iter().collect())
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(TransportError::Http)?;
-        Ok(Self { http, base })
+        let how = Arc::new(How { authorization, trust });
+        let http = Arc::new(RwLock::new(how.connect(CONNECT_LIMIT)?));
+        Ok(Self { http, servers, how })
     }
 
-    /// Where the server is.
-    pub fn base(&self) -> &Url {
-        &self.base
+    /// Another way to the same servers, with connections of its own, for leases of this time. Both
+    /// ask the same server, and leave it together.
+    ///
+    /// # Errors
+    /// When it cannot be set up.
+    pub fn beside(&self, lease: Duration) -> Result<Self, TransportError> {
+        let http = self.how.connect(connect_limit(lease, self.servers.count()))?;
+        Ok(Self { http: Arc::new(RwLock::new(http)), ..self.clone() })
     }
 
-    /// Begins a request to a path below `/v1/`.
+    /// Makes connections as they must be made for leases of this time.
+    pub fn connect_for(&self, lease: Duration) {
+        let limit = connect_limit(lease, self.servers.count());
+        if limit < CONNECT_LIMIT
+            && let Ok(http) = self.how.connect(limit)
+        {
+            *self.http.write().unwrap_or_else(PoisonError::into_inner) = http;
+        }
+    }
+
+    /// Where the servers are, and which is asked.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// Begins a request to a path below `/v1/` of the server that is asked now.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}v1/{path}", self.base.path()));
-        self.http.request(method, url)
+        let mut url = self.servers.url(self.servers.current()).clone();
+        url.set_path(&format!("{}v1/{path}", url.path()));
+        self.http.read().unwrap_or_else(PoisonError::into_inner).request(method, url)
     }
+}
+
+impl How {
+    fn connect(&self, limit: Duration) -> reqwest::Result<reqwest::Client> {
+        let authorization = (AUTHORIZATION, self.authorization.clone());
+        self.trust.client(|| {
+            reqwest::Client::builder()
+                .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
+                .default_headers([authorization.clone()].into_iter().collect())
+                .connect_timeout(limit)
+                .tcp_nodelay(true)
+        })
+    }
+}
+
+/// For how long a connection may take to be made. Where there is another server, one that is gone
+/// without a word costs no more than a sixth of a lease.
+fn connect_limit(lease: Duration, n_servers: usize) -> Duration {
+    if n_servers > 1 { CONNECT_LIMIT.min(lease / 6) } else { CONNECT_LIMIT }
 }
 
 /// Sends a request, and waits no longer than `limit` for the head of an answer that says yes.
@@ -180,6 +249,7 @@ async fn failure(response: Response) -> Failure {
         Some(problem) if status == StatusCode::NOT_FOUND && problem.slug() == "unknown-agent" => {
             Failure::UnknownAgent
         }
+        _ if status == StatusCode::TOO_MANY_REQUESTS => Failure::TooMany { retry_after },
         problem if is_passing(status) => {
             let said = problem.map_or(String::new(), |problem| format!(": {problem}"));
             Failure::Unavailable {
@@ -193,8 +263,7 @@ async fn failure(response: Response) -> Failure {
 
 /// Whether an answer of this status may be another one later, without anybody changing anything.
 fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error()
-        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+    status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT
 }
 
 /// A refusal by something that does not speak as a farrow server does.
@@ -216,6 +285,9 @@ fn retry_after(header: Option<&HeaderValue>) -> Option<Duration> {
 
 /// The whole chain of causes: reqwest's own message names the URL alone.
 fn unavailable(error: &reqwest::Error) -> Failure {
+    if let Some(complaint) = trust::complaint(error) {
+        return Failure::Untrusted(complaint);
+    }
     let mut what = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -233,7 +305,7 @@ mod tests {
 
     fn transport(address: &str) -> Result<Transport, TransportError> {
         rustls::crypto::ring::default_provider().install_default().ok();
-        Transport::new(address, &Secret("t".to_owned()))
+        Transport::new(&[address.to_owned()], &Secret("t".to_owned()), Trust::default())
     }
 
     #[test]
@@ -287,9 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
-        for address in ["", "host:3277", "ftp://host", "http://"] {
-            assert!(transport(address).is_err(), "{address}");
+    fn a_server_that_is_gone_costs_little_where_there_is_another() {
+        for (lease, n_servers, limit) in [(30, 1, 5000), (30, 2, 5000), (3, 2, 500), (3, 1, 5000)] {
+            let found = connect_limit(Duration::from_secs(lease), n_servers);
+            assert_eq!(found.as_millis(), limit, "{lease} s, {n_servers} servers");
         }
     }
 

@@ -9,14 +9,20 @@ use clap::Args;
 use crate::data_folder;
 use crate::failure::Failure;
 
-/// Where the server is and where the token is. A token is never an argument: every user of a
+/// Where the servers are and where the token is. A token is never an argument: every user of a
 /// machine can read every process's arguments.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// The server's address
-    #[arg(long, env = "FARROW_URL", value_name = "URL", value_parser = parse_url, default_value_t = default_url())]
-    pub url: String,
+    /// The server's address; may be repeated, for servers of one database: when one does not answer
+    /// the next is asked
+    #[arg(long, env = "FARROW_URL", value_name = "URL", value_delimiter = ',',
+          value_parser = parse_url, default_values_t = [default_url()])]
+    pub url: Vec<String>,
+    /// Certificates of authorities (PEM) whose word for a server's certificate is taken, beside those
+    /// that the system trusts
+    #[arg(long, env = "FARROW_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub token: TokenSource,
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use server::ServeError;
+use server::{HostName, Listeners, ServeError};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,9 @@ use crate::output::print_text;
 
 /// A server that answers.
 pub struct Serving {
-    address: SocketAddr,
+    url: String,
+    /// Where this process reaches it.
+    own_url: String,
     data: PathBuf,
     /// The token that the server was given, unless it has its own in the data folder.
     given_token: Option<String>,
@@ -32,31 +34,56 @@ impl Serving {
         token: &TokenSource,
         shutdown: CancellationToken,
     ) -> Result<Self, Failure> {
+        let public = listen(&settings).await?;
+        Self::start_on(public.into(), settings, token, shutdown).await
+    }
+
+    /// Starts a server for an agent in this process, which needs no TLS to reach it.
+    pub async fn start_for_agent(
+        settings: server::Settings,
+        token: &TokenSource,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let public = listen(&settings).await?;
+        let local = match settings.reach.has_tls() {
+            true => Some(bind((Ipv4Addr::LOCALHOST, 0).into()).await?),
+            false => None,
+        };
+        Self::start_on(Listeners { public, local }, settings, token, shutdown).await
+    }
+
+    async fn start_on(
+        listeners: Listeners,
+        settings: server::Settings,
+        token: &TokenSource,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
         let data =
             settings.data.clone().or_else(data_folder::of_this_user).ok_or_else(no_data_folder)?;
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
         check_database_url(settings.database_url.as_deref())?;
         let database = settings.database_url.as_deref().map(without_password);
-        let listener = listen(settings.listen).await?;
-        let address =
-            listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))?;
+        let address_of = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))
+        };
+        let address = address_of(&listeners.public)?;
+        let own_url = match &listeners.local {
+            Some(local) => format!("http://{}", address_of(local)?),
+            None => url(&settings, address, &[]),
+        };
+        let url = url(&settings, address, &settings.reach.hosts);
         let config =
             server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
-        let task = tokio::spawn(server::serve(listener, config, shutdown));
-        let mut serving = Self { address, data, given_token, database, task };
+        let task = tokio::spawn(server::serve(listeners, config, shutdown));
+        let mut serving = Self { url, own_url, data, given_token, database, task };
         serving.answers().await?;
         Ok(serving)
     }
 
-    /// Where clients on this machine reach it.
-    pub fn url(&self) -> String {
-        let ip = match self.address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        format!("http://{}", SocketAddr::new(ip, self.address.port()))
+    /// Where this process reaches it.
+    pub fn own_url(&self) -> String {
+        self.own_url.clone()
     }
 
     /// The administrator's token.
@@ -72,7 +99,7 @@ impl Serving {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
             let place = serde_json::json!({
-                "url": self.url(), "data": self.data, "database": self.database, "token_file": token_file
+                "url": self.url, "data": self.data, "database": self.database, "token_file": token_file
             });
             return print_text(&format!("{place}\n"));
         }
@@ -83,7 +110,7 @@ impl Serving {
             let hint = format!("; for other commands: export FARROW_TOKEN_FILE={file}");
             format!("in {file}{}", if is_found { "" } else { &hint })
         });
-        eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url());
+        eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url);
         eprintln!("  data   {}", self.data.display());
         if let Some(database) = &self.database {
             eprintln!("  jobs   in {database}");
@@ -99,8 +126,11 @@ impl Serving {
 
     /// Waits until the server answers: the listener queues the request until then.
     async fn answers(&mut self) -> Result<(), Failure> {
-        let health = format!("{}/healthz", self.url());
-        let http = reqwest::Client::builder().no_proxy().build();
+        let health = format!("{}/healthz", self.own_url);
+        // It is asked by its address and told no secret; for which names its certificate is good is
+        // for its clients to see.
+        let http =
+            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build();
         let http = http
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up HTTP: {error}")))?;
         tokio::select! {
@@ -154,7 +184,28 @@ fn ending(ended: Result<Result<(), ServeError>, JoinError>) -> Result<(), Failur
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+async fn listen(settings: &server::Settings) -> Result<TcpListener, Failure> {
+    settings.reach.check(settings.listen).map_err(|error| Failure::usage(error.to_string()))?;
+    bind(settings.listen).await
+}
+
+/// The address of a server as clients write it: by its first name where a certificate has names, else
+/// by its address; that of this machine where it listens on all.
+fn url(settings: &server::Settings, address: SocketAddr, names: &[HostName]) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let place = SocketAddr::new(ip, address.port());
+    match (settings.reach.has_tls(), names) {
+        (true, [HostName::Name(name), ..]) => format!("https://{name}:{}", address.port()),
+        (true, _) => format!("https://{place}"),
+        (false, _) => format!("http://{place}"),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
 }
 

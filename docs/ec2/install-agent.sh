@@ -2,7 +2,9 @@
 # Makes this machine an agent of a farrow server and keeps it one, by systemd. Debian and Ubuntu.
 # Run as root: by cloud-init as user data, or over ssh. docs/ec2.md tells how. What it is told:
 #
-#   FARROW_URL       the server, such as http://10.0.0.5:3277
+#   FARROW_URL       the server, such as https://10.0.0.5:3277; several of one database: with commas
+#   FARROW_CA        the certificate (PEM, the text itself) of the authority that signed the server's,
+#                    if that is one of your own
 #   FARROW_TOKEN     the server's token
 #   FARROW_PROGRAM   the program: a file here, an https:// address, or sha256:…, a blob at the server
 #   FARROW_RUNTIMES  what to install, of "r python"; default both
@@ -30,9 +32,11 @@ fetch_program() {
   file=$(mktemp)
   case $FARROW_PROGRAM in
     sha256:*)
+      local trust=()
+      [ -z "${FARROW_CA:-}" ] || trust=(--cacert "$FARROW_CA_FILE")
       # The token goes to curl by a file descriptor: arguments are shown to everybody on a machine.
       curl -fsS --retry 10 --retry-all-errors -o "$file" -H @<(echo "Authorization: Bearer $FARROW_TOKEN") \
-        "$FARROW_URL/v1/blobs/$FARROW_PROGRAM"
+        "${trust[@]}" "${FARROW_URL%%,*}/v1/blobs/$FARROW_PROGRAM"
       echo "${FARROW_PROGRAM#sha256:}  $file" | sha256sum --check --quiet
       ;;
     http://* | https://*) curl -fsSL --retry 10 --retry-all-errors -o "$file" "$FARROW_PROGRAM" ;;
@@ -49,12 +53,20 @@ make_user() {
   id farrow >/dev/null 2>&1 || useradd --system --create-home --home-dir /var/lib/farrow --shell /usr/sbin/nologin farrow
 }
 
+# A certificate is no secret, and the agent is not root.
+write_authority() {
+  [ -n "${FARROW_CA:-}" ] || return 0
+  FARROW_CA_FILE=/etc/farrow-ca.pem
+  printf '%s\n' "$FARROW_CA" >"$FARROW_CA_FILE"
+  chmod 0644 "$FARROW_CA_FILE"
+}
+
 # Only root reads this file; systemd reads it as root and gives it to the agent.
 write_settings() {
   install -d -m 0700 /etc/farrow
   local file=/etc/farrow/agent.env name
   (umask 077 && : >"$file.new")
-  for name in FARROW_URL FARROW_TOKEN FARROW_SLOTS FARROW_NAME FARROW_LABEL; do
+  for name in FARROW_URL FARROW_CA_FILE FARROW_TOKEN FARROW_SLOTS FARROW_NAME FARROW_LABEL; do
     [ -z "${!name:-}" ] || printf '%s="%s"\n' "$name" "${!name}" >>"$file.new"
   done
   mv "$file.new" "$file"
@@ -140,6 +152,7 @@ main() {
   : "${FARROW_URL:?the address of the server is needed}" "${FARROW_TOKEN:?the token of the server is needed}"
   : "${FARROW_PROGRAM:?where the program is, is needed}"
   install_runtimes
+  write_authority
   fetch_program
   make_user
   write_settings

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits::LimitSettings;
+use crate::listening::Reach;
 
 /// The settings that are flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +44,10 @@ pub struct Settings {
     /// The limits of clients.
     #[command(flatten)]
     pub limits: LimitSettings,
+
+    /// How it is reached.
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

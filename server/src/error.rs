@@ -21,6 +21,18 @@ pub enum ApiError {
     /// No token, or one that is not known.
     #[error("{0}")]
     Unauthorized(&'static str),
+    /// The request asks for a host that is not this server.
+    #[error(
+        "the request asks for the host {0:?}, which is no name of this server: if it is one, start the \
+         server with --host and the name"
+    )]
+    ForbiddenHost(String),
+    /// A page of another site sent the request.
+    #[error(
+        "a page of {0} sent this request, and only pages of this server may: if it is this server's \
+         own address, start the server with --host and the name"
+    )]
+    ForbiddenOrigin(String),
     /// There is no such thing; which, and what to do.
     #[error("{0}")]
     NotFound(String),
@@ -53,7 +65,9 @@ pub enum ApiError {
     )]
     InflatedTooLarge(usize),
     /// There is more of something than the server takes.
-    #[error("{what} are more than the server takes: {limit}; send less, or start it with a higher limit")]
+    #[error(
+        "{what} are more than the server takes: {limit}; send less, or start it with a higher limit"
+    )]
     TooMany {
         /// How much of what.
         what: String,
@@ -140,6 +154,14 @@ impl ApiError {
             Self::Unauthorized(_) => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed")
             }
+            Self::ForbiddenHost(_) => {
+                (StatusCode::FORBIDDEN, "forbidden-host", "The request asks for another host")
+            }
+            Self::ForbiddenOrigin(_) => (
+                StatusCode::FORBIDDEN,
+                "forbidden-origin",
+                "The request comes from a page of another site",
+            ),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed { .. } => (
                 StatusCode::METHOD_NOT_ALLOWED,

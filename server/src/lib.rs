@@ -15,6 +15,7 @@ mod http;
 mod inputs;
 mod labels;
 mod limits;
+mod listening;
 mod logs;
 mod metrics;
 mod names;
@@ -41,55 +42,59 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Settings};
 pub use http::openapi_json;
+pub use listening::{Exposed, HostName, Listeners, Reach, TlsError};
 pub use token::{TOKEN_FILE, TokenError};
 
 use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
 use limits::Limits;
+use listening::{Door, Peer};
 use signals::{Outbound, Topic};
 use state::AppState;
 use store::{Store, StoreError};
 use watchers::Watchers;
 
-/// How long open requests are given to end once the server is to stop.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long open requests are given to end once the server is to stop, so that it ends within five
+/// seconds.
+const DRAIN: Duration = Duration::from_secs(4);
 
 /// Serves until `shutdown` is cancelled; then ends every wait, finishes open requests, and returns.
 ///
 /// # Errors
 /// When the data folder or the database cannot be used, or the listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    config.settings.reach.check(config.settings.listen)?;
+    let tls = config.settings.reach.tls()?;
     let state = open(config, shutdown.clone()).await?;
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
     let signals = tokio::spawn(signals::run(state.clone(), shutdown.clone()));
-    // An answer is one small write after another: Nagle's algorithm would hold the last one back
-    // until the client's delayed acknowledgement, some 40 ms.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps Nagle's algorithm");
-        }
-    });
-    let serving = axum::serve(listener, http::router(state))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let refresh = tls
+        .clone()
+        .map(|tls| tokio::spawn(shutdown.clone().run_until_cancelled_owned(tls.keep_fresh())));
+    let service = http::router(state).into_make_service_with_connect_info::<Peer>();
+    let door = Door::new(listeners.into(), tls, shutdown.clone());
+    let serving =
+        axum::serve(door, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving.into_future() => served.map_err(ServeError::Listener)?,
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
     let _ = tokio::join!(dispatcher, reaper, trash, signals);
+    if let Some(refresh) = refresh {
+        refresh.await.ok();
+    }
     Ok(())
 }
 
@@ -201,6 +206,12 @@ pub enum ServeError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Where it is to listen, others could read what is said.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The administrator's token cannot be read or made.
     #[error(transparent)]
     Token(#[from] TokenError),

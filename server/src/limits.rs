@@ -91,7 +91,8 @@ impl Limits {
     /// 429 when it makes too many.
     pub fn request(&self, owner: &String) -> Result<(), ApiError> {
         self.requests.check_key(owner).map_err(|until| {
-            let limit = format!("{} requests a second (--max-requests)", self.settings.max_requests);
+            let limit =
+                format!("{} requests a second (--max-requests)", self.settings.max_requests);
             too_many(&limit, until.wait_time_from(DefaultClock::default().now()))
         })
     }
@@ -115,7 +116,8 @@ impl Limits {
         }
         self.disk.has_room(now)?;
         let Some(n) = u32::try_from(n).ok().and_then(NonZeroU32::new) else { return Ok(()) };
-        let limit = || format!("{} jobs a second (--max-submissions)", self.settings.max_submissions);
+        let limit =
+            || format!("{} jobs a second (--max-submissions)", self.settings.max_submissions);
         match self.submissions.check_key_n(owner, n) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => {

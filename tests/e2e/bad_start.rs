@@ -77,6 +77,11 @@ async fn settings_that_cannot_be() {
     let world = World::start().await;
     for (arguments, says) in [
         (&["server", "--listen", "here"][..], &["--listen", "here"][..]),
+        (&["server", "--listen", "0.0.0.0:0"], &["0.0.0.0:0", "--tls-cert", "--behind-proxy"]),
+        (&["up", "--listen", "[::]:0"], &["[::]:0", "--tls-cert", "--behind-proxy"]),
+        (&["server", "--listen", "10.0.0.5:3277"], &["10.0.0.5:3277", "ssh"]),
+        (&["server", "--tls-cert", "x.pem"], &["--tls-key"]),
+        (&["server", "--host", "https://x"], &["--host", "farrow.example.org"]),
         (&["server", "--lease", "0"], &["--lease", "0.5"]),
         (&["server", "--max-body", "1 GB"], &["--max-body"]),
         (&["server", "--dta", "x"], &["--dta"]),
@@ -94,6 +99,20 @@ async fn settings_that_cannot_be() {
         let refused = world.spawn("wrong", &mut world.command(arguments)).finished().await;
         assert_says(&refused, USAGE, says);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used() {
+    let world = World::start().await;
+    let data = world.path("other");
+    let (cert, key) = (world.path("cert.pem"), world.path("key.pem"));
+    let [data, cert, key] = [&data, &cert, &key].map(|path| path.to_str().unwrap());
+    let mut words = vec!["server", "--listen", "127.0.0.1:0", "--data", data];
+    words.extend(["--tls-cert", cert, "--tls-key", key]);
+    assert_says(&world.farrow(&words).await, FAILED, &["--tls-cert", cert, "cannot be read"]);
+    fs::write(cert, "no certificate").unwrap();
+    fs::write(key, "no key").unwrap();
+    assert_says(&world.farrow(&words).await, FAILED, &["--tls-cert", cert, "PEM"]);
 }
 
 #[tokio::test]

@@ -107,6 +107,11 @@ async fn the_examples_of_the_commands_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn the_examples_about_tls_do_what_they_say() {
+    run("docs/tls.md").await;
+}
+
+#[tokio::test]
 async fn the_examples_about_ec2_do_what_they_say() {
     run("docs/ec2.md").await;
 }
@@ -114,7 +119,7 @@ async fn the_examples_about_ec2_do_what_they_say() {
 /// Also what is not run here, because it needs machines that a test does not have, is sound shell.
 #[tokio::test]
 async fn every_example_is_sound_shell() {
-    for document in ["README.md", "docs/api.md", "docs/cli.md", "docs/ec2.md"] {
+    for document in ["README.md", "docs/api.md", "docs/cli.md", "docs/ec2.md", "docs/tls.md"] {
         for example in document::examples(&read(document)) {
             let checked =
                 Command::new("bash").args(["-n", "-c", &example.script]).output().unwrap();

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tests::certificates::Authority;
 use tests::wait::until;
 use tests::{World, process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,7 +148,10 @@ async fn an_installed_agent_is_told_where_its_server_is_and_checks_its_program()
 
     let token = ("FARROW_TOKEN", tests::TOKEN);
     let label = ("FARROW_LABEL", "zone=a,kind=two words");
-    let done = run(&[server, token, label, ("FARROW_PROGRAM", &program), ("SPOT", "yes")]);
+    let authority = Authority::new();
+    let pem = read(Path::new(&authority.file()));
+    let ca = ("FARROW_CA", pem.trim_end());
+    let done = run(&[server, token, label, ca, ("FARROW_PROGRAM", &program), ("SPOT", "yes")]);
     assert!(done.status.success(), "{done:?}");
     let called = read(&world.path("called"));
     for call in
@@ -159,6 +163,10 @@ async fn an_installed_agent_is_told_where_its_server_is_and_checks_its_program()
     assert_eq!(fs::metadata(&settings).unwrap().permissions().mode() & 0o777, 0o600);
     let settings = read(&settings);
     assert!(settings.contains("FARROW_LABEL=\"zone=a,kind=two words\"\n"), "{settings}");
+
+    let kept = installed.join("etc/farrow-ca.pem");
+    assert_eq!(read(&kept), pem);
+    assert!(settings.contains(&format!("FARROW_CA_FILE=\"{}\"\n", kept.display())), "{settings}");
 
     // systemd reads that file as the shell does, as far as we use it.
     let agent = installed.join("usr/local/bin/farrow");

@@ -3,6 +3,7 @@
 //!
 //! * [`world`]: a folder with a server, its agents, and commands run beside them.
 //! * [`process`]: one process of the program, whose log is printed when its test fails.
+//! * [`certificates`]: an authority that signs certificates.
 //! * [`client`]: requests and their answers.
 //! * [`document`], [`matching`]: the examples of a document, and whether they print what it says.
 //! * [`doubles`]: numbers that must come through to the last bit.
@@ -12,6 +13,7 @@
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
 pub mod audit;
+pub mod certificates;
 pub mod client;
 pub mod document;
 pub mod doubles;

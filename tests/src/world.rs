@@ -110,6 +110,13 @@ impl World {
         (self.server, _) = serve(&self.folder, &name, &address, &self.flags).await;
     }
 
+    /// Starts a server on the same data at another address, after the one before has ended.
+    pub async fn move_to(&mut self, address: &str) {
+        let name = self.process_name("server");
+        (self.server, self.url) = serve(&self.folder, &name, address, &self.flags).await;
+        self.client = Client::new(&self.url);
+    }
+
     /// Starts an agent that has every runtime, and waits until the server knows it.
     pub async fn agent(&self, name: &str, slots: u32) -> Agent {
         self.agent_with(name, slots, &[]).await

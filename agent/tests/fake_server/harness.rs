@@ -62,7 +62,7 @@ pub fn config(server: &str, slots: u32, scratch: &Path) -> Config {
         cache: None,
         grace: agent::Seconds(Duration::from_secs(60)),
     };
-    let mut config = Config::new(server.to_owned(), "secret".to_owned(), settings);
+    let mut config = Config::new(vec![server.to_owned()], "secret".to_owned(), settings);
     config.supervisor = env!("CARGO_BIN_EXE_farrow-supervise").into();
     config
 }

@@ -11,5 +11,6 @@ mod preparing;
 mod record;
 mod running;
 mod server;
+mod several;
 mod spoiling;
 mod watching;

@@ -4,13 +4,14 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -32,7 +33,19 @@ pub const HANG: Duration = Duration::from_secs(60);
 pub struct FakeServer {
     pub address: SocketAddr,
     shared: Arc<Shared>,
+    own: Arc<Own>,
     runtime: Option<Runtime>,
+}
+
+/// What one of several servers has of its own.
+#[derive(Default)]
+struct Own {
+    /// How often it was asked anything.
+    asked: AtomicU32,
+    /// Takes requests and answers none.
+    is_frozen: AtomicBool,
+    /// Refuses for now whatever is asked.
+    is_stopping: AtomicBool,
 }
 
 #[derive(Default)]
@@ -43,9 +56,33 @@ struct Shared {
 
 impl FakeServer {
     pub fn start() -> Self {
-        let shared = Arc::new(Shared::default());
-        let (runtime, address) = serve(&shared, ([127, 0, 0, 1], 0).into());
-        Self { address, shared, runtime: Some(runtime) }
+        Self::with(Arc::default())
+    }
+
+    /// Starts another server, which knows and says the same as this one: they share a database.
+    pub fn another(&self) -> Self {
+        Self::with(Arc::clone(&self.shared))
+    }
+
+    fn with(shared: Arc<Shared>) -> Self {
+        let own = Arc::default();
+        let (runtime, address) = serve(&shared, &own, ([127, 0, 0, 1], 0).into());
+        Self { address, shared, own, runtime: Some(runtime) }
+    }
+
+    /// How often this one was asked anything.
+    pub fn asked(&self) -> u32 {
+        self.own.asked.load(Ordering::SeqCst)
+    }
+
+    /// From now on it answers nothing, though it is there.
+    pub fn freeze(&self) {
+        self.own.is_frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it answers to everything that it is stopping, also to what it holds.
+    pub fn begin_to_stop(&self) {
+        self.own.is_stopping.store(true, Ordering::SeqCst);
     }
 
     /// Ends as by a kill: the port is closed, and every connection. What it knows, it keeps.
@@ -59,7 +96,7 @@ impl FakeServer {
 
     /// Starts again at the same address.
     pub fn start_again(&mut self) {
-        self.runtime = Some(serve(&self.shared, self.address).0);
+        self.runtime = Some(serve(&self.shared, &self.own, self.address).0);
     }
 
     pub fn url(&self) -> String {
@@ -168,7 +205,7 @@ fn listen(address: SocketAddr) -> TcpListener {
 }
 
 /// Serves in a runtime of its own, so that stopping it ends every connection.
-fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
+fn serve(shared: &Arc<Shared>, own: &Arc<Own>, address: SocketAddr) -> (Runtime, SocketAddr) {
     let listener = listen(address);
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -182,6 +219,7 @@ fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
         .route("/v1/agents/{id}", delete(leave))
         .route("/v1/blobs/{digest}", get(blob))
         .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(own), as_it_is))
         .with_state(Arc::clone(shared));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -191,6 +229,24 @@ fn serve(shared: &Arc<Shared>, address: SocketAddr) -> (Runtime, SocketAddr) {
         axum::serve(listener, routes).await.unwrap();
     });
     (runtime, address)
+}
+
+/// Answers as a server in this state does.
+async fn as_it_is(State(own): State<Arc<Own>>, request: Request, next: Next) -> Response {
+    own.asked.fetch_add(1, Ordering::SeqCst);
+    let answer = match own.is_frozen.load(Ordering::SeqCst) {
+        true => std::future::pending().await,
+        false => next.run(request).await,
+    };
+    if own.is_frozen.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    if own.is_stopping.load(Ordering::SeqCst) {
+        let mut stopping = problem(503, "stopping");
+        stopping.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3600"));
+        return stopping;
+    }
+    answer
 }
 
 async fn register(State(app): App, Json(register): Json<Register>) -> Response {

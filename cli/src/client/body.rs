@@ -3,30 +3,34 @@
 use bytes::Bytes;
 use reqwest::Response;
 
-use super::{ANSWER_WITHIN, CallError};
+use super::{ANSWER_WITHIN, CallError, Client};
 
 /// The bytes of an answer, as they arrive.
 #[derive(Debug)]
 pub struct Body {
     response: Response,
-    url: String,
+    client: Client,
+    server: usize,
 }
 
 impl Body {
-    /// Of an answer from the server at `url`.
-    pub fn new(response: Response, url: String) -> Self {
-        Self { response, url }
+    /// Of an answer to `client` from this server.
+    pub fn new(response: Response, client: Client, server: usize) -> Self {
+        Self { response, client, server }
     }
 
-    /// The next bytes; none at the end of a whole body. A body cut short is an error.
+    /// The next bytes; none at the end of a whole body. A body cut short is an error, after which
+    /// another server is asked, if there is one.
     pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
-        match tokio::time::timeout(ANSWER_WITHIN, self.response.chunk()).await {
-            Ok(bytes) => bytes.map_err(|error| CallError::lost(&self.url, &error)),
+        let url = self.client.url(self.server);
+        let bytes = match tokio::time::timeout(ANSWER_WITHIN, self.response.chunk()).await {
+            Ok(bytes) => bytes.map_err(|error| CallError::lost(url, &error)),
             Err(_) => Err(CallError::Lost {
-                url: self.url.clone(),
+                url: url.to_owned(),
                 reason: "the answer stopped coming".to_owned(),
             }),
-        }
+        };
+        bytes.inspect_err(|_| self.client.leave(self.server))
     }
 
     /// Its lines, as they arrive.

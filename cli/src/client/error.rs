@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
+use agent::trust;
 use protocol::Problem;
-use reqwest::StatusCode;
+use reqwest::header::HeaderName;
+use reqwest::{Request, StatusCode};
 
 use crate::failure::{Exit, Failure};
 
@@ -23,6 +25,13 @@ pub enum CallError {
         /// The server.
         url: String,
         /// What broke.
+        reason: String,
+    },
+    /// What answers cannot prove over TLS that it is the server.
+    Untrusted {
+        /// The server.
+        url: String,
+        /// What is wrong, and what to do.
         reason: String,
     },
     /// The server said no, and why.
@@ -55,7 +64,11 @@ pub enum Outlook {
 impl CallError {
     /// A request that came to nothing, or an answer cut short.
     pub fn lost(url: &str, error: &reqwest::Error) -> Self {
-        let (url, reason) = (url.to_owned(), reason(error));
+        let url = url.to_owned();
+        if let Some(reason) = trust::complaint(error) {
+            return Self::Untrusted { url, reason };
+        }
+        let reason = reason(error);
         match error.is_connect() {
             true => Self::Unreachable { url, reason },
             false => Self::Lost { url, reason },
@@ -75,8 +88,37 @@ impl CallError {
                 502..=504 => Outlook::Passing,
                 _ => Outlook::Hopeless,
             },
-            Self::Unwritable(_) | Self::Unreadable(_) => Outlook::Hopeless,
+            Self::Untrusted { .. } | Self::Unwritable(_) | Self::Unreadable(_) => Outlook::Hopeless,
         }
+    }
+
+    /// Whether it is the server that failed, so that another one of its database may not.
+    pub fn is_of_server(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Untrusted { .. } => true,
+            Self::Refused(_) | Self::Stranger { .. } => self.status() >= Some(500),
+            Self::Unwritable(_) | Self::Unreadable(_) => false,
+        }
+    }
+
+    /// Whether the request can be sent to another server at once: this one has done nothing of it,
+    /// or it does no harm twice.
+    pub fn allows_another(&self, request: &Request) -> bool {
+        let is_harmless = request.method().is_idempotent()
+            || request.headers().contains_key(HeaderName::from_static("idempotency-key"));
+        match self {
+            Self::Unreachable { .. } | Self::Untrusted { .. } => true,
+            Self::Refused(problem) if problem.status == 503 => true,
+            _ => is_harmless && self.is_of_server(),
+        }
+    }
+
+    /// Tells also of the servers that were asked before.
+    pub fn after(mut self, earlier: &[Self]) -> Self {
+        if let Self::Unreachable { reason, .. } | Self::Lost { reason, .. } = &mut self {
+            earlier.iter().for_each(|error| reason.push_str(&format!("; and before, {error}")));
+        }
+        self
     }
 
     /// The HTTP status of the answer, if one came.
@@ -98,6 +140,9 @@ impl fmt::Display for CallError {
             Self::Lost { url, reason } => {
                 write!(f, "lost the connection to the server at {url}: {reason}")
             }
+            Self::Untrusted { url, reason } => {
+                write!(f, "the server at {url} is not trusted: {reason}")
+            }
             Self::Refused(problem) => f.write_str(&problem.detail),
             Self::Stranger { url, status } => {
                 write!(
@@ -117,7 +162,9 @@ impl From<CallError> for Failure {
             CallError::Refused(problem) => refusal(problem),
             CallError::Unreachable { .. } => Self::new(Exit::Server, error.to_string())
                 .remedy("is it running (`farrow server`), and is --url or FARROW_URL right?"),
-            CallError::Lost { .. } => Self::new(Exit::Server, error.to_string()),
+            CallError::Lost { .. } | CallError::Untrusted { .. } => {
+                Self::new(Exit::Server, error.to_string())
+            }
             CallError::Unreadable(_) => Self::new(Exit::Failed, error.to_string()),
             CallError::Stranger { .. } => {
                 Self::new(Exit::Server, error.to_string()).remedy("is --url or FARROW_URL right?")

@@ -1,5 +1,7 @@
 //! `farrow agent`: runs elements on this machine.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
@@ -13,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   farrow agent --server http://10.0.0.5:3277
   farrow agent --server http://10.0.0.5:3277 --slots 4 --name box --label zone=a
+  farrow agent --server https://a.example.org,https://b.example.org --ca-file /etc/farrow/ca.pem
 
 SIGTERM or Ctrl-C drains the agent: it takes nothing new, finishes what it runs for as long as
 --grace allows, and leaves. Once more ends it at once. What it had not finished runs elsewhere.
@@ -22,9 +25,15 @@ SIGTERM or Ctrl-C drains the agent: it takes nothing new, finishes what it runs 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Agent {
-    /// The server's address
-    #[arg(long, env = "FARROW_URL", value_name = "URL", value_parser = parse_url)]
-    server: String,
+    /// The server's address; may be repeated, for servers of one database: when one does not answer
+    /// the next is asked
+    #[arg(long = "server", env = "FARROW_URL", value_name = "URL", value_delimiter = ',',
+          value_parser = parse_url, required = true)]
+    servers: Vec<String>,
+    /// Certificates of authorities (PEM) whose word for a server's certificate is taken, beside those
+    /// that the system trusts
+    #[arg(long, env = "FARROW_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     #[command(flatten)]
     token: TokenSource,
     #[command(flatten)]
@@ -40,11 +49,12 @@ impl Agent {
         logging::start()?;
         let token = self.token.token()?;
         if self.json {
-            let place = serde_json::json!({ "server": self.server, "name": self.settings.name() });
+            let place = serde_json::json!({ "server": self.servers.join(","), "name": self.settings.name() });
             print_text(&format!("{place}\n"))?;
         }
         let stop = signals::stop_token("draining: what runs is finished, nothing new is taken")?;
-        let config = agent::Config::new(self.server, token, self.settings);
+        let mut config = agent::Config::new(self.servers, token, self.settings);
+        config.ca_file = self.ca_file;
         agent::run(config, stop).await.map_err(|error| failure(&error))
     }
 }

@@ -12,7 +12,10 @@ use crate::signals;
 const EXAMPLES: &str = "\
 Examples:
   farrow server
-  farrow server --listen 0.0.0.0:3277 --data /var/lib/farrow
+  farrow server --listen 0.0.0.0:3277 --tls-cert cert.pem --tls-key key.pem --data /var/lib/farrow
+  farrow server --behind-proxy --host farrow.example.org        (nginx or Caddy in front does TLS)
+
+Beyond this machine it listens with TLS only, or with --behind-proxy; docs/tls.md tells how.
 
 The administrator's token is FARROW_TOKEN, or the content of --token-file; without either the server
 makes one at its first start and keeps it in admin.token in the data folder. FARROW_LOG sets what is

@@ -42,9 +42,10 @@ impl Up {
         logging::start()?;
         let stop = signals::stop_token("draining: what runs is finished, nothing new is taken")?;
         let stop_server = CancellationToken::new();
-        let mut serving = Serving::start(self.server, &self.token, stop_server.clone()).await?;
+        let mut serving =
+            Serving::start_for_agent(self.server, &self.token, stop_server.clone()).await?;
         serving.announce(self.json)?;
-        let config = agent::Config::new(serving.url(), serving.token()?, self.agent);
+        let config = agent::Config::new(vec![serving.own_url()], serving.token()?, self.agent);
         let agent_ended = tokio::select! {
             ended = agent::run(config, stop.clone()) => ended.map_err(|error| failure(&error)),
             ended = serving.ended() => return ended,

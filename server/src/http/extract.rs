@@ -89,7 +89,9 @@ impl FromRequest<AppState> for Body {
 
 /// Whether the body is compressed as we can read. Another encoding is taken for none, as it often is.
 fn is_gzip(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip"))
+    headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip"))
 }
 
 async fn inflate(body: Bytes, limit: usize) -> Result<Body, ApiError> {

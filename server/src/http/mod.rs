@@ -5,6 +5,7 @@ mod agent_api;
 mod agents;
 pub mod auth;
 mod blobs;
+mod browsers;
 mod docs;
 mod endings;
 mod events;
@@ -25,6 +26,8 @@ mod value;
 pub mod wait;
 mod waiting;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::AUTHORIZATION;
@@ -38,6 +41,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::listening::{Names, client_address, note_request};
 use crate::state::AppState;
 
 /// Every route, in the order in which a reader meets them.
@@ -79,6 +83,9 @@ fn is_public(path: &str) -> bool {
 
 /// The whole service.
 pub fn router(state: AppState) -> Router {
+    let settings = &state.config.settings;
+    let names = Arc::new(Names::new(&settings.reach, settings.listen.ip()));
+    let behind_proxy = settings.reach.behind_proxy;
     let (router, _) = routes().split_for_parts();
     router
         .merge(docs::parts())
@@ -86,19 +93,26 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problems::method_not_allowed)
         .layer(
             ServiceBuilder::new()
+                .layer(middleware::from_fn(note_request))
                 .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
                 .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
-                .layer(TraceLayer::new_for_http().make_span_with(span))
+                .layer(
+                    TraceLayer::new_for_http()
+                        .make_span_with(move |request: &Request| span(request, behind_proxy)),
+                )
                 .layer(CatchPanicLayer::custom(problems::panicked))
                 .layer(middleware::from_fn(problems::with_instance))
+                .layer(middleware::from_fn_with_state(names, browsers::refuse_other_sites))
                 .layer(middleware::from_fn_with_state(state.clone(), auth::require_token))
                 .layer(middleware::from_fn_with_state(state.clone(), admission::count)),
         )
         .with_state(state)
 }
 
-fn span(request: &Request) -> tracing::Span {
-    tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
+fn span(request: &Request, behind_proxy: bool) -> tracing::Span {
+    let client = client_address(request, behind_proxy).map(tracing::field::display);
+    let (method, path) = (request.method(), request.uri().path());
+    tracing::debug_span!("request", client, %method, path)
 }
 
 /// The description of the API, as pretty JSON.

@@ -16,7 +16,7 @@ use super::is_public;
 struct ProblemType(&'static str, StatusCode, &'static str);
 
 /// Every type of problem that there is.
-const PROBLEM_TYPES: [ProblemType; 18] = [
+const PROBLEM_TYPES: &[ProblemType] = &[
     ProblemType(
         "bad-request",
         StatusCode::BAD_REQUEST,
@@ -33,6 +33,21 @@ const PROBLEM_TYPES: [ProblemType; 18] = [
         "The `Idempotency-Key` came before with another body.",
     ),
     ProblemType("unauthorized", StatusCode::UNAUTHORIZED, "There is no token, or it is not known."),
+    ProblemType(
+        "forbidden-host",
+        StatusCode::FORBIDDEN,
+        "The request asks for a host that is not this server; `--host` gives it a name.",
+    ),
+    ProblemType(
+        "forbidden-origin",
+        StatusCode::FORBIDDEN,
+        "A page of another site sent the request.",
+    ),
+    ProblemType(
+        "tls-required",
+        StatusCode::BAD_REQUEST,
+        "The request came without TLS to a server that speaks TLS.",
+    ),
     ProblemType("not-found", StatusCode::NOT_FOUND, "There is no such job, agent, blob or route."),
     ProblemType(
         "unknown-agent",
@@ -188,6 +203,7 @@ fn add_failures(path: &str, operation: &mut Operation) {
     };
     let is_open = is_public(path);
     add(!is_open, "unauthorized");
+    add(true, "forbidden-origin");
     add(has_body || has_id, "bad-request");
     add(has_body, "too-large");
     add(has_body || has_id, "invalid-field");

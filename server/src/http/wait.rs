@@ -146,12 +146,7 @@ impl JobWaiter {
         Self::new(state, job, wait, News::Log)
     }
 
-    fn new(
-        state: &AppState,
-        job: JobId,
-        wait: Duration,
-        news: News,
-    ) -> Result<Self, ApiError> {
+    fn new(state: &AppState, job: JobId, wait: Duration, news: News) -> Result<Self, ApiError> {
         Ok(Self {
             _place: state.limits.place()?,
             stirred: stirred(state, job, news),

@@ -177,6 +177,7 @@ fn every_operation_tells_of_the_failures_that_any_may_come_to() {
             let needs = |status: &str| {
                 assert!(told.iter().any(|told| *told == status), "{method} {path}: no {status}");
             };
+            needs("403");
             if !is_public(path) {
                 ["401", "500", "503"].iter().for_each(|status| needs(status));
             }
