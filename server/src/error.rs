@@ -18,9 +18,12 @@ pub enum ApiError {
     /// The body is JSON, but the fields named cannot be.
     #[error("invalid fields")]
     Invalid(Vec<FieldError>),
-    /// No token, or one that is not known.
+    /// No token, or one that is not good; why, and what to do.
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthorized(String),
+    /// A token that may not do this; which may.
+    #[error("{0}")]
+    Forbidden(String),
     /// There is no such thing; which, and what to do.
     #[error("{0}")]
     NotFound(String),
@@ -102,6 +105,9 @@ impl ApiError {
             ),
             Self::Unauthorized(_) => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed")
+            }
+            Self::Forbidden(_) => {
+                (StatusCode::FORBIDDEN, "forbidden", "The token does not let you do this")
             }
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed { .. } => (

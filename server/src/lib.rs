@@ -27,10 +27,12 @@ mod store;
 mod submission;
 mod token;
 mod trash;
+mod upkeep;
 mod value;
 mod watchers;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,14 +41,17 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Settings};
+pub use config::{Config, Settings, time_span};
 pub use http::openapi_json;
 pub use token::{TOKEN_FILE, TokenError};
+
+use protocol::rights::{Role, TokenState};
 
 use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
 use state::AppState;
+use store::tokens::Known;
 use store::{Store, StoreError};
 
 /// How long open requests are given to end once the server is to stop.
@@ -65,6 +70,7 @@ pub async fn serve(
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
+    let upkeep = tokio::spawn(upkeep::run(state.clone(), shutdown.clone()));
     // An answer is one small write after another: Nagle's algorithm would hold the last one back
     // until the client's delayed acknowledgement, some 40 ms.
     let listener = listener.tap_io(|connection| {
@@ -72,14 +78,15 @@ pub async fn serve(
             tracing::debug!(%error, "a connection keeps Nagle's algorithm");
         }
     });
-    let serving = axum::serve(listener, http::router(state))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let service = http::router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let serving =
+        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving.into_future() => served.map_err(ServeError::Listener)?,
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper, trash);
+    let _ = tokio::join!(dispatcher, reaper, trash, upkeep);
     Ok(())
 }
 
@@ -100,7 +107,9 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     let clock = Arc::new(Clock::start());
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
-    prepare(&store, &clock, lease, token::hash(&admin)).await?;
+    let admin_hash = token::hash(&admin);
+    prepare(&store, &clock, lease, admin_hash.clone()).await?;
+    warn_unless_admin(&store, &clock, &admin_hash).await?;
     let job_watchers = Arc::default();
     Ok(AppState {
         dispatcher: Dispatcher::new(store.clone(), Arc::clone(&clock), Arc::clone(&job_watchers)),
@@ -141,6 +150,22 @@ async fn prepare(
             })
         })
         .await
+}
+
+/// Says in the log if the token that was given to the server as the administrator's is not, or not any
+/// more: it was revoked, say.
+async fn warn_unless_admin(store: &Store, clock: &Clock, hash: &str) -> Result<(), StoreError> {
+    let hash = hash.to_owned();
+    let known =
+        store.read(|tx| Box::pin(async move { store::tokens::find(tx, &hash).await })).await?;
+    let is_live = |known: &Known| known.state(clock.now()) == TokenState::Live;
+    if !known.as_ref().is_some_and(|known| known.identity.role == Role::Admin && is_live(known)) {
+        tracing::warn!(
+            "the token in FARROW_TOKEN, --token-file or {TOKEN_FILE} is no administrator's any more: \
+             give another one, or remove that file"
+        );
+    }
+    Ok(())
 }
 
 /// Why a server does not serve.

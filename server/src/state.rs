@@ -99,6 +99,7 @@ pub mod tests {
             lease: 30.0,
             max_body: 1 << 20,
             max_blob: 1 << 20,
+            audit_keep: std::time::Duration::from_secs(3600),
         };
         let config = Config { settings, data: folder.to_owned(), admin_token: None };
         crate::open(config, CancellationToken::new()).await.unwrap()

@@ -14,7 +14,9 @@ use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 
-use super::extract::{Body, Id, Json};
+use super::auth;
+use super::caller::{Caller, OwnAgent, foreign, may_speak};
+use super::extract::{Body, Json};
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
@@ -24,6 +26,7 @@ use crate::store::blocks::{Place, StoredBlock};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::reports::{self, NewPiece};
+use crate::store::tokens::Identity;
 use crate::store::{StoreError, agents};
 
 /// The longest that an agent's request is held, whatever it asks.
@@ -45,6 +48,7 @@ const MAX_SLOTS: u32 = 4096;
     ))]
 pub async fn register(
     State(state): State<AppState>,
+    caller: Caller,
     Json(agent): Json<Register>,
 ) -> Result<axum::Json<Registered>, ApiError> {
     if agent.protocol != PROTOCOL_VERSION {
@@ -60,22 +64,32 @@ pub async fn register(
     }
     let (now, lease) = (state.clock.now(), lease_millis(&state));
     let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
-    let revoked = state
+    let identity = caller.identity;
+    let taken_in = state
         .store
-        .write(move |tx| Box::pin(async move { take_in(tx, &agent, now, now + lease).await }))
+        .write(move |tx| {
+            Box::pin(async move { take_in(tx, &identity, &agent, now, now + lease).await })
+        })
         .await?;
+    let revoked = taken_in.ok_or_else(|| foreign(id))?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
     state.wake_for_agents();
     Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
 }
 
+/// Writes an agent down and says which of its leases it has lost; `None`: it is another token's.
 async fn take_in(
     tx: &mut Tx<'_>,
+    identity: &Identity,
     agent: &Register,
     now: i64,
     alive_until: i64,
-) -> Result<Vec<LeaseId>, StoreError> {
+) -> Result<Option<Vec<LeaseId>>, StoreError> {
+    if !may_speak(identity, &agents::holder(tx, agent.id).await?) {
+        return Ok(None);
+    }
     agents::register(tx, agent, now, alive_until).await?;
+    agents::give(tx, agent.id, &identity.owner).await?;
     let live = leases::ids_of_agent(tx, agent.id).await?;
     let mut revoked = Vec::new();
     for &lease in &agent.leases {
@@ -83,7 +97,7 @@ async fn take_in(
             revoked.push(lease);
         }
     }
-    Ok(revoked)
+    Ok(Some(revoked))
 }
 
 /// An agent leaves: what it holds can be leased anew.
@@ -96,7 +110,7 @@ async fn take_in(
     ))]
 pub async fn leave(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
         .store
@@ -129,7 +143,7 @@ fn released(id: LeaseId) -> protocol::agent::Released {
     ))]
 pub async fn release(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Json(release): Json<Release>,
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
@@ -166,7 +180,8 @@ async fn release_all(
     ))]
 pub async fn lease(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    caller: Caller,
+    OwnAgent(agent): OwnAgent,
     Json(request): Json<LeaseRequest>,
 ) -> Result<Response, ApiError> {
     let now = state.clock.now();
@@ -175,6 +190,8 @@ pub async fn lease(
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
     let grants = wait_for_work(&state, &known, &request).await?;
+    // The token may have ended meanwhile: what was granted comes back when the agent lapses.
+    auth::still_good(&state, &caller).await?;
     let (header, body) = inputs::leases(&state, grants, &request.known_jobs).await?;
     envelope_response(&header, &body)
 }
@@ -235,7 +252,7 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
     ))]
 pub async fn report(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Body(body): Body,
 ) -> Result<axum::Json<Reported>, ApiError> {
     let (report, start) = envelope::open::<Report>(&body)
@@ -331,7 +348,7 @@ fn element_error(json: &[u8]) -> ElementError {
     ))]
 pub async fn heartbeat(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<axum::Json<Orders>, ApiError> {
     let wait = hold(heartbeat.wait)?;

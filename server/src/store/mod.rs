@@ -14,10 +14,13 @@
 //! * [`blocks`]: inputs and names, read by range.
 //! * [`agents`]: who is there.
 //! * [`tokens`]: who may call.
+//! * [`uploads`]: who may read which blob.
+//! * [`audit`]: what was done, and by whom.
 //!
 //! Writes go through one [`writer`] that commits them in groups; reads have a pool of their own.
 
 pub mod agents;
+pub mod audit;
 pub mod blocks;
 pub mod db;
 pub mod drafts;
@@ -34,6 +37,7 @@ mod specs;
 pub mod submissions;
 pub mod tokens;
 pub mod trash;
+pub mod uploads;
 mod writer;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
+//! * [`rights`]: tokens, whose things are whose, the audit log.
 //! * [`plans`]: which indexes are read.
 //! * [`upgrade`]: databases of earlier versions.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
@@ -17,6 +18,7 @@ mod costs;
 mod drafts;
 mod history;
 mod plans;
+mod rights;
 mod upgrade;
 mod watching;
 
@@ -27,6 +29,7 @@ use protocol::job::{ElementError, Function, Level, OnError, Options, Runtime, St
 use protocol::problem::FailedElement;
 use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
 
+use super::audit::Actor;
 use super::blocks::{Place, StoredBlock};
 use super::db::Tx;
 use super::jobs::{JobRow, NewJob};
@@ -129,6 +132,16 @@ async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreErr
             page if page.is_empty() => return Ok(jobs),
             page => jobs.extend(page),
         }
+    }
+}
+
+/// Ada, by this request.
+pub fn actor(request: &str) -> Actor {
+    Actor {
+        token: "ada".to_owned(),
+        name: "ada's laptop".to_owned(),
+        address: Some("10.0.0.1".to_owned()),
+        request: request.to_owned(),
     }
 }
 
