@@ -28,32 +28,30 @@ pub struct Settings {
     #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
     pub max_blob: u64,
 
-    /// How long entries of the audit log are kept: `365d`, `12h`.
-    #[arg(long, env = "FARROW_AUDIT_KEEP", default_value = "365d", value_parser = time_span, value_name = "TIME")]
+    /// How long entries of the audit log are kept, such as 365d or 12h.
+    #[arg(long, env = "FARROW_AUDIT_KEEP", default_value = "365d", value_parser = duration, value_name = "DURATION")]
     pub audit_keep: Duration,
 }
 
-/// Reads a span of time: a whole number and its unit, `90s`, `15m`, `12h`, `30d`, `2w`.
+/// The units of durations, and their seconds.
+const UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("w", 604_800)];
+
+/// Reads a number and its unit: `90s`, `30m`, `12h`, `30d`, `2w`.
 ///
 /// # Errors
-/// What is wrong with `text`.
-pub fn time_span(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let unit = text.chars().last().unwrap_or_default();
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        'w' => 7 * 86_400,
-        _ => 0,
-    };
-    let number = text.strip_suffix(unit).and_then(|number| number.parse::<u32>().ok());
-    match number {
-        Some(number) if number > 0 && seconds > 0 => {
-            Ok(Duration::from_secs(u64::from(number) * seconds))
-        }
-        _ => Err("not a span of time such as 90s, 15m, 12h, 30d or 2w".to_owned()),
+/// What is wrong with `text`, and what would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let seconds = UNITS.iter().find(|(name, _)| *name == unit).and_then(|(_, seconds)| {
+        number.parse::<u64>().ok().and_then(|number| number.checked_mul(*seconds))
+    });
+    match seconds {
+        Some(seconds @ 1..=3_155_760_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!(
+            "{text:?} is no duration: give a number and a unit, from 1s to 100 years, such as 90s, \
+             30m, 12h, 30d or 2w"
+        )),
     }
 }
 
@@ -88,14 +86,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_of_time_have_units() {
-        for (text, seconds) in
-            [("90s", 90), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600)]
-        {
-            assert_eq!(time_span(text), Ok(Duration::from_secs(seconds)), "{text}");
+    fn durations_have_a_number_and_a_unit() {
+        for (text, seconds) in [
+            ("1s", 1),
+            ("90s", 90),
+            ("30m", 1800),
+            ("12h", 43_200),
+            ("30d", 2_592_000),
+            ("2w", 1_209_600),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for wrong in ["", "30", "d", "0d", "-1d", "1.5d", "30 d", "30y", "4294967296s", "d30é"] {
-            assert!(time_span(wrong).unwrap_err().contains("such as"), "{wrong}");
+        for text in [
+            "",
+            "0s",
+            "30",
+            "d",
+            "-1d",
+            "1.5h",
+            "1 h",
+            "30D",
+            "3y",
+            "99999999999999999999d",
+            "9999999w",
+        ] {
+            assert!(duration(text).unwrap_err().contains("such as 90s"), "{text}");
         }
     }
 }

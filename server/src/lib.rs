@@ -41,7 +41,7 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Settings, time_span};
+pub use config::{Config, Settings, duration};
 pub use http::openapi_json;
 pub use token::{TOKEN_FILE, TokenError};
 

@@ -56,7 +56,7 @@ struct Create {
     #[arg(long, env = "FARROW_NAME", value_name = "NAME")]
     name: String,
     /// For how long it is good, such as 12h, 30d or 2w [default: until it is revoked]
-    #[arg(long, env = "FARROW_EXPIRES_IN", value_parser = server::time_span, value_name = "TIME")]
+    #[arg(long, env = "FARROW_EXPIRES_IN", value_parser = server::duration, value_name = "DURATION")]
     expires_in: Option<Duration>,
     #[command(flatten)]
     output: OutputArgs,

@@ -164,8 +164,7 @@ pub async fn require_token(
     if let (Some(Access::Only(roles)), Some(path)) = (access, path) {
         check_role(&identity, roles, request.method().as_str(), path)?;
     }
-    let caller = Caller::new(identity.clone(), hash, request.extensions());
-    request.extensions_mut().insert(identity);
+    let caller = Caller::new(identity, hash, &request);
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

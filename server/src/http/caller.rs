@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use protocol::AgentId;
@@ -37,6 +37,13 @@ pub async fn number(mut request: Request, next: Next) -> Response {
     response
 }
 
+/// Where a request comes from, as far as that is known.
+fn client_address(request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    // An IPv4 address is the same one however the socket calls it.
+    peer.map(|ConnectInfo(peer)| peer.ip().to_canonical())
+}
+
 /// Who calls. Put into the request by [`super::auth::require_token`].
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -49,16 +56,14 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whoever sent the request with these extensions, by the token of `identity`.
-    pub fn new(identity: Identity, hash: Arc<str>, extensions: &Extensions) -> Self {
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-        let request = extensions.get::<RequestId>();
+    /// Whoever sent `request` by the token of `identity`.
+    pub fn new(identity: Identity, hash: Arc<str>, request: &Request) -> Self {
+        let id = request.extensions().get::<RequestId>();
         Self {
             identity,
             hash,
-            // An IPv4 address is the same one however the socket calls it.
-            address: peer.map(|ConnectInfo(peer)| peer.ip().to_canonical()),
-            request: request.map_or_else(|| Arc::from(""), |RequestId(id)| Arc::clone(id)),
+            address: client_address(request),
+            request: id.map_or_else(|| Arc::from(""), |RequestId(id)| Arc::clone(id)),
         }
     }
 
