@@ -51,11 +51,13 @@ impl fmt::Display for Role {
 #[schema(example = json!({"name": "ada's laptop", "role": "submit", "expires_in": 2_592_000}))]
 pub struct CreateToken {
     /// For people, 1 to 100 characters; no other token that is good has the same.
+    #[schema(min_length = 1, max_length = 100, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub name: String,
     /// What it lets its holder do.
     pub role: Role,
     /// Seconds for which it is good; `null`: until it is revoked.
     #[serde(default)]
+    #[schema(exclusive_minimum = 0, maximum = 3_200_000_000_u64)]
     pub expires_in: Option<f64>,
 }
 

@@ -181,6 +181,9 @@ fn every_operation_tells_of_the_failures_that_any_may_come_to() {
             if !is_public(path) {
                 ["401", "500", "503"].iter().for_each(|status| needs(status));
             }
+            if matches!(access(&method.to_uppercase(), path), Some(Access::Only(_))) {
+                needs("403");
+            }
             if path.contains('{') {
                 ["400", "422"].iter().for_each(|status| needs(status));
             }
