@@ -6,12 +6,13 @@ use clap::builder::styling::Style;
 use crate::failure::EXIT_CODES;
 
 /// The commands under the words that lead to them.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Set up", &["up", "server", "agent"]),
     ("Submit", &["map", "call", "retry"]),
     ("Follow", &["status", "logs", "outcomes", "value"]),
     ("End", &["cancel", "delete"]),
     ("Look around", &["jobs", "agents", "blobs"]),
+    ("Let in", &["token", "audit"]),
 ];
 
 const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}{after-help}";

@@ -64,6 +64,8 @@ enum Command {
     Jobs(commands::jobs::Jobs),
     Agents(commands::agents::Agents),
     Blobs(commands::blobs::Blobs),
+    Token(commands::token::Token),
+    Audit(commands::audit::Audit),
     #[command(hide = true)]
     Supervise(commands::supervise::Supervise),
     /// Run commands for an agent (an agent starts this by itself)
@@ -113,6 +115,8 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Agents(command) => command.run().await,
             Command::Delete(command) => command.run().await,
             Command::Blobs(command) => command.run().await,
+            Command::Token(command) => command.run().await,
+            Command::Audit(command) => command.run().await,
             Command::Supervise(_) | Command::RunCommands | Command::Openapi => Ok(()),
         }
     })

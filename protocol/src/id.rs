@@ -60,6 +60,11 @@ id! {
     LeaseId
 }
 
+id! {
+    /// Names a token, which it is not: who knows it may do nothing by it.
+    TokenId
+}
+
 /// A text that is not a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidId;

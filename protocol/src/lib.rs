@@ -6,6 +6,7 @@
 //! * [`files`]: what a job's folder may hold.
 //! * [`frames`]: elements and values that are not JSON, in one body.
 //! * [`problem`]: the one shape of every failure (RFC 9457).
+//! * [`rights`]: tokens, their roles, and the audit log.
 //! * [`id`]: the ids, UUIDs of version 7.
 
 pub mod agent;
@@ -18,10 +19,11 @@ mod object;
 pub mod outcome;
 pub mod problem;
 pub mod ranges;
+pub mod rights;
 pub mod status;
 pub mod submission;
 
-pub use id::{AgentId, JobId, LeaseId};
+pub use id::{AgentId, JobId, LeaseId, TokenId};
 pub use problem::{FieldError, Problem};
 pub use ranges::{Range, RangeSet};
 

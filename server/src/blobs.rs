@@ -10,6 +10,9 @@ use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use crate::store::tokens::Scope;
+use crate::store::{Store, uploads};
+
 /// Parts of an upload that wait for the disk at the most.
 const PARTS_AHEAD: usize = 8;
 
@@ -17,9 +20,18 @@ const PARTS_AHEAD: usize = 8;
 const INCOMING: &str = "incoming";
 
 /// The blobs of one server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Blobs {
     folder: Arc<Path>,
+    /// Who asks for blobs by their digests, unless it is the server itself.
+    reader: Option<Reader>,
+}
+
+/// Sees no other blobs than those it has uploaded.
+#[derive(Clone)]
+struct Reader {
+    store: Store,
+    owner: Arc<str>,
 }
 
 /// What an upload came to.
@@ -55,7 +67,28 @@ impl Blobs {
     /// When it cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join(INCOMING))?;
-        Ok(Self { folder: folder.into() })
+        Ok(Self { folder: folder.into(), reader: None })
+    }
+
+    /// The same blobs, as far as `scope` may see them: for whoever else's a blob is, its digest names
+    /// nothing. Looked up and opened by digest; what is [`get`](Self::get) is the server's own.
+    pub fn seen_by(&self, store: &Store, scope: Scope) -> Self {
+        let reader = match scope {
+            Scope::All => None,
+            Scope::Of(owner) => Some(Reader { store: store.clone(), owner: owner.into() }),
+        };
+        Self { folder: Arc::clone(&self.folder), reader }
+    }
+
+    /// Fails as for a blob that is not there if it may not be seen.
+    async fn check_seen(&self, digest: &str) -> io::Result<()> {
+        let Some(Reader { store, owner }) = &self.reader else { return Ok(()) };
+        let (owner, wanted) = (Arc::clone(owner), digest.to_owned());
+        let has = store
+            .read(|tx| Box::pin(async move { uploads::has(tx, &owner, &wanted).await }))
+            .await
+            .map_err(io::Error::other)?;
+        if has { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     /// Removes what uploads left behind that were cut off with an earlier server. No other server
@@ -130,6 +163,7 @@ impl Blobs {
     /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
     pub async fn open_blob(&self, digest: &str) -> io::Result<(File, u64)> {
         let path = path_of(&self.folder, checked(digest)?);
+        self.check_seen(digest).await?;
         run(move || {
             let file = File::open(path)?;
             let size = file.metadata()?.len();

@@ -41,6 +41,10 @@ pub struct Settings {
     #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
     pub max_blob: u64,
 
+    /// How long entries of the audit log are kept, such as 365d or 12h.
+    #[arg(long, env = "FARROW_AUDIT_KEEP", default_value = "365d", value_parser = duration, value_name = "DURATION")]
+    pub audit_keep: Duration,
+
     /// The limits of clients.
     #[command(flatten)]
     pub limits: LimitSettings,
@@ -48,6 +52,28 @@ pub struct Settings {
     /// How it is reached.
     #[command(flatten)]
     pub reach: Reach,
+}
+
+/// The units of durations, and their seconds.
+const UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("w", 604_800)];
+
+/// Reads a number and its unit: `90s`, `30m`, `12h`, `30d`, `2w`.
+///
+/// # Errors
+/// What is wrong with `text`, and what would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let seconds = UNITS.iter().find(|(name, _)| *name == unit).and_then(|(_, seconds)| {
+        number.parse::<u64>().ok().and_then(|number| number.checked_mul(*seconds))
+    });
+    match seconds {
+        Some(seconds @ 1..=3_155_760_000) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!(
+            "{text:?} is no duration: give a number and a unit, from 1s to 100 years, such as 90s, \
+             30m, 12h, 30d or 2w"
+        )),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -78,5 +104,39 @@ impl Config {
     /// How long leases are good without a heartbeat.
     pub fn lease(&self) -> Duration {
         Duration::from_secs_f64(self.settings.lease)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        for (text, seconds) in [
+            ("1s", 1),
+            ("90s", 90),
+            ("30m", 1800),
+            ("12h", 43_200),
+            ("30d", 2_592_000),
+            ("2w", 1_209_600),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in [
+            "",
+            "0s",
+            "30",
+            "d",
+            "-1d",
+            "1.5h",
+            "1 h",
+            "30D",
+            "3y",
+            "99999999999999999999d",
+            "9999999w",
+        ] {
+            assert!(duration(text).unwrap_err().contains("such as 90s"), "{text}");
+        }
     }
 }

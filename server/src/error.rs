@@ -18,9 +18,9 @@ pub enum ApiError {
     /// The body is JSON, but the fields named cannot be.
     #[error("invalid fields")]
     Invalid(Vec<FieldError>),
-    /// No token, or one that is not known.
+    /// No token, or one that is not good; why, and what to do.
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthorized(String),
     /// The request asks for a host that is not this server.
     #[error(
         "the request asks for the host {0:?}, which is no name of this server: if it is one, start the \
@@ -33,6 +33,9 @@ pub enum ApiError {
          own address, start the server with --host and the name"
     )]
     ForbiddenOrigin(String),
+    /// A token that may not do this; which may.
+    #[error("{0}")]
+    Forbidden(String),
     /// There is no such thing; which, and what to do.
     #[error("{0}")]
     NotFound(String),
@@ -153,6 +156,9 @@ impl ApiError {
             ),
             Self::Unauthorized(_) => {
                 (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed")
+            }
+            Self::Forbidden(_) => {
+                (StatusCode::FORBIDDEN, "forbidden", "The token does not let you do this")
             }
             Self::ForbiddenHost(_) => {
                 (StatusCode::FORBIDDEN, "forbidden-host", "The request asks for another host")

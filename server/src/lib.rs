@@ -34,6 +34,7 @@ mod store;
 mod submission;
 mod token;
 mod trash;
+mod upkeep;
 mod value;
 mod watchers;
 
@@ -44,10 +45,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Settings};
+pub use config::{Config, Settings, duration};
 pub use http::openapi_json;
 pub use listening::{Exposed, HostName, Listeners, Reach, TlsError};
 pub use token::{TOKEN_FILE, TokenError};
+
+use protocol::rights::{Role, TokenState};
 
 use blobs::Blobs;
 use clock::Clock;
@@ -56,6 +59,7 @@ use limits::Limits;
 use listening::{Door, Peer};
 use signals::{Outbound, Topic};
 use state::AppState;
+use store::tokens::Known;
 use store::{Store, StoreError};
 use watchers::Watchers;
 
@@ -78,6 +82,7 @@ pub async fn serve(
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
+    let upkeep = tokio::spawn(upkeep::run(state.clone(), shutdown.clone()));
     let signals = tokio::spawn(signals::run(state.clone(), shutdown.clone()));
     let refresh = tls
         .clone()
@@ -91,7 +96,7 @@ pub async fn serve(
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper, trash, signals);
+    let _ = tokio::join!(dispatcher, reaper, trash, signals, upkeep);
     if let Some(refresh) = refresh {
         refresh.await.ok();
     }
@@ -128,7 +133,9 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     };
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
-    prepare(&store, &clock, lease, token::hash(&admin)).await?;
+    let admin_hash = token::hash(&admin);
+    prepare(&store, &clock, lease, admin_hash.clone()).await?;
+    warn_unless_admin(&store, &clock, &admin_hash).await?;
     let outbound = store.shared().map(|_| Arc::new(Outbound::new()));
     let job_watchers = Arc::new(Watchers::of(Topic::Moved, outbound.as_ref()));
     Ok(AppState {
@@ -179,6 +186,22 @@ async fn prepare(
             })
         })
         .await
+}
+
+/// Says in the log if the token that was given to the server as the administrator's is not, or not any
+/// more: it was revoked, say.
+async fn warn_unless_admin(store: &Store, clock: &Clock, hash: &str) -> Result<(), StoreError> {
+    let hash = hash.to_owned();
+    let known =
+        store.read(|tx| Box::pin(async move { store::tokens::find(tx, &hash).await })).await?;
+    let is_live = |known: &Known| known.state(clock.now()) == TokenState::Live;
+    if !known.as_ref().is_some_and(|known| known.identity.role == Role::Admin && is_live(known)) {
+        tracing::warn!(
+            "the token in FARROW_TOKEN, --token-file or {TOKEN_FILE} is no administrator's any more: \
+             give another one, or remove that file"
+        );
+    }
+    Ok(())
 }
 
 /// Why a server does not serve.

@@ -4,6 +4,7 @@
 //! transaction that writes the new job.
 
 use protocol::agent::Note;
+use protocol::rights::Action;
 use protocol::{JobId, Range};
 
 use crate::blobs::Blobs;
@@ -11,7 +12,9 @@ use crate::clock::Millis;
 use crate::error::ApiError;
 use crate::scheduler::retry::{Missing, rows, rows_by_group, value_runs};
 use crate::store::Store;
+use crate::store::audit::{self, Actor};
 use crate::store::blocks::{Placing, StoredBlock};
+use crate::store::db::Tx;
 use crate::store::jobs::JobRow;
 use crate::store::outcomes::{self, Outcomes};
 use crate::store::retries::{self, Cut, Retried, Retry};
@@ -74,12 +77,42 @@ pub async fn work_out(store: &Store, blobs: &Blobs, job: &JobRow) -> Result<Retr
 ///
 /// # Errors
 /// When the database fails; then there is no new job.
-pub async fn write(store: &Store, retry: Retry, now: Millis) -> Result<Retried, StoreError> {
+pub async fn write(
+    store: &Store,
+    retry: Retry,
+    actor: Actor,
+    now: Millis,
+) -> Result<Retried, StoreError> {
     let n_rows = retry.n_rows + (retry.cut.len() + retry.rows.len()) as u64;
     if n_rows > u64::from(SLICE) {
-        return write_in_slices(store, retry, SLICE, now).await;
+        return write_in_slices(store, retry, SLICE, actor, now).await;
     }
-    store.write(move |tx| Box::pin(async move { retries::insert(tx, retry, now).await })).await
+    let (of, id) = (retry.of, retry.id);
+    store
+        .write(move |tx| {
+            Box::pin(async move {
+                let retried = retries::insert(tx, retry, now).await?;
+                record(tx, &retried, of, id, &actor, now).await?;
+                Ok(retried)
+            })
+        })
+        .await
+}
+
+/// Writes down who has retried job `of` as job `id`, if it was retried now.
+async fn record(
+    tx: &mut Tx<'_>,
+    retried: &Retried,
+    of: JobId,
+    id: JobId,
+    actor: &Actor,
+    now: Millis,
+) -> Result<(), StoreError> {
+    if *retried != Retried::Now {
+        return Ok(());
+    }
+    audit::record(tx, actor, Action::JobRetried, &[of], now).await?;
+    audit::record(tx, actor, Action::JobSubmitted, &[id], now).await
 }
 
 /// Writes a retry down in slices of so many rows.
@@ -90,11 +123,12 @@ pub async fn write_in_slices(
     store: &Store,
     retry: Retry,
     slice: u32,
+    actor: Actor,
     now: Millis,
 ) -> Result<Retried, StoreError> {
     let id = retry.id;
     store.write(move |tx| Box::pin(async move { drafts::open(tx, id, now).await })).await?;
-    let retried = write_draft(store, retry, slice, now).await;
+    let retried = write_draft(store, retry, slice, actor, now).await;
     if !matches!(retried, Ok(Retried::Now)) {
         store.write(move |tx| Box::pin(async move { drafts::discard(tx, id).await })).await?;
     }
@@ -105,6 +139,7 @@ async fn write_draft(
     store: &Store,
     mut retry: Retry,
     slice: u32,
+    actor: Actor,
     now: Millis,
 ) -> Result<Retried, StoreError> {
     let (of, id) = (retry.of, retry.id);
@@ -135,7 +170,15 @@ async fn write_draft(
             .write(move |tx| Box::pin(async move { drafts::return_all(tx, id, &rows, now).await }))
             .await?;
     }
-    store.write(move |tx| Box::pin(async move { retries::publish(tx, &retry, now).await })).await
+    store
+        .write(move |tx| {
+            Box::pin(async move {
+                let retried = retries::publish(tx, &retry, now).await?;
+                record(tx, &retried, of, id, &actor, now).await?;
+                Ok(retried)
+            })
+        })
+        .await
 }
 
 fn slices<T>(all: Vec<T>, slice: u32) -> impl Iterator<Item = Vec<T>> {

@@ -60,7 +60,11 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn random() -> io::Result<String> {
+/// A new token.
+///
+/// # Errors
+/// When the kernel gives no random bytes.
+pub fn random() -> io::Result<String> {
     let bytes = random_bytes::<32>()?;
     Ok(format!("farrow_{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }

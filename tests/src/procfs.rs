@@ -27,6 +27,16 @@ pub fn with_argument(mark: &str) -> Vec<Pid> {
     all().into_iter().filter(has_mark).collect()
 }
 
+/// The words and the variables with which a process was started; nothing of one that has gone or
+/// is another user's.
+pub fn start_of(pid: Pid) -> (String, String) {
+    let read = |name: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', "\n")
+    };
+    (read("cmdline"), read("environ"))
+}
+
 /// The living processes that descend from `ancestor`.
 pub fn descendants(ancestor: Pid) -> Vec<Pid> {
     let everybody = all();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::TOKEN;
 use crate::client::Client;
 use crate::process::{self, Finished, Process};
 use crate::wait::until;
@@ -25,6 +26,8 @@ pub struct World {
     url: String,
     /// Flags of the server beyond those that every server gets.
     flags: Vec<String>,
+    /// Variables of all processes beyond those that every process gets.
+    variables: Vec<(&'static str, String)>,
     n_processes: AtomicU32,
     folder: Arc<Folder>,
 }
@@ -71,11 +74,16 @@ impl World {
 
     /// Starts a server with further flags.
     pub async fn start_with(flags: &[&str]) -> Self {
+        Self::start_as(flags, Vec::new()).await
+    }
+
+    /// Starts a server with further flags; it, its agents and commands have further variables.
+    pub async fn start_as(flags: &[&str], variables: Vec<(&'static str, String)>) -> Self {
         let folder = Arc::new(Folder::new());
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (server, url) = serve(&folder, "server-0", "127.0.0.1:0", &flags).await;
+        let (server, url) = serve(&folder, "server-0", "127.0.0.1:0", &flags, &variables).await;
         let client = Client::new(&url);
-        Self { client, server, url, flags, n_processes: AtomicU32::new(1), folder }
+        Self { client, server, url, flags, variables, n_processes: AtomicU32::new(1), folder }
     }
 
     /// Where the server listens.
@@ -107,7 +115,7 @@ impl World {
     pub async fn restart(&mut self) {
         let address = format!("127.0.0.1:{}", self.port());
         let name = self.process_name("server");
-        (self.server, _) = serve(&self.folder, &name, &address, &self.flags).await;
+        (self.server, _) = serve(&self.folder, &name, &address, &self.flags, &self.variables).await;
     }
 
     /// Starts a server on the same data at another address, after the one before has ended.
@@ -130,10 +138,15 @@ impl World {
 
     /// Starts an agent with further flags, and waits until the server knows it.
     pub async fn agent_with(&self, name: &str, slots: u32, flags: &[&str]) -> Agent {
+        self.agent_by(TOKEN, name, slots, flags).await
+    }
+
+    /// Starts an agent with a token of its own, and waits until the server knows it.
+    pub async fn agent_by(&self, token: &str, name: &str, slots: u32, flags: &[&str]) -> Agent {
         let slots = slots.to_string();
         let mut arguments = vec!["agent", "--server", &self.url, "--name", name, "--slots", &slots];
         arguments.extend(flags);
-        let process = self.spawn(name, &mut self.command(&arguments));
+        let process = self.spawn(name, self.command(&arguments).env("FARROW_TOKEN", token));
         let agent = Agent { process, name: name.to_owned(), _folder: Arc::clone(&self.folder) };
         self.agent_is(&agent, "live").await;
         agent
@@ -155,6 +168,7 @@ impl World {
     /// for no server by a flag of their own find this world's.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = process::command(arguments, self.folder.path());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if !matches!(arguments.first(), Some(&("server" | "agent" | "up"))) {
             command.env("FARROW_URL", &self.url);
         }
@@ -191,13 +205,20 @@ impl Agent {
     }
 }
 
-async fn serve(folder: &Folder, name: &str, listen: &str, flags: &[String]) -> (Process, String) {
+async fn serve(
+    folder: &Folder,
+    name: &str,
+    listen: &str,
+    flags: &[String],
+    variables: &[(&'static str, String)],
+) -> (Process, String) {
     let data = folder.path().join("data");
     let mut command = process::command(["server", "--json", "--listen", listen], folder.path());
     if !flags.iter().any(|flag| flag == "--lease") {
         command.args(["--lease", LEASE]);
     }
     command.arg("--data").arg(data).args(flags);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let mut server = Process::start(name, folder.path(), &mut command);
     let place: Value = serde_json::from_str(&server.first_line().await)
         .expect("a server says in JSON where it listens");

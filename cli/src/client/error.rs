@@ -177,7 +177,7 @@ impl From<CallError> for Failure {
 fn refusal(problem: &Problem) -> Failure {
     let failure = Failure::of_problem(problem);
     match problem.status {
-        401 | 403 => failure.remedy("is this the server's token (FARROW_TOKEN, --token-file)?"),
+        401 => failure.remedy("is this the server's token (FARROW_TOKEN, --token-file)?"),
         404 if problem.instance.as_deref().is_some_and(|path| path.starts_with("/v1/jobs")) => {
             failure.remedy("`farrow jobs` lists the jobs that there are")
         }

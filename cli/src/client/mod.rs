@@ -5,6 +5,7 @@ mod blobs;
 mod body;
 mod error;
 mod jobs;
+mod rights;
 mod streams;
 
 pub use body::{Body, Lines};

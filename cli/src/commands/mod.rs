@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod audit;
 pub mod blobs;
 pub mod call;
 pub mod cancel;
@@ -15,5 +16,6 @@ pub mod retry;
 pub mod server;
 pub mod status;
 pub mod supervise;
+pub mod token;
 pub mod up;
 pub mod value;

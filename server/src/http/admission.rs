@@ -4,10 +4,11 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
+use protocol::rights::Role;
 
+use super::caller::Caller;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::tokens::Identity;
 
 /// Counts the request of a client.
 ///
@@ -18,16 +19,16 @@ pub async fn count(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    // Public paths have no identity.
-    if let Some(identity) = request.extensions().get::<Identity>()
-        && !is_of_agents(request.method(), request.uri().path(), identity)
+    // Public paths have no caller.
+    if let Some(caller) = request.extensions().get::<Caller>()
+        && !is_of_agents(request.method(), request.uri().path(), caller)
     {
-        state.limits.request(&identity.owner)?;
+        state.limits.request(&caller.identity.owner)?;
     }
     Ok(next.run(request).await)
 }
 
 /// Whether it is an agent that asks: a thousand of them may share a token.
-fn is_of_agents(method: &Method, path: &str, identity: &Identity) -> bool {
-    identity.role == "agent" || (path.starts_with("/v1/agents") && method != Method::GET)
+fn is_of_agents(method: &Method, path: &str, caller: &Caller) -> bool {
+    caller.identity.role == Role::Agent || (path.starts_with("/v1/agents") && method != Method::GET)
 }

@@ -14,7 +14,9 @@ use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
 use protocol::{AgentId, PROTOCOL_VERSION, Problem, envelope};
 
-use super::extract::{Body, Id, Json};
+use super::auth;
+use super::caller::{Caller, OwnAgent, foreign, may_speak};
+use super::extract::{Body, Json};
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
@@ -45,6 +47,7 @@ const MAX_SLOTS: u32 = 4096;
     ))]
 pub async fn register(
     State(state): State<AppState>,
+    caller: Caller,
     Json(agent): Json<Register>,
 ) -> Result<axum::Json<Registered>, ApiError> {
     if agent.protocol != PROTOCOL_VERSION {
@@ -60,12 +63,21 @@ pub async fn register(
     }
     let (now, lease) = (state.clock.now(), lease_millis(&state));
     let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
-    let revoked = state
+    let identity = caller.identity;
+    let taken_in = state
         .store
         .write(move |tx| {
-            Box::pin(async move { presence::register(tx, &agent, now, now + lease).await })
+            Box::pin(async move {
+                if !may_speak(&identity, &agents::holder(tx, agent.id).await?) {
+                    return Ok(None);
+                }
+                let revoked = presence::register(tx, &agent, now, now + lease).await?;
+                agents::give(tx, agent.id, &identity.owner).await?;
+                Ok(Some(revoked))
+            })
         })
         .await?;
+    let revoked = taken_in.ok_or_else(|| foreign(id))?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
     state.wake_for_agents();
     Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
@@ -81,7 +93,7 @@ pub async fn register(
     ))]
 pub async fn leave(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
         .store
@@ -103,7 +115,7 @@ pub async fn leave(
     ))]
 pub async fn release(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Json(release): Json<Release>,
 ) -> Result<StatusCode, ApiError> {
     let jobs = state
@@ -130,7 +142,8 @@ pub async fn release(
     ))]
 pub async fn lease(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    caller: Caller,
+    OwnAgent(agent): OwnAgent,
     Json(request): Json<LeaseRequest>,
 ) -> Result<Response, ApiError> {
     let now = state.clock.now();
@@ -139,6 +152,8 @@ pub async fn lease(
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
     let grants = wait_for_work(&state, &known, &request).await?;
+    // The token may have ended meanwhile: what was granted comes back when the agent lapses.
+    auth::still_good(&state, &caller).await?;
     let (header, body) = inputs::leases(&state, grants, &request.known_jobs).await?;
     envelope_response(&header, &body)
 }
@@ -199,7 +214,7 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
     ))]
 pub async fn report(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Body(body): Body,
 ) -> Result<axum::Json<Reported>, ApiError> {
     let (report, start) = envelope::open::<Report>(&body)
@@ -298,7 +313,7 @@ fn element_error(json: &[u8]) -> ElementError {
     ))]
 pub async fn heartbeat(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<axum::Json<Orders>, ApiError> {
     let wait = hold(heartbeat.wait)?;

@@ -3,14 +3,16 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use protocol::job::{AgentState, AgentStatus, Page};
+use protocol::rights::Action;
 use protocol::{AgentId, Problem};
 use serde::Deserialize;
 
+use super::caller::Caller;
 use super::extract::{Id, Params};
 use super::page::{self, Cursor};
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::store::agents;
+use crate::store::{agents, audit};
 
 /// Which agents to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -62,12 +64,20 @@ pub async fn list(
     ))]
 pub async fn drain(
     State(state): State<AppState>,
+    caller: Caller,
     Id(agent): Id<AgentId>,
 ) -> Result<StatusCode, ApiError> {
+    let (actor, now) = (caller.actor(), state.clock.now());
     let is_there = state
         .store
         .write(move |tx| {
-            Box::pin(async move { agents::set_state(tx, agent, AgentState::Draining).await })
+            Box::pin(async move {
+                let is_there = agents::set_state(tx, agent, AgentState::Draining).await?;
+                if is_there {
+                    audit::record(tx, &actor, Action::AgentDrained, &[agent], now).await?;
+                }
+                Ok(is_there)
+            })
         })
         .await?;
     if !is_there {

@@ -9,10 +9,13 @@ use protocol::Problem;
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
+use super::caller::Caller;
 use super::extract::Segment;
 use crate::blobs::{UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::store::tokens::Scope;
+use crate::store::uploads;
 
 /// Bytes that one read takes.
 const READ: usize = 256 << 10;
@@ -48,6 +51,7 @@ pub struct BlobStatus {
     ))]
 pub async fn put(
     State(state): State<AppState>,
+    caller: Caller,
     Segment(digest): Segment,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -69,7 +73,14 @@ pub async fn put(
         }
         UploadError::Io(error) => error.into(),
     })?;
-    let status = if uploaded.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let (owner, named, now) = (caller.identity.owner.clone(), digest.clone(), state.clock.now());
+    let is_first = state
+        .store
+        .write(move |tx| Box::pin(async move { uploads::add(tx, &owner, &named, now).await }))
+        .await?;
+    // Whether others have uploaded it is not said.
+    let is_new = uploaded.is_new || (is_first && caller.blob_scope() != Scope::All);
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let stored = BlobStatus { digest, size: uploaded.size };
     Ok((status, axum::Json(stored)).into_response())
 }
@@ -88,10 +99,12 @@ pub async fn put(
     ))]
 pub async fn head(
     State(state): State<AppState>,
+    caller: Caller,
     Segment(digest): Segment,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
-    let size = state.blobs.size(&digest).await?.ok_or_else(|| no_blob(&digest))?;
+    let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
+    let size = blobs.size(&digest).await?.ok_or_else(|| no_blob(&digest))?;
     let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
     Ok((headers, Body::empty()).into_response())
 }
@@ -109,14 +122,15 @@ pub async fn head(
     ))]
 pub async fn get(
     State(state): State<AppState>,
+    caller: Caller,
     Segment(digest): Segment,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
-    let (file, size) =
-        state.blobs.open_blob(&digest).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => no_blob(&digest),
-            _ => error.into(),
-        })?;
+    let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
+    let (file, size) = blobs.open_blob(&digest).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => no_blob(&digest),
+        _ => error.into(),
+    })?;
     let parts = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ);
     let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
     Ok((headers, Body::from_stream(parts)).into_response())

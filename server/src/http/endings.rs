@@ -4,8 +4,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::job::{JobState, JobStatus};
+use protocol::rights::Action;
 use protocol::{JobId, Problem};
 
+use super::caller::Caller;
 use super::extract::Id;
 use super::{status, submit, wait};
 use crate::error::ApiError;
@@ -14,6 +16,7 @@ use crate::state::AppState;
 use crate::store::ends::{self, Ended};
 use crate::store::retries::Retried;
 use crate::store::trash::{self, Deleted};
+use crate::store::{audit, jobs};
 
 /// Cancels a job.
 ///
@@ -30,13 +33,23 @@ use crate::store::trash::{self, Deleted};
     ))]
 pub async fn cancel(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
 ) -> Result<axum::Json<JobStatus>, ApiError> {
-    let now = state.clock.now();
+    let (scope, actor, now) = (caller.scope(), caller.actor(), state.clock.now());
     let ended = state
         .store
         .write(move |tx| {
-            Box::pin(async move { ends::end(tx, job, JobState::Cancelled, None, now).await })
+            Box::pin(async move {
+                if !jobs::is_in(tx, job, &scope).await? {
+                    return Ok(Ended::Unknown);
+                }
+                let ended = ends::end(tx, job, JobState::Cancelled, None, now).await?;
+                if matches!(ended, Ended::Now(_)) {
+                    audit::record(tx, &actor, Action::JobCancelled, &[job], now).await?;
+                }
+                Ok(ended)
+            })
         })
         .await?;
     match ended {
@@ -48,9 +61,9 @@ pub async fn cancel(
                 before.as_str()
             )));
         }
-        Ended::Unknown => return Err(ApiError::NotFound(format!("there is no job {job}"))),
+        Ended::Unknown => return Err(wait::no_job(job)),
     }
-    Ok(axum::Json(status::of(&state, wait::find(&state, job).await?).await?))
+    Ok(axum::Json(status::of(&state, wait::find(&state, &caller, job).await?).await?))
 }
 
 /// Runs again what failed or is missing.
@@ -72,9 +85,10 @@ pub async fn cancel(
     ))]
 pub async fn retry(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
 ) -> Result<Response, ApiError> {
-    let row = wait::find(&state, job).await?;
+    let row = wait::find(&state, &caller, job).await?;
     if !row.state.is_final() {
         return Err(ApiError::Conflict(format!(
             "job {job} is {}: wait for its end, or cancel it, and retry it then",
@@ -82,9 +96,9 @@ pub async fn retry(
         )));
     }
     if let Some(before) = row.retried_as {
-        return submit::accepted(&state, before).await;
+        return submit::accepted(&state, &caller, before).await;
     }
-    state.limits.room(state.clock.now())?;
+    state.limits.submission(&caller.identity.owner, 1, 0, state.clock.now())?;
     let retry = work_out(&state.store, &state.blobs, &row).await?;
     if retry.rows.is_empty() && row.state == JobState::Resolved {
         return Err(ApiError::Conflict(format!(
@@ -93,9 +107,9 @@ pub async fn retry(
         )));
     }
     let (id, now) = (retry.id, state.clock.now());
-    let store = state.store.clone();
+    let (store, actor) = (state.store.clone(), caller.actor());
     // It is written to its end also when the client does not wait for it.
-    let writing = tokio::spawn(async move { write(&store, retry, now).await });
+    let writing = tokio::spawn(async move { write(&store, retry, actor, now).await });
     let retried = writing.await.map_err(|error| ApiError::Internal(error.to_string()))??;
     // What came to nothing is left to be cleared.
     state.deleted.notify_one();
@@ -104,10 +118,10 @@ pub async fn retry(
             state.metrics.jobs_submitted.add(1);
             state.job_watchers.wake(&job);
             state.dispatcher.wake();
-            submit::accepted(&state, id).await
+            submit::accepted(&state, &caller, id).await
         }
-        Retried::Before(before) => submit::accepted(&state, before).await,
-        Retried::Unknown => Err(ApiError::NotFound(format!("there is no job {job}"))),
+        Retried::Before(before) => submit::accepted(&state, &caller, before).await,
+        Retried::Unknown => Err(wait::no_job(job)),
         Retried::Dependency(on, Some(state)) => Err(ApiError::Conflict(format!(
             "job {job} comes after job {on}, which is {}: retry that one first",
             state.as_str()
@@ -132,10 +146,25 @@ pub async fn retry(
     ))]
 pub async fn delete(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
 ) -> Result<StatusCode, ApiError> {
-    let deleted =
-        state.store.write(move |tx| Box::pin(async move { trash::delete(tx, job).await })).await?;
+    let (scope, actor, now) = (caller.scope(), caller.actor(), state.clock.now());
+    let deleted = state
+        .store
+        .write(move |tx| {
+            Box::pin(async move {
+                if !jobs::is_in(tx, job, &scope).await? {
+                    return Ok(Deleted::Before);
+                }
+                let deleted = trash::delete(tx, job).await?;
+                if deleted == Deleted::Now {
+                    audit::record(tx, &actor, Action::JobDeleted, &[job], now).await?;
+                }
+                Ok(deleted)
+            })
+        })
+        .await?;
     match deleted {
         Deleted::Now => {
             state.job_watchers.wake(&job);

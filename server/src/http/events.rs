@@ -13,6 +13,7 @@ use protocol::job::{Accepted, JobStatus};
 use protocol::{JobId, Problem};
 use serde::Serialize;
 
+use super::caller::Caller;
 use super::extract::Id;
 use super::wait::JobWaiter;
 use super::{jobs, status};
@@ -66,11 +67,12 @@ struct Described {
     ))]
 pub async fn events(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
-    let mut feed = Feed::new(&state, job, last.map_or(Ok(0), rank_of)?)?;
+    let mut feed = Feed::new(&state, &caller, job, last.map_or(Ok(0), rank_of)?)?;
     feed.look().await?;
     if last == Some(END) {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -121,9 +123,9 @@ enum Stage {
 }
 
 impl Feed {
-    fn new(state: &AppState, job: JobId, rank: u64) -> Result<Self, ApiError> {
+    fn new(state: &AppState, caller: &Caller, job: JobId, rank: u64) -> Result<Self, ApiError> {
         Ok(Self {
-            waiter: JobWaiter::for_move(state, job, Duration::MAX)?,
+            waiter: JobWaiter::for_move(state, caller, job, Duration::MAX)?,
             state: state.clone(),
             job,
             rank,

@@ -10,6 +10,7 @@ use protocol::job::{JobState, JobStatus, Page};
 use protocol::{JobId, Problem};
 use serde::Deserialize;
 
+use super::caller::Caller;
 use super::extract::{Id, Params};
 use super::page::{self, Cursor};
 use super::status;
@@ -20,6 +21,7 @@ use crate::state::AppState;
 use crate::store::StoreError;
 use crate::store::db::Tx;
 use crate::store::jobs::{self, JobRow};
+use crate::store::tokens::Scope;
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -73,31 +75,48 @@ impl ListJobs {
     ))]
 pub async fn list(
     State(state): State<AppState>,
+    caller: Caller,
     Params(params): Params<ListJobs>,
 ) -> Result<axum::Json<Page<JobStatus>>, ApiError> {
     if !params.id.is_empty() {
         params.check_ids()?;
-        let rows = state.store.read(|tx| Box::pin(async move { find_all(tx, params.id).await }));
+        let scope = caller.scope();
+        let rows =
+            state.store.read(|tx| Box::pin(async move { find_all(tx, params.id, &scope).await }));
         let items = status::of_all(&state, rows.await?).await?;
         return Ok(axum::Json(Page { items, next: None }));
     }
     let limit = page::checked_limit(params.limit)?;
     // "g" sorts behind every hex digit, so behind every id.
     let before = params.after.map_or("g".to_owned(), |Cursor(id)| id.to_string());
+    let (scope, in_state) = (caller.scope(), params.state);
     let rows = state
         .store
-        .read(|tx| Box::pin(async move { jobs::list(tx, &before, params.state, limit + 1).await }))
+        .read(|tx| {
+            Box::pin(async move {
+                match scope {
+                    Scope::All => jobs::list(tx, &before, in_state, limit + 1).await,
+                    Scope::Of(owner) => {
+                        jobs::list_of(tx, &owner, &before, in_state, limit + 1).await
+                    }
+                }
+            })
+        })
         .await?;
     let page = page::cut(rows, limit, |row| row.id);
     let items = status::of_all(&state, page.items).await?;
     Ok(axum::Json(Page { items, next: page.next }))
 }
 
-/// Those of the jobs that there are.
-async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, StoreError> {
+/// Those of the jobs that there are, as far as `scope` means them.
+async fn find_all(
+    tx: &mut Tx<'_>,
+    ids: Vec<JobId>,
+    scope: &Scope,
+) -> Result<Vec<JobRow>, StoreError> {
     let mut rows = Vec::with_capacity(ids.len());
     for id in ids {
-        rows.extend(jobs::find(tx, id).await?);
+        rows.extend(jobs::find_in(tx, id, scope).await?);
     }
     Ok(rows)
 }
@@ -123,24 +142,26 @@ async fn find_all(tx: &mut Tx<'_>, ids: Vec<JobId>) -> Result<Vec<JobRow>, Store
     ))]
 pub async fn find(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
     Params(wait): Params<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let patience = wait.or_preferred(&headers)?;
     let known = headers.get(IF_NONE_MATCH).and_then(|etags| etags.to_str().ok());
-    Ok(patience.applied(status_within(&state, job, known, patience.time).await))
+    Ok(patience.applied(status_within(&state, &caller, job, known, patience.time).await))
 }
 
 async fn status_within(
     state: &AppState,
+    caller: &Caller,
     job: JobId,
     known: Option<&str>,
     wait: Duration,
 ) -> Result<Response, ApiError> {
     let mut waiter = match known {
-        Some(_) => JobWaiter::for_move(state, job, wait)?,
-        None => JobWaiter::for_end(state, job, wait)?,
+        Some(_) => JobWaiter::for_move(state, caller, job, wait)?,
+        None => JobWaiter::for_end(state, caller, job, wait)?,
     };
     let mut goes_on = true;
     let (etag, body) = loop {

@@ -8,6 +8,7 @@ use protocol::job::{LogLine, LogSource};
 use protocol::{AgentId, JobId, Problem};
 use serde::Deserialize;
 
+use super::caller::{Caller, OwnAgent};
 use super::extract::{Id, Json, Params};
 use super::follow;
 use super::wait::{JobWaiter, Wait};
@@ -51,12 +52,13 @@ pub struct ReadLogs {
     ))]
 pub async fn logs(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
     Params(params): Params<ReadLogs>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let patience = Wait { wait: params.wait }.or_preferred(&headers)?;
-    let mut waiter = JobWaiter::for_log(&state, job, patience.time)?;
+    let mut waiter = JobWaiter::for_log(&state, &caller, job, patience.time)?;
     let row = waiter.look().await?;
     let after = params.after.unwrap_or(0);
     let reader = LogReader::new(&state, job, after, params.element, params.source);
@@ -77,7 +79,7 @@ pub async fn logs(
     ))]
 pub async fn add(
     State(state): State<AppState>,
-    Id(agent): Id<AgentId>,
+    OwnAgent(agent): OwnAgent,
     Json(logs): Json<Logs>,
 ) -> Result<StatusCode, ApiError> {
     if logs.batch == 0 {

@@ -3,9 +3,11 @@
 mod admission;
 mod agent_api;
 mod agents;
+mod audit;
 pub mod auth;
 mod blobs;
 mod browsers;
+mod caller;
 mod docs;
 mod endings;
 mod events;
@@ -14,6 +16,8 @@ mod follow;
 mod health;
 mod jobs;
 mod logs;
+#[cfg(test)]
+mod matrix;
 mod metrics;
 mod ndjson;
 mod openapi;
@@ -22,6 +26,7 @@ mod page;
 mod problems;
 mod status;
 mod submit;
+mod tokens;
 mod value;
 pub mod wait;
 mod waiting;
@@ -43,6 +48,7 @@ use utoipa_axum::routes;
 
 use crate::listening::{Names, client_address, note_request};
 use crate::state::AppState;
+use protocol::rights::Role;
 
 /// Every route, in the order in which a reader meets them.
 fn routes() -> OpenApiRouter<AppState> {
@@ -67,7 +73,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(logs::add))
         .routes(routes!(agent_api::heartbeat))
         .routes(routes!(agent_api::release))
-        // For operators.
+        // For administrators and operators.
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::read))
         .routes(routes!(metrics::metrics))
         // For everybody, without a token.
         .routes(routes!(health::healthz))
@@ -76,9 +85,76 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(docs::page))
 }
 
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Everybody, without a token.
+    Public,
+    /// Whoever has a token.
+    AnyToken,
+    /// Whoever has a token of one of these roles, and administrators, who may call all.
+    Only(&'static [Role]),
+}
+
+const SUBMIT: Access = Access::Only(&[Role::Submit]);
+const AGENT: Access = Access::Only(&[Role::Agent]);
+const SUBMIT_OR_AGENT: Access = Access::Only(&[Role::Submit, Role::Agent]);
+const ADMIN: Access = Access::Only(&[]);
+
+/// Who may call which route. What a caller then sees is a matter of the route: a submitter its own
+/// jobs and blobs ([`Scope`](crate::store::tokens::Scope)), an agent's token its own agents
+/// ([`caller::OwnAgent`]).
+#[rustfmt::skip]
+const ACCESS: &[(&str, &str, Access)] = &[
+    ("POST", "/v1/jobs", SUBMIT),
+    ("GET", "/v1/jobs", SUBMIT),
+    ("POST", "/v1/jobs:batch", SUBMIT),
+    ("GET", "/v1/jobs/{id}", SUBMIT),
+    ("DELETE", "/v1/jobs/{id}", SUBMIT),
+    ("GET", "/v1/jobs/{id}/value", SUBMIT),
+    ("GET", "/v1/jobs/{id}/outcomes", SUBMIT),
+    ("GET", "/v1/jobs/{id}/events", SUBMIT),
+    ("GET", "/v1/jobs/{id}/logs", SUBMIT),
+    ("POST", "/v1/jobs/{id}/cancel", SUBMIT),
+    ("POST", "/v1/jobs/{id}/retry", SUBMIT),
+    ("PUT", "/v1/blobs/{digest}", SUBMIT),
+    ("HEAD", "/v1/blobs/{digest}", SUBMIT_OR_AGENT),
+    ("GET", "/v1/blobs/{digest}", SUBMIT_OR_AGENT),
+    // What jobs wait for is said in terms of agents, and labels are chosen among theirs.
+    ("GET", "/v1/agents", SUBMIT),
+    ("POST", "/v1/agents", AGENT),
+    ("POST", "/v1/agents/{id}/drain", ADMIN),
+    ("DELETE", "/v1/agents/{id}", AGENT),
+    ("POST", "/v1/agents/{id}/lease", AGENT),
+    ("POST", "/v1/agents/{id}/report", AGENT),
+    ("POST", "/v1/agents/{id}/logs", AGENT),
+    ("POST", "/v1/agents/{id}/heartbeat", AGENT),
+    ("POST", "/v1/agents/{id}/release", AGENT),
+    ("POST", "/v1/tokens", ADMIN),
+    ("GET", "/v1/tokens", ADMIN),
+    ("DELETE", "/v1/tokens/{id}", ADMIN),
+    ("GET", "/v1/audit", ADMIN),
+    // Sums alone; whoever collects them needs no right to anything else.
+    ("GET", "/metrics", Access::AnyToken),
+    ("GET", "/healthz", Access::Public),
+    ("GET", "/readyz", Access::Public),
+    ("GET", "/openapi.json", Access::Public),
+    ("GET", "/docs", Access::Public),
+];
+
+/// Who may call the route of this method and path, if it is one.
+fn access(method: &str, path: &str) -> Option<Access> {
+    let of = |method: &str| {
+        let route = ACCESS.iter().find(|route| (route.0, route.1) == (method, path));
+        route.map(|route| route.2)
+    };
+    // `HEAD` is answered wherever `GET` is.
+    of(method).or_else(|| if method == "HEAD" { of("GET") } else { None })
+}
+
 /// Whether a path answers without a token.
 fn is_public(path: &str) -> bool {
-    ["/healthz", "/readyz", "/openapi.json"].contains(&path) || docs::PATHS.contains(&path)
+    access("GET", path) == Some(Access::Public) || docs::PATHS.contains(&path)
 }
 
 /// The whole service.
@@ -95,6 +171,7 @@ pub fn router(state: AppState) -> Router {
             ServiceBuilder::new()
                 .layer(middleware::from_fn(note_request))
                 .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
+                .layer(middleware::from_fn(caller::number))
                 .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
                 .layer(
                     TraceLayer::new_for_http()
@@ -112,7 +189,8 @@ pub fn router(state: AppState) -> Router {
 fn span(request: &Request, behind_proxy: bool) -> tracing::Span {
     let client = client_address(request, behind_proxy).map(tracing::field::display);
     let (method, path) = (request.method(), request.uri().path());
-    tracing::debug_span!("request", client, %method, path)
+    let id = request.extensions().get::<caller::RequestId>().map(|id| &*id.0);
+    tracing::debug_span!("request", client, %method, path, id)
 }
 
 /// The description of the API, as pretty JSON.
@@ -136,6 +214,7 @@ pub fn openapi_json() -> String {
         (name = "jobs", description = "Submit maps and get their values"),
         (name = "agents", description = "The machines that run them"),
         (name = "agent protocol", description = "What agents say to the server; see `protocol::agent`"),
+        (name = "rights", description = "Tokens, and what was done by which"),
         (name = "server", description = "Whether it is there, and this description")
     ),
     components(schemas(protocol::job::Accepted)),

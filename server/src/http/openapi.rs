@@ -2,6 +2,7 @@
 //! come to, and the list of all types of problems.
 
 use axum::http::StatusCode;
+use protocol::rights::Role;
 use protocol::{frames, problem};
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};
@@ -10,7 +11,7 @@ use utoipa::openapi::{
     Content, ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema,
 };
 
-use super::is_public;
+use super::{Access, access, is_public};
 
 /// A type of problem: its slug, its status, and when it comes.
 struct ProblemType(&'static str, StatusCode, &'static str);
@@ -32,7 +33,16 @@ const PROBLEM_TYPES: &[ProblemType] = &[
         StatusCode::UNPROCESSABLE_ENTITY,
         "The `Idempotency-Key` came before with another body.",
     ),
-    ProblemType("unauthorized", StatusCode::UNAUTHORIZED, "There is no token, or it is not known."),
+    ProblemType(
+        "unauthorized",
+        StatusCode::UNAUTHORIZED,
+        "There is no token, or it is not known, was revoked, or has expired.",
+    ),
+    ProblemType(
+        "forbidden",
+        StatusCode::FORBIDDEN,
+        "The token's role does not let you do this; `detail` says which role does.",
+    ),
     ProblemType(
         "forbidden-host",
         StatusCode::FORBIDDEN,
@@ -115,8 +125,10 @@ const PROBLEM_TYPES: &[ProblemType] = &[
 /// Completes a description that was collected from the routes.
 pub fn complete(api: &mut OpenApi) {
     for (path, item) in &mut api.paths.paths {
-        for operation in operations(item) {
-            add_failures(path, operation);
+        for (method, operation) in operations(item) {
+            let access = access(method, path).unwrap_or(Access::AnyToken);
+            say_who(operation, access);
+            add_failures(path, operation, matches!(access, Access::Only(_)));
             show_failures(path, operation);
             describe_bytes(operation);
         }
@@ -125,9 +137,26 @@ pub fn complete(api: &mut OpenApi) {
     list_problem_types(api);
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let PathItem { get, put, post, delete, head, .. } = item;
-    [get, put, post, delete, head].into_iter().filter_map(Option::as_mut)
+    let all = [("GET", get), ("PUT", put), ("POST", post), ("DELETE", delete), ("HEAD", head)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Says in an operation's description which tokens may call it.
+fn say_who(operation: &mut Operation, access: Access) {
+    let roles: Vec<_> = match access {
+        Access::Public => return,
+        Access::AnyToken => Role::ALL.map(|role| format!("`{role}`")).into(),
+        Access::Only(roles) => {
+            roles.iter().copied().chain([Role::Admin]).map(|role| format!("`{role}`")).collect()
+        }
+    };
+    let text = operation.description.get_or_insert_default();
+    if !text.is_empty() {
+        text.push_str("\n\n");
+    }
+    *text += &format!("For tokens of the role {}.", roles.join(" or "));
 }
 
 /// Shows a problem of its kind wherever a failure is told of without an example.
@@ -191,7 +220,7 @@ fn without_bodies(head: Option<&mut Operation>) {
 }
 
 /// Adds the failures that every such operation may come to and that it does not tell of itself.
-fn add_failures(path: &str, operation: &mut Operation) {
+fn add_failures(path: &str, operation: &mut Operation, needs_role: bool) {
     let has_body = operation.request_body.is_some();
     let has_id = path.contains('{');
     let mut add = |applies: bool, slug: &str| {
@@ -203,6 +232,7 @@ fn add_failures(path: &str, operation: &mut Operation) {
     };
     let is_open = is_public(path);
     add(!is_open, "unauthorized");
+    add(needs_role, "forbidden");
     add(true, "forbidden-origin");
     add(has_body || has_id, "bad-request");
     add(has_body, "too-large");
@@ -240,7 +270,7 @@ fn list_problem_types(api: &mut OpenApi) {
     let Some(RefOr::T(Schema::Object(kind))) = problem.properties.get_mut("type") else { return };
     let mut text = kind.description.take().unwrap_or_default();
     text += "\n\n| type | status | when |\n| --- | --- | --- |\n";
-    for ProblemType(slug, status, when) in &PROBLEM_TYPES {
+    for ProblemType(slug, status, when) in PROBLEM_TYPES {
         text += &format!("| `urn:farrow:{slug}` | {} | {when} |\n", status.as_u16());
     }
     kind.description = Some(text);

@@ -8,6 +8,7 @@ use protocol::{JobId, Problem};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::caller::Caller;
 use super::extract::{Id, Params};
 use super::follow;
 use super::wait::{JobWaiter, Patience, Wait};
@@ -112,6 +113,7 @@ impl ReadOutcomes {
     ))]
 pub async fn outcomes(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
     Params(params): Params<ReadOutcomes>,
     headers: HeaderMap,
@@ -120,7 +122,7 @@ pub async fn outcomes(
         return Err(ApiError::field("limit", "is 0, must be from 1"));
     }
     let (patience, order) = params.patience_and_order(&headers)?;
-    let mut waiter = JobWaiter::for_move(&state, job, patience.time)?;
+    let mut waiter = JobWaiter::for_move(&state, &caller, job, patience.time)?;
     let row = waiter.look().await?;
     let limit = params.limit.unwrap_or(u64::MAX);
     let reader = OutcomeReader::new(&state, &row, params.start(order), params.only(), limit);

@@ -1,21 +1,22 @@
 //! Submissions: one, or many at once; safe to send again with an `Idempotency-Key`.
 
-use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::job::{JobStatus, Page, SubmitJob, SubmitJobs};
+use protocol::rights::Action;
 use protocol::{JobId, Problem};
 
+use super::caller::Caller;
 use super::extract::Body;
 use super::{status, wait};
 use crate::blobs::hex_digest;
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::store::audit;
 use crate::store::jobs::{self, NewJob};
 use crate::store::submissions::{self, Accepted, Key};
-use crate::store::tokens::Identity;
 use crate::submission;
 
 /// Names a submission, so that it is accepted once however often it is sent.
@@ -47,32 +48,34 @@ const MAX_KEY: usize = 255;
     ))]
 pub async fn submit(
     State(state): State<AppState>,
-    Extension(identity): Extension<Identity>,
+    caller: Caller,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
     let key = key_of(&headers, "/v1/jobs", &body)?;
-    let before = known(&state, &identity, key.as_ref()).await?;
+    let before = known(&state, &caller, key.as_ref()).await?;
     let ids = match before {
         Some(before) => before,
         None => {
             let submission: SubmitJob = submission::read_json(&body)?;
-            let job = submission::prepare(submission, identity.owner.clone(), &state.blobs).await?;
-            accept(&state, &identity, key, vec![job], |_| String::new()).await?
+            let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
+            let owner = caller.identity.owner.clone();
+            let job = submission::prepare(submission, owner, &blobs).await?;
+            accept(&state, &caller, key, vec![job], |_| String::new()).await?
         }
     };
     let [id] = ids.as_slice() else {
         return Err(ApiError::Internal("a submission that is not one job".to_owned()));
     };
-    accepted(&state, *id).await
+    accepted(&state, &caller, *id).await
 }
 
 /// The answer to what became the job `id`.
 ///
 /// # Errors
 /// When the job is not there any more, or the database fails.
-pub async fn accepted(state: &AppState, id: JobId) -> Result<Response, ApiError> {
-    let status = status::of(state, wait::find(state, id).await?).await?;
+pub async fn accepted(state: &AppState, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
+    let status = status::of(state, wait::find(state, caller, id).await?).await?;
     let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
     Ok((StatusCode::ACCEPTED, headers, axum::Json(status)).into_response())
 }
@@ -97,19 +100,20 @@ pub async fn accepted(state: &AppState, id: JobId) -> Result<Response, ApiError>
     ))]
 pub async fn submit_batch(
     State(state): State<AppState>,
-    Extension(identity): Extension<Identity>,
+    caller: Caller,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
     let key = key_of(&headers, "/v1/jobs:batch", &body)?;
-    let before = known(&state, &identity, key.as_ref()).await?;
+    let before = known(&state, &caller, key.as_ref()).await?;
     let ids = match before {
         Some(before) => all_there(before, &body)?,
         None => {
             let submissions: SubmitJobs = submission::read_json(&body)?;
-            let jobs =
-                submission::prepare_all(submissions.jobs, &identity.owner, &state.blobs).await?;
-            accept(&state, &identity, key, jobs, |i| format!("jobs[{i}].")).await?
+            let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
+            let owner = &caller.identity.owner;
+            let jobs = submission::prepare_all(submissions.jobs, owner, &blobs).await?;
+            accept(&state, &caller, key, jobs, |i| format!("jobs[{i}].")).await?
         }
     };
     let rows = state
@@ -169,11 +173,11 @@ fn key_of(headers: &HeaderMap, route: &str, body: &[u8]) -> Result<Option<Key>, 
 /// The jobs that a submission with this key became before.
 async fn known(
     state: &AppState,
-    identity: &Identity,
+    caller: &Caller,
     key: Option<&Key>,
 ) -> Result<Option<Vec<JobId>>, ApiError> {
     let Some(key) = key else { return Ok(None) };
-    let (owner, wanted) = (identity.owner.clone(), key.clone());
+    let (owner, wanted) = (caller.identity.owner.clone(), key.clone());
     let known = state
         .store
         .read(|tx| Box::pin(async move { submissions::known(tx, &owner, &wanted).await }))
@@ -188,21 +192,28 @@ async fn known(
 /// Writes prepared jobs down. `place` says where the submission of a job stands in the body.
 async fn accept(
     state: &AppState,
-    identity: &Identity,
+    caller: &Caller,
     key: Option<Key>,
     jobs: Vec<NewJob>,
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<JobId>, ApiError> {
-    let (owner, now) = (identity.owner.clone(), state.clock.now());
+    let (scope, actor, now) = (caller.scope(), caller.actor(), state.clock.now());
     let largest = jobs.iter().map(|job| job.elements.total).max().unwrap_or(0);
-    state.limits.submission(&owner, jobs.len(), largest, now)?;
+    state.limits.submission(&caller.identity.owner, jobs.len(), largest, now)?;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
-    let used = key.clone();
+    let (used, submitted) = (key.clone(), ids.clone());
     let accepted = state
         .store
         .write(move |tx| {
-            Box::pin(async move { submissions::accept(tx, &owner, used, jobs, now).await })
+            Box::pin(async move {
+                let accepted =
+                    submissions::accept(tx, &actor.token, &scope, used, jobs, now).await?;
+                if matches!(accepted, Accepted::Now(_)) {
+                    audit::record(tx, &actor, Action::JobSubmitted, &submitted, now).await?;
+                }
+                Ok(accepted)
+            })
         })
         .await?;
     match accepted {

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use protocol::job::{JobState, JobStatus};
 use protocol::{JobId, Problem};
 
+use super::caller::Caller;
 use super::extract::{Id, Params};
 use super::wait::{JobWaiter, Wait};
 use super::{ndjson, status};
@@ -40,16 +41,22 @@ use crate::value::ValueReader;
     ))]
 pub async fn value(
     State(state): State<AppState>,
+    caller: Caller,
     Id(job): Id<JobId>,
     Params(wait): Params<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let patience = wait.or_preferred(&headers)?;
-    Ok(patience.applied(value_within(&state, job, patience.time).await))
+    Ok(patience.applied(value_within(&state, &caller, job, patience.time).await))
 }
 
-async fn value_within(state: &AppState, job: JobId, wait: Duration) -> Result<Response, ApiError> {
-    let mut waiter = JobWaiter::for_end(state, job, wait)?;
+async fn value_within(
+    state: &AppState,
+    caller: &Caller,
+    job: JobId,
+    wait: Duration,
+) -> Result<Response, ApiError> {
+    let mut waiter = JobWaiter::for_end(state, caller, job, wait)?;
     let mut row = waiter.look().await?;
     while !row.state.is_final() {
         let goes_on = waiter.has_news().await;

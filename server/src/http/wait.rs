@@ -11,6 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 
+use super::auth;
+use super::caller::Caller;
 use crate::error::ApiError;
 use crate::metrics::Waiting;
 use crate::state::AppState;
@@ -109,6 +111,7 @@ enum News {
 /// Looks at a job until it is as wanted or the wait is over.
 pub struct JobWaiter {
     state: AppState,
+    caller: Caller,
     job: JobId,
     deadline: Pin<Box<Sleep>>,
     news: News,
@@ -126,27 +129,48 @@ impl JobWaiter {
     ///
     /// # Errors
     /// When too many wait.
-    pub fn for_end(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
-        Self::new(state, job, wait, News::End)
+    pub fn for_end(
+        state: &AppState,
+        caller: &Caller,
+        job: JobId,
+        wait: Duration,
+    ) -> Result<Self, ApiError> {
+        Self::new(state, caller, job, wait, News::End)
     }
 
     /// A waiter for any move of `job` that waits at most for `wait` in all.
     ///
     /// # Errors
     /// When too many wait.
-    pub fn for_move(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
-        Self::new(state, job, wait, News::Move)
+    pub fn for_move(
+        state: &AppState,
+        caller: &Caller,
+        job: JobId,
+        wait: Duration,
+    ) -> Result<Self, ApiError> {
+        Self::new(state, caller, job, wait, News::Move)
     }
 
     /// A waiter for anything that `job` says, that waits at most for `wait` in all.
     ///
     /// # Errors
     /// When too many wait.
-    pub fn for_log(state: &AppState, job: JobId, wait: Duration) -> Result<Self, ApiError> {
-        Self::new(state, job, wait, News::Log)
+    pub fn for_log(
+        state: &AppState,
+        caller: &Caller,
+        job: JobId,
+        wait: Duration,
+    ) -> Result<Self, ApiError> {
+        Self::new(state, caller, job, wait, News::Log)
     }
 
-    fn new(state: &AppState, job: JobId, wait: Duration, news: News) -> Result<Self, ApiError> {
+    fn new(
+        state: &AppState,
+        caller: &Caller,
+        job: JobId,
+        wait: Duration,
+        news: News,
+    ) -> Result<Self, ApiError> {
         Ok(Self {
             _place: state.limits.place()?,
             stirred: stirred(state, job, news),
@@ -156,6 +180,7 @@ impl JobWaiter {
             deadline: Box::pin(tokio::time::sleep(wait)),
             _waiting: state.metrics.waiting(),
             state: state.clone(),
+            caller: caller.clone(),
             job,
             news,
         })
@@ -164,13 +189,15 @@ impl JobWaiter {
     /// The job as it is now.
     ///
     /// # Errors
-    /// When there is no such job, or the database fails.
+    /// When there is no such job for the caller, its token is good no more, or the database fails.
     pub async fn look(&mut self) -> Result<JobRow, ApiError> {
         // Registered before the look, so that no change between look and wait is missed.
         self.stirred = stirred(&self.state, self.job, self.news);
         self.ended = Box::pin(self.state.end_watchers.register(&self.job).notified_owned());
         self.agents = Box::pin(self.state.agents_changed.clone().notified_owned());
-        let row = find(&self.state, self.job).await?;
+        // A wait may be longer than the life of a token.
+        auth::still_good(&self.state, &self.caller).await?;
+        let row = find(&self.state, &self.caller, self.job).await?;
         self.is_idle = row.slots == 0;
         Ok(row)
     }
@@ -215,10 +242,19 @@ fn stirred(state: &AppState, job: JobId, news: News) -> Pin<Box<OwnedNotified>> 
 /// The job of this id.
 ///
 /// # Errors
-/// When there is none, or the database fails.
-pub async fn find(state: &AppState, job: JobId) -> Result<JobRow, ApiError> {
-    let row = state.store.read(|tx| Box::pin(async move { jobs::find(tx, job).await })).await?;
-    row.ok_or_else(|| ApiError::NotFound(format!("there is no job {job}")))
+/// When there is none that the caller may see, or the database fails.
+pub async fn find(state: &AppState, caller: &Caller, job: JobId) -> Result<JobRow, ApiError> {
+    let scope = caller.scope();
+    let row = state
+        .store
+        .read(|tx| Box::pin(async move { jobs::find_in(tx, job, &scope).await }))
+        .await?;
+    row.ok_or_else(|| no_job(job))
+}
+
+/// The answer to who asks for a job that is not there, or that is another's.
+pub fn no_job(job: JobId) -> ApiError {
+    ApiError::NotFound(format!("there is no job {job}"))
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ mod tests {
 
     fn job() -> JobRow {
         JobRow {
+            owner: "ada".to_owned(),
             id: JobId::new(),
             name: None,
             runtime: Runtime::R,

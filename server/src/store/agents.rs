@@ -51,6 +51,41 @@ pub async fn register(
     Ok(())
 }
 
+/// To whom an agent belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// To nobody: it is not known.
+    Nobody,
+    /// To the token of this id, which registered it.
+    Token(String),
+    /// To the administrators: it registered before tokens had roles.
+    Admins,
+}
+
+/// To whom an agent belongs.
+///
+/// # Errors
+/// The database's.
+pub async fn holder(tx: &mut Tx<'_>, agent: AgentId) -> Result<Holder, StoreError> {
+    let row = tx.first("select token_id from agents where id = $1", args![agent]).await?;
+    let Some(row) = row else { return Ok(Holder::Nobody) };
+    Ok(row.maybe_text("token_id")?.map_or(Holder::Admins, Holder::Token))
+}
+
+/// Gives an agent that was just registered to the token of this id, unless it belongs to one
+/// already.
+///
+/// # Errors
+/// The database's.
+pub async fn give(tx: &mut Tx<'_>, agent: AgentId, token: &str) -> Result<(), StoreError> {
+    tx.execute(
+        "update agents set token_id = $2 where id = $1 and token_id is null",
+        args![agent, token],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Extends the life of an agent, or leaves it as long as it is: a heartbeat that was held up takes
 /// back nothing that a later one has given. `false`: it is not known or gone, and must register
 /// again.

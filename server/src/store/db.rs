@@ -93,6 +93,7 @@ arg_from! {
     protocol::JobId => |id| Self::Text(Some(id.to_string()));
     protocol::AgentId => |id| Self::Text(Some(id.to_string()));
     protocol::LeaseId => |id| Self::Text(Some(id.to_string()));
+    protocol::TokenId => |id| Self::Text(Some(id.to_string()));
     bool => |flag| Self::Bool(flag);
     Vec<u8> => |bytes| Self::Bytes(Some(bytes));
     Option<Vec<u8>> => |bytes| Self::Bytes(bytes);

@@ -13,6 +13,7 @@ use protocol::{AgentId, JobId, Problem};
 use super::StoreError;
 use super::db::{Tx, args, json_text};
 use super::jobs;
+use super::tokens::Scope;
 use crate::clock::Millis;
 
 /// What the end of a job came to.
@@ -268,16 +269,25 @@ pub async fn state_of(tx: &mut Tx<'_>, job: JobId) -> Result<Option<JobState>, S
     row.map(|row| jobs::state(&row)).transpose()
 }
 
-/// The first of `jobs` that is not there, if one is not.
+/// The first of `jobs` that is not there, or not one of those that `scope` means, if one is not.
 ///
 /// # Errors
 /// The database's.
-pub async fn first_missing(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<Option<JobId>, StoreError> {
+pub async fn first_missing(
+    tx: &mut Tx<'_>,
+    jobs: &[JobId],
+    scope: &Scope,
+) -> Result<Option<JobId>, StoreError> {
+    let (all, owner) = match scope {
+        Scope::All => (true, ""),
+        Scope::Of(owner) => (false, owner.as_str()),
+    };
     let row = tx
         .first(
             "select value as id from json_each($1)
-             where not exists (select 1 from jobs where id = value) order by key limit 1",
-            args![json_text(&jobs)?],
+             where not exists (select 1 from jobs where id = value and (owner = $2 or $3))
+             order by key limit 1",
+            args![json_text(&jobs)?, owner, all],
         )
         .await?;
     row.map(|row| row.id("id")).transpose()

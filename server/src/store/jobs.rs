@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
 use super::ends::{self, Ended, Ending, Waits};
+use super::tokens::Scope;
 use super::{StoreError, leases, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
@@ -220,6 +221,8 @@ pub async fn group_of(
 pub struct JobRow {
     /// Its id.
     pub id: JobId,
+    /// The id of the token that submitted it.
+    pub owner: String,
     /// A name for people.
     pub name: Option<String>,
     /// What runs it.
@@ -256,7 +259,7 @@ pub struct JobRow {
 macro_rules! select_jobs {
     ($which:literal) => {
         concat!(
-            "select j.id, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
+            "select j.id, j.owner, j.name, j.runtime, j.state, j.total, j.shape, j.plan, j.options, j.error,
                  j.submitted_at, j.started_at, j.finished_at, j.retry_of, j.retried_as,
                  exists (select 1 from dependencies d where d.job_id = j.id) as waits,
                  p.done, p.failed, p.running, p.slots
@@ -270,6 +273,10 @@ const SELECT_ONE: &str = select_jobs!("j.id = $1");
 const SELECT_PAGE: &str = select_jobs!("j.id < $1 order by j.id desc limit $2");
 pub(super) const SELECT_PAGE_OF_STATE: &str =
     select_jobs!("j.id < $1 and j.state = $3 order by j.id desc limit $2");
+pub(super) const SELECT_PAGE_OF_OWNER: &str =
+    select_jobs!("j.id < $1 and j.owner = $3 order by j.id desc limit $2");
+pub(super) const SELECT_PAGE_OF_OWNER_AND_STATE: &str =
+    select_jobs!("j.id < $1 and j.owner = $3 and j.state = $4 order by j.id desc limit $2");
 
 /// What is known of a job.
 ///
@@ -297,6 +304,27 @@ pub async fn versions(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<HashMap<JobId, 
     rows.iter().map(|row| Ok((row.id("job_id")?, row.int("version")?))).collect()
 }
 
+/// What is known of a job, if it is one of those that `scope` means.
+///
+/// # Errors
+/// The database's.
+pub async fn find_in(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    scope: &Scope,
+) -> Result<Option<JobRow>, StoreError> {
+    Ok(find(tx, job).await?.filter(|row| scope.covers(&row.owner)))
+}
+
+/// Whether a job is there and one of those that `scope` means.
+///
+/// # Errors
+/// The database's.
+pub async fn is_in(tx: &mut Tx<'_>, job: JobId, scope: &Scope) -> Result<bool, StoreError> {
+    let row = tx.first("select owner from jobs where id = $1", args![job]).await?;
+    row.map_or(Ok(false), |row| Ok(scope.covers(&row.text("owner")?)))
+}
+
 /// Jobs, the youngest first, older than the id `before`, at most `limit`.
 ///
 /// # Errors
@@ -311,6 +339,31 @@ pub async fn list(
         None => tx.all(SELECT_PAGE, args![before, limit]).await?,
         Some(state) => tx.all(SELECT_PAGE_OF_STATE, args![before, limit, state.as_str()]).await?,
     };
+    job_rows(tx, rows).await
+}
+
+/// Jobs of one owner, the youngest first, older than the id `before`, at most `limit`.
+///
+/// # Errors
+/// The database's.
+pub async fn list_of(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    before: &str,
+    state: Option<JobState>,
+    limit: u32,
+) -> Result<Vec<JobRow>, StoreError> {
+    let rows = match state {
+        None => tx.all(SELECT_PAGE_OF_OWNER, args![before, limit, owner]).await?,
+        Some(state) => {
+            let args = args![before, limit, owner, state.as_str()];
+            tx.all(SELECT_PAGE_OF_OWNER_AND_STATE, args).await?
+        }
+    };
+    job_rows(tx, rows).await
+}
+
+async fn job_rows(tx: &mut Tx<'_>, rows: Vec<Row>) -> Result<Vec<JobRow>, StoreError> {
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         match job_row(tx, &row).await {
@@ -332,6 +385,7 @@ async fn job_row(tx: &mut Tx<'_>, row: &Row) -> Result<JobRow, StoreError> {
     let after = if row.flag("waits")? { ends::waits_for(tx, id).await? } else { Vec::new() };
     Ok(JobRow {
         id,
+        owner: row.text("owner")?,
         name: row.maybe_text("name")?,
         runtime: runtime(row)?,
         state: state(row)?,

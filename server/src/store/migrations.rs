@@ -11,6 +11,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (2, "contract", include_str!("../../../migrations/0002_contract.sql")),
     (3, "watching", include_str!("../../../migrations/0003_watching.sql")),
     (4, "drafts", include_str!("../../../migrations/0004_drafts.sql")),
+    (5, "rights", include_str!("../../../migrations/0005_rights.sql")),
     (8, "servers", include_str!("../../../migrations/0008_servers.sql")),
 ];
 

@@ -14,12 +14,15 @@
 //! * [`blocks`]: inputs and names, read by range.
 //! * [`agents`]: who is there.
 //! * [`tokens`]: who may call.
+//! * [`uploads`]: who may read which blob.
+//! * [`audit`]: what was done, and by whom.
 //!
 //! * [`postgres`]: what is PostgreSQL's alone.
 //!
 //! Writes go through one [`writer`] that commits them in groups; reads have a pool of their own.
 
 pub mod agents;
+pub mod audit;
 pub mod blocks;
 pub mod db;
 pub mod drafts;
@@ -37,6 +40,7 @@ mod specs;
 pub mod submissions;
 pub mod tokens;
 pub mod trash;
+pub mod uploads;
 mod writer;
 
 #[cfg(test)]

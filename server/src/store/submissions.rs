@@ -8,6 +8,7 @@ use super::StoreError;
 use super::db::{Tx, args};
 use super::ends::{self, Ending};
 use super::jobs::{self, NewJob};
+use super::tokens::Scope;
 use crate::clock::Millis;
 
 /// What makes a submission that is sent again known.
@@ -37,13 +38,15 @@ pub enum Accepted {
     },
 }
 
-/// Writes the jobs of one submission down, all of them or none.
+/// Writes the jobs of one submission down, all of them or none. They may come after jobs that `scope`
+/// means.
 ///
 /// # Errors
 /// The database's.
 pub async fn accept(
     tx: &mut Tx<'_>,
     owner: &str,
+    scope: &Scope,
     key: Option<Key>,
     submitted: Vec<NewJob>,
     now: Millis,
@@ -53,7 +56,7 @@ pub async fn accept(
     {
         return Ok(before);
     }
-    if let Some((job, after)) = missing(tx, &submitted).await? {
+    if let Some((job, after)) = missing(tx, &submitted, scope).await? {
         return Ok(Accepted::NoSuchJob { job, after });
     }
     if let Some(key) = &key {
@@ -75,6 +78,7 @@ pub async fn accept(
 async fn missing(
     tx: &mut Tx<'_>,
     submitted: &[NewJob],
+    scope: &Scope,
 ) -> Result<Option<(usize, usize)>, StoreError> {
     // Often many come after the same: these are looked for once.
     let mut seen = HashSet::new();
@@ -83,7 +87,7 @@ async fn missing(
     if distinct.is_empty() {
         return Ok(None);
     }
-    let Some(missing) = ends::first_missing(tx, &distinct).await? else { return Ok(None) };
+    let Some(missing) = ends::first_missing(tx, &distinct, scope).await? else { return Ok(None) };
     let entry = |job: &NewJob| job.after.iter().position(|&on| on == missing);
     Ok(submitted.iter().enumerate().find_map(|(job, new)| Some((job, entry(new)?))))
 }

@@ -145,7 +145,8 @@ fn examples_are_of_the_type_that_they_show() {
         JobSpec in agent, Report in agent, Reported in agent, Logs in agent, Heartbeat in agent,
         Orders in agent, Release in agent, Input in agent, Constant in agent, SubmitJob in job,
         SubmitJobs in job, Options in job, JobStatus in job, AgentStatus in job, Outcome in job,
-        LogLine in job, Accepted in job, ElementError in job, Problem in problem
+        LogLine in job, Accepted in job, ElementError in job, Problem in problem,
+        CreateToken in rights, CreatedToken in rights, TokenStatus in rights, AuditEntry in rights
     );
 }
 
@@ -180,6 +181,9 @@ fn every_operation_tells_of_the_failures_that_any_may_come_to() {
             needs("403");
             if !is_public(path) {
                 ["401", "500", "503"].iter().for_each(|status| needs(status));
+            }
+            if matches!(access(&method.to_uppercase(), path), Some(Access::Only(_))) {
+                needs("403");
             }
             if path.contains('{') {
                 ["400", "422"].iter().for_each(|status| needs(status));

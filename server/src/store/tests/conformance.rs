@@ -338,17 +338,6 @@ async fn agents_that_left_are_forgotten_after_a_day() {
 }
 
 #[tokio::test]
-async fn tokens_are_found_by_their_hash() {
-    let fixture = Fixture::new().await;
-    for _ in 0..2 {
-        write!(fixture, |tx| tokens::ensure_admin(tx, "abc", 1));
-    }
-    let identity = read!(fixture, |tx| tokens::find(tx, "abc")).unwrap();
-    assert_eq!(identity.role, "admin");
-    assert_eq!(read!(fixture, |tx| tokens::find(tx, "abd")), None);
-}
-
-#[tokio::test]
 async fn the_largest_time_is_kept() {
     let fixture = Fixture::new().await;
     assert_eq!(read!(fixture, |tx| stored_time(tx)), None);

@@ -9,6 +9,7 @@ use super::super::ends::{self, Ended, Ending};
 use super::super::jobs::NewJob;
 use super::super::retries::{self, Retried, Retry};
 use super::super::submissions::{self, Accepted, Key};
+use super::super::tokens::Scope;
 use super::super::trash::{self, Deleted};
 use super::super::{agents, blocks, jobs, outcomes, runnable};
 use super::{Fixture, all_of, collecting, failing, new_job, piece, read, write};
@@ -107,7 +108,7 @@ fn key(key: &str, digest: &str) -> Option<Key> {
 
 async fn accept(fixture: &Fixture, key: Option<Key>, jobs: &[NewJob]) -> Accepted {
     let jobs = jobs.to_vec();
-    write!(fixture, |tx| submissions::accept(tx, "ada", key, jobs, 5))
+    write!(fixture, |tx| submissions::accept(tx, "ada", &Scope::All, key, jobs, 5))
 }
 
 /// Accepted, and these of it have ended at once.

@@ -5,6 +5,7 @@ use protocol::JobId;
 use protocol::job::JobState;
 
 use super::super::jobs::NewJob;
+use super::super::tokens::Scope;
 use super::super::{ends, submissions};
 use super::{Fixture, new_job, write};
 
@@ -39,7 +40,7 @@ impl Stages {
 
 async fn accept(fixture: &Fixture, jobs: Vec<NewJob>) -> usize {
     write!(fixture, |tx| async {
-        submissions::accept(tx, "ada", None, jobs, 5).await?;
+        submissions::accept(tx, "ada", &Scope::All, None, jobs, 5).await?;
         Ok(tx.cost)
     })
 }

@@ -8,7 +8,7 @@ use super::super::db::args;
 use super::super::retries::{self, Retried, Retry};
 use super::super::{drafts, ends, jobs, outcomes, trash};
 use super::books::check_nothing_is_left;
-use super::{Fixture, collecting, failing, piece, read, write};
+use super::{Fixture, actor, collecting, failing, piece, read, write};
 use crate::blobs::Blobs;
 use crate::retry::{work_out, write_in_slices};
 
@@ -41,7 +41,9 @@ async fn a_retry_in_slices_is_the_one_that_is_written_at_once() {
         let retry = cancelled(&fixture).await;
         let id = retry.id;
         let retried = match slice {
-            Some(slice) => write_in_slices(&fixture.store, retry, slice, 11).await.unwrap(),
+            Some(slice) => {
+                write_in_slices(&fixture.store, retry, slice, actor("1"), 11).await.unwrap()
+            }
             None => write!(fixture, |tx| retries::insert(tx, retry, 11)),
         };
         assert_eq!(retried, Retried::Now);
@@ -84,7 +86,10 @@ async fn what_a_killed_server_has_left_of_a_retry_is_there_for_nobody_and_cleare
     ));
     assert_eq!(left.len(), 0);
     let second = again.id;
-    assert_eq!(write_in_slices(&fixture.store, again, 3, 11).await.unwrap(), Retried::Now);
+    assert_eq!(
+        write_in_slices(&fixture.store, again, 3, actor("1"), 11).await.unwrap(),
+        Retried::Now
+    );
     write!(fixture, |tx| ends::end(tx, second, JobState::Cancelled, None, 8));
     for job in [second, of] {
         write!(fixture, |tx| trash::delete(tx, job));
@@ -99,7 +104,10 @@ async fn a_draft_whose_job_was_deleted_meanwhile_is_discarded() {
     let retry = cancelled(&fixture).await;
     let of = retry.of;
     write!(fixture, |tx| trash::delete(tx, of));
-    assert_eq!(write_in_slices(&fixture.store, retry, 2, 11).await.unwrap(), Retried::Unknown);
+    assert_eq!(
+        write_in_slices(&fixture.store, retry, 2, actor("1"), 11).await.unwrap(),
+        Retried::Unknown
+    );
     while write!(fixture, |tx| trash::clear(tx, 100)) {}
     check_nothing_is_left(&fixture).await;
 }

@@ -14,7 +14,7 @@ use super::super::reports::NewPiece;
 use super::super::retries::{Retried, Retry};
 use super::super::trash;
 use super::books::{Expected, check, check_nothing_is_left};
-use super::{Fixture, all_of, failing, new_job, piece, read, write};
+use super::{Fixture, actor, all_of, failing, new_job, piece, read, write};
 use crate::blobs::Blobs;
 use crate::retry::{work_out, write_in_slices};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
@@ -270,14 +270,14 @@ impl History {
         let id = retry.id;
         let again = Retry { id: JobId::new(), ..retry.clone() };
         // As a large one is, in slices of two rows.
-        match write_in_slices(&self.fixture.store, retry, 2, 11).await.unwrap() {
+        match write_in_slices(&self.fixture.store, retry, 2, actor("1"), 11).await.unwrap() {
             Retried::Now => {
                 let mut values = self.expected[&job].clone();
                 values.retain(|_, is_error| !*is_error);
                 self.expected.insert(id, values);
                 self.jobs.push(id);
                 let store = &self.fixture.store;
-                let repeated = write_in_slices(store, again, 2, 11).await.unwrap();
+                let repeated = write_in_slices(store, again, 2, actor("2"), 11).await.unwrap();
                 assert_eq!(repeated, Retried::Before(id));
             }
             Retried::Before(before) => assert_eq!(row.retried_as, Some(before)),

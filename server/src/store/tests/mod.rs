@@ -6,6 +6,7 @@
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
+//! * [`rights`]: tokens, whose things are whose, the audit log.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
 
@@ -15,6 +16,7 @@ mod contract;
 mod costs;
 mod drafts;
 mod history;
+mod rights;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use protocol::job::{ElementError, Function, Level, OnError, Options, Runtime, St
 use protocol::problem::FailedElement;
 use protocol::{AgentId, JobId, PROTOCOL_VERSION, Range};
 
+use super::audit::Actor;
 use super::blocks::{Place, StoredBlock};
 use super::db::Tx;
 use super::jobs::{JobRow, NewJob};
@@ -133,6 +136,16 @@ async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreErr
             page if page.is_empty() => return Ok(jobs),
             page => jobs.extend(page),
         }
+    }
+}
+
+/// Ada, by this request.
+pub fn actor(request: &str) -> Actor {
+    Actor {
+        token: "ada".to_owned(),
+        name: "ada's laptop".to_owned(),
+        address: Some("10.0.0.1".to_owned()),
+        request: request.to_owned(),
     }
 }
 

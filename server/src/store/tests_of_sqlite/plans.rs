@@ -1,7 +1,7 @@
 //! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
 
 use super::super::db::args;
-use super::super::{jobs, logs, outcomes, runnable};
+use super::super::{audit, jobs, logs, outcomes, runnable};
 use super::{Fixture, read};
 
 /// How SQLite goes about a statement, a step a line.
@@ -26,6 +26,16 @@ async fn what_is_read_often_is_found_by_an_index() {
                 "logs USING COVERING INDEX logs_agent (job_id=? AND agent_id=?)",
                 "outcomes USING COVERING INDEX outcomes_agent (job_id=? AND agent_id=?)",
             ],
+        ),
+        (jobs::SELECT_PAGE_OF_OWNER, vec!["j USING INDEX jobs_owner (owner=? AND id<?)"]),
+        (
+            jobs::SELECT_PAGE_OF_OWNER_AND_STATE,
+            vec!["j USING INDEX jobs_owner_state (owner=? AND state=? AND id<?)"],
+        ),
+        (audit::SELECT_PAGE, vec!["audit USING INDEX sqlite_autoindex_audit_1"]),
+        (
+            audit::SELECT_PAGE_OF_OBJECT,
+            vec!["audit USING INDEX audit_object (object_id=? AND id<?)"],
         ),
         (jobs::SELECT_PAGE_OF_STATE, vec!["j USING INDEX jobs_state (state=? AND id<?)"]),
     ] {

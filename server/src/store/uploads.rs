@@ -1,0 +1,38 @@
+//! Who has uploaded which blob. To know a digest gives no right to the bytes: whoever has sent them
+//! had them before.
+
+use super::StoreError;
+use super::db::{Tx, args};
+use crate::clock::Millis;
+
+/// Writes down that `owner` has sent all bytes of the blob `digest`. Says whether it had not
+/// before.
+///
+/// # Errors
+/// The database's.
+pub async fn add(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    digest: &str,
+    now: Millis,
+) -> Result<bool, StoreError> {
+    let had = has(tx, owner, digest).await?;
+    tx.execute(
+        "insert into uploads (owner, digest, uploaded_at) values ($1, $2, $3)
+         on conflict (owner, digest) do update set uploaded_at = excluded.uploaded_at",
+        args![owner, digest, now],
+    )
+    .await?;
+    Ok(!had)
+}
+
+/// Whether `owner` has uploaded the blob `digest`.
+///
+/// # Errors
+/// The database's.
+pub async fn has(tx: &mut Tx<'_>, owner: &str, digest: &str) -> Result<bool, StoreError> {
+    let row = tx
+        .first("select digest from uploads where owner = $1 and digest = $2", args![owner, digest])
+        .await?;
+    Ok(row.is_some())
+}
