@@ -19,6 +19,7 @@ mod client;
 mod clock;
 pub mod commands;
 mod config;
+mod confinement;
 mod death;
 mod descriptors;
 mod elements;
@@ -56,4 +57,5 @@ mod worker;
 
 pub use agent::{AgentError, run};
 pub use config::{Config, Label, Seconds, Secret, Settings, Slots};
+pub use confinement::{ConfinementError, IdentityError, WorkerSettings, hide_this_process};
 pub use transport::TransportError;
