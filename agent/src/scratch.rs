@@ -50,14 +50,14 @@ impl Scratch {
         // Workers start elsewhere, so a relative path would not lead them to their script.
         let folder = parent.canonicalize()?.join(format!("agent-{agent}"));
         make_private(&folder)?;
-        identity.let_in(&folder)?;
+        identity.let_through(&folder)?;
         let lock = lock(&folder, FlockArg::LockExclusiveNonblock)?;
         let scripts = folder.join("scripts");
         make_private(&scripts)?;
-        identity.let_in(&scripts)?;
+        identity.let_read(&scripts)?;
         for (name, source) in runtimes::SCRIPTS {
             fs::write(scripts.join(name), source)?;
-            identity.let_in(&scripts.join(name))?;
+            identity.let_read(&scripts.join(name))?;
         }
         let scratch = Self { folder, identity, next_worker: AtomicU64::new(0), _lock: lock };
         scratch.identity.check_way(&scripts)?;
@@ -80,7 +80,7 @@ impl Scratch {
         make_private(&scratch.work())?;
         make_private(&scratch.tmp())?;
         // It stays the agent's: workers change what is in theirs, but cannot put others in their place.
-        self.identity.let_in(&scratch.0.folder)?;
+        self.identity.let_through(&scratch.0.folder)?;
         self.identity.give(&scratch.work())?;
         self.identity.give(&scratch.tmp())?;
         Ok(scratch)

@@ -169,14 +169,25 @@ impl Identity {
         })
     }
 
-    /// Lets workers read a file of the agent's, or go through a folder of it, and nobody else.
+    /// Lets workers, and nobody else, go through a folder of the agent's.
     ///
     /// # Errors
     /// When its owner or mode cannot be changed.
-    pub fn let_in(&self, path: &Path) -> io::Result<()> {
+    pub fn let_through(&self, folder: &Path) -> io::Result<()> {
+        self.show(folder, 0o710)
+    }
+
+    /// Lets workers, and nobody else, read a file of the agent's, or see what is in a folder.
+    ///
+    /// # Errors
+    /// When its owner or mode cannot be changed.
+    pub fn let_read(&self, path: &Path) -> io::Result<()> {
+        self.show(path, if path.is_dir() { 0o750 } else { 0o640 })
+    }
+
+    fn show(&self, path: &Path, mode: u32) -> io::Result<()> {
         let Some(other) = self.0.as_deref() else { return Ok(()) };
         lchown(path, None, Some(other.group.as_raw()))?;
-        let mode = if path.is_dir() { 0o710 } else { 0o640 };
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
 

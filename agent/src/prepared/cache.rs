@@ -153,7 +153,7 @@ impl Turn {
         blocking(move || {
             take_away(&folder)?;
             PARTS.iter().try_for_each(|name| make_private(&folder.join(name)))?;
-            identity.let_in(&folder)
+            identity.let_through(&folder)
         })
         .await
     }

@@ -64,7 +64,7 @@ impl Script<'_> {
     fn start(&self, supervisor: &Path, confinement: &Confinement) -> io::Result<Running> {
         let path = self.folder.join("prepare");
         fs::write(&path, self.text)?;
-        confinement.identity().let_in(&path)?;
+        confinement.identity().let_read(&path)?;
         let (stdout, scripts_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, scripts_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (lifeline, supervisors_end) = StdUnixStream::pair()?;
