@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::blobs::Blobs;
 use crate::client::{Client, NotRegistered, Registration};
 use crate::config::Config;
+use crate::confinement::{self, Confinement, ConfinementError};
 use crate::heartbeat::Pulse;
 use crate::held::Held;
 use crate::jobs::Jobs;
@@ -102,6 +103,9 @@ pub enum AgentError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// Workers cannot be held as was asked for.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// The server does not let the agent in.
     #[error("the server at {server} does not let this agent in: {problem}{hint}")]
     Refused {
@@ -132,15 +136,18 @@ pub enum AgentError {
 /// # Errors
 /// When it cannot be started or the server does not let it in. A server that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    confinement::hide_this_process();
     let id = AgentId::new();
-    let register = introduce(&config, id).await?;
+    let slots = config.settings.slots.on(&Topology::of_this_machine());
+    let confinement = Arc::new(Confinement::new(&config.settings.workers, slots)?);
+    let register = introduce(&config, id, &confinement).await?;
     let transport = open(&config)?;
     let held = Arc::new(Held::default());
     let registration = Registration::new(register.clone(), Arc::clone(&held));
     let client = Client::new(transport.clone(), Arc::clone(&registration));
-    let pool = WorkerPool::new(launcher(&config, id)?, register.slots);
+    let pool = WorkerPool::new(launcher(&config, id, &confinement)?, register.slots);
     let (logs, blobs) = (Arc::default(), Arc::new(Blobs::new(client.clone())));
-    let prepared = prepared(&config, &register, &blobs, &logs)?;
+    let prepared = prepared(&config, &confinement, &register, &blobs, &logs)?;
 
     tracing::info!(
         server = transport.servers().names(),
@@ -213,18 +220,24 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
 
 fn prepared(
     config: &Config,
+    confinement: &Arc<Confinement>,
     register: &Register,
     blobs: &Arc<Blobs>,
     logs: &Arc<Logs>,
 ) -> Result<Arc<Prepared>, AgentError> {
     let folder = config.settings.cache();
     let (supervisor, versions) = (config.supervisor.clone(), register.runtimes.clone());
-    Prepared::open(&folder, supervisor, versions, Arc::clone(blobs), Arc::clone(logs))
+    let (confinement, blobs, logs) = (Arc::clone(confinement), Arc::clone(blobs), Arc::clone(logs));
+    Prepared::open(&folder, supervisor, confinement, versions, blobs, logs)
         .map_err(|error| AgentError::Cache { folder, error })
 }
 
 /// What the agent says of itself.
-async fn introduce(config: &Config, id: AgentId) -> Result<Register, AgentError> {
+async fn introduce(
+    config: &Config,
+    id: AgentId,
+    confinement: &Confinement,
+) -> Result<Register, AgentError> {
     let settings = &config.settings;
     let topology = Topology::of_this_machine();
     let labels = settings.labels.iter().map(|label| (label.key.clone(), label.value.clone()));
@@ -237,18 +250,23 @@ async fn introduce(config: &Config, id: AgentId) -> Result<Register, AgentError>
         physical_cores: topology.physical_cores,
         logical_cores: topology.logical_cores,
         memory: topology.memory,
-        runtimes: usable_runtimes(&settings.runtimes).await?,
+        runtimes: usable_runtimes(&settings.runtimes, confinement).await?,
         labels: labels.collect(),
         leases: Vec::new(),
     })
 }
 
 /// The runtimes that were asked for, all of which must be usable, or those that are.
-async fn usable_runtimes(asked: &[Runtime]) -> Result<BTreeMap<Runtime, String>, AgentError> {
+async fn usable_runtimes(
+    asked: &[Runtime],
+    confinement: &Confinement,
+) -> Result<BTreeMap<Runtime, String>, AgentError> {
     let candidates = if asked.is_empty() { &Runtime::ALL[..] } else { asked };
     let detect = |runtime: &Runtime| {
         let runtime = *runtime;
-        async move { (runtime, runtimes::detect(runtime).await) }
+        async move {
+            (runtime, runtimes::detect(runtime, |program| confinement.unsupervised(program)).await)
+        }
     };
     let mut usable = BTreeMap::new();
     for (runtime, detected) in join_all(candidates.iter().map(detect)).await {
@@ -271,11 +289,16 @@ fn open(config: &Config) -> Result<Transport, TransportError> {
     Transport::new(&config.servers, &config.token, trust)
 }
 
-fn launcher(config: &Config, id: AgentId) -> Result<Launcher, AgentError> {
+fn launcher(
+    config: &Config,
+    id: AgentId,
+    confinement: &Arc<Confinement>,
+) -> Result<Launcher, AgentError> {
     let folder = config.settings.scratch();
-    let scratch =
-        Scratch::create(&folder, id).map_err(|error| AgentError::Scratch { folder, error })?;
-    Ok(Launcher { supervisor: config.supervisor.clone(), scratch })
+    let scratch = Scratch::create(&folder, id, confinement.identity().clone())
+        .map_err(|error| AgentError::Scratch { folder, error })?;
+    let (supervisor, confinement) = (config.supervisor.clone(), Arc::clone(confinement));
+    Ok(Launcher { supervisor, scratch, confinement })
 }
 
 fn refused(refused: NotRegistered) -> AgentError {

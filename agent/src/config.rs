@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::job::Runtime;
 
+use crate::confinement::WorkerSettings;
 use crate::scratch;
 use crate::topology::Topology;
 
@@ -36,7 +37,8 @@ pub struct Settings {
           value_parser = parse_runtime)]
     pub runtimes: Vec<Runtime>,
 
-    /// Folder for the workers' files [default: the user's cache folder]
+    /// Folder for the workers' files [default: the user's cache folder; /var/cache/farrow with
+    /// `--worker-user`]
     #[arg(long, env = "FARROW_SCRATCH_DIR", value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 
@@ -48,6 +50,10 @@ pub struct Settings {
     /// Seconds that elements in flight get to finish when the agent is to end
     #[arg(long, env = "FARROW_GRACE", default_value = "100", value_name = "SECONDS")]
     pub grace: Seconds,
+
+    /// How workers are held.
+    #[command(flatten)]
+    pub workers: WorkerSettings,
 }
 
 /// Everything that [`crate::run`] needs.
@@ -177,7 +183,8 @@ impl Settings {
 
     /// The folder for the workers' files.
     pub fn scratch(&self) -> PathBuf {
-        self.scratch.clone().unwrap_or_else(scratch::default_parent)
+        let is_another_user = self.workers.worker_user.is_some();
+        self.scratch.clone().unwrap_or_else(|| scratch::default_parent(is_another_user))
     }
 
     /// The folder for what jobs have prepared: the one given, or one for the agent's name beside the
@@ -258,6 +265,9 @@ mod tests {
             (["--label", "zone"], "key=value"),
             (["--runtime", "perl"], "`python`"),
             (["--grace", "soon"], "number of seconds"),
+            (["--pass-env", "FARROW_TOKEN"], "the agent's own key"),
+            (["--pass-env", "A=B"], "without its value"),
+            (["--worker-processes", "3"], "16"),
         ] {
             let refusal = parse(&arguments).unwrap_err().to_string();
             assert!(refusal.contains(help), "{refusal}");

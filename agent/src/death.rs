@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use protocol::job::{ElementError, Runtime};
 
 use crate::lifeline::Ended;
+use crate::memory::Excess;
 use crate::output::Printed;
 
 /// Lines of standard error that the story quotes.
@@ -26,8 +27,8 @@ pub enum Death {
     TimedOut(Duration),
     /// It used more memory than its job allows, so it was killed.
     TooLarge {
-        /// Bytes that it used.
-        used: u64,
+        /// How that was seen.
+        excess: Excess,
         /// Bytes that it may use.
         bound: u64,
     },
@@ -47,7 +48,10 @@ impl fmt::Display for Death {
             Self::TimedOut(limit) => {
                 write!(f, "ran longer than timeout = {} s", limit.as_secs_f64())
             }
-            Self::TooLarge { used, bound } => {
+            Self::TooLarge { excess: Excess::Refused, bound } => {
+                write!(f, "it used more than the {} of options.memory", mebibytes(*bound))
+            }
+            Self::TooLarge { excess: Excess::Found(used), bound } => {
                 // Rounded up, so that it is more in words, too.
                 let used = used.div_ceil(1 << 20);
                 write!(
@@ -182,11 +186,13 @@ mod tests {
 
     #[test]
     fn too_much_memory_is_told_with_both_numbers() {
-        let told = |used, bound| Death::TooLarge { used, bound }.to_string();
+        let told = |used, bound| Death::TooLarge { excess: Excess::Found(used), bound }.to_string();
         let story = "it used 612 MiB, more than the 512 MiB of options.memory";
         assert_eq!(told(612 << 20, 512 << 20), story);
         let story = "it used 513 MiB, more than the 512.5 MiB of options.memory";
         assert_eq!(told((512 << 20) + 600_000, (512 << 20) + (1 << 19)), story);
+        let refused = Death::TooLarge { excess: Excess::Refused, bound: 512 << 20 };
+        assert_eq!(refused.to_string(), "it used more than the 512 MiB of options.memory");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What must happen in a child process between fork and exec, and so is the crate's only unsafe
-//! code: the standard library can neither place descriptors at numbers of our choice nor bind a
-//! child's life to its parent's.
+//! What must happen to descriptors in a child process between fork and exec, and so is unsafe code:
+//! the standard library can neither place descriptors at numbers of our choice nor bind a child's
+//! life to its parent's.
 
 use std::fs::File;
 use std::io;
@@ -23,6 +23,28 @@ const LOCK: RawFd = 5;
 /// How much nicer workers are than agents: on a busy machine the agent, and a server beside it,
 /// must still answer at once.
 const NICENESS: libc::c_int = 10;
+
+/// Lets the child of `command` have no descriptor but its standard ones and those that are placed
+/// later: also of what this process has inherited nothing is passed on.
+pub fn close_others(command: &mut Command) {
+    let close = || {
+        #[expect(unsafe_code, reason = "marks descriptors; no memory is involved")]
+        unsafe {
+            // Kernels before 5.11 cannot. All that the agent itself opens is marked already.
+            libc::syscall(
+                libc::SYS_close_range,
+                FRAMES_IN,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "the closure makes one system call")]
+    unsafe {
+        command.pre_exec(close);
+    }
+}
 
 /// Lets the child of `command` find `frames_in` as descriptor 3 and `frames_out` as descriptor 4.
 ///

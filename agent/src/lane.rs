@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::unistd::{AccessFlags, access};
 use protocol::job::ElementError;
 
 use self::exchange::Broken;
@@ -44,7 +43,7 @@ impl Lane {
             cores,
             memory: spec.options.memory,
             prepared: work.prepared.clone(),
-            workdir: spec.workdir.as_deref().and_then(usable),
+            workdir: spec.workdir.as_deref().and_then(|folder| usable(folder, &work)),
         };
         let pace = Pace::new(work.job.timeout());
         Self { work, slot, key, pace, worker: None }
@@ -156,7 +155,6 @@ impl Lane {
 }
 
 /// A folder, if this machine has it and workers may enter it.
-fn usable(folder: &str) -> Option<PathBuf> {
-    let folder = PathBuf::from(folder);
-    (folder.is_dir() && access(&folder, AccessFlags::X_OK).is_ok()).then_some(folder)
+fn usable(folder: &str, work: &Work) -> Option<PathBuf> {
+    Some(PathBuf::from(folder)).filter(|folder| work.pool.confinement().may_enter(folder))
 }

@@ -20,6 +20,7 @@ mod client;
 mod clock;
 pub mod commands;
 mod config;
+mod confinement;
 mod death;
 mod descriptors;
 mod elements;
@@ -59,5 +60,6 @@ mod worker;
 
 pub use agent::{AgentError, run};
 pub use config::{Config, Label, Seconds, Secret, Settings, Slots};
+pub use confinement::{ConfinementError, IdentityError, WorkerSettings, hide_this_process};
 pub use servers::{AddressError, Servers};
 pub use transport::TransportError;

@@ -1,6 +1,7 @@
 //! Whether workers use more memory than their jobs allow: looked at a few times a second, for all
 //! workers at once, and only while one of them runs something of a job that has a bound.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::confinement::Group;
 use crate::processes::{Process, Tree};
 
 /// The time from one look to the next.
@@ -29,9 +31,34 @@ struct State {
 
 #[derive(Debug)]
 struct Watched {
-    bound: u64,
-    /// What was found in use, above the bound.
-    exceeded: watch::Sender<Option<u64>>,
+    subject: Subject,
+    exceeded: watch::Sender<Option<Excess>>,
+}
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// What all that came of the supervisor uses together, which may be so many bytes.
+    Processes {
+        /// So many.
+        bound: u64,
+    },
+    /// Whether the kernel, which bounds this group, has killed more in it than these.
+    Group {
+        /// The group.
+        group: Arc<Group>,
+        /// So many.
+        killed: u64,
+    },
+}
+
+/// How a worker uses more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// So many bytes were found in use.
+    Found(u64),
+    /// The kernel did not give what was asked for, and killed.
+    Refused,
 }
 
 /// A worker is looked at while this lives.
@@ -39,15 +66,15 @@ struct Watched {
 pub struct MemoryGuard {
     watch: Arc<MemoryWatch>,
     supervisor: Pid,
-    exceeded: watch::Receiver<Option<u64>>,
+    exceeded: watch::Receiver<Option<Excess>>,
 }
 
 impl MemoryWatch {
-    /// Looks at all that came of `supervisor` from now on: together it may use `bound` bytes.
-    pub fn guard(self: &Arc<Self>, supervisor: Pid, bound: u64) -> MemoryGuard {
+    /// Looks at what came of `supervisor` from now on.
+    pub fn guard(self: &Arc<Self>, supervisor: Pid, subject: Subject) -> MemoryGuard {
         let (sender, exceeded) = watch::channel(None);
         let mut state = self.lock();
-        state.watched.insert(supervisor, Watched { bound, exceeded: sender });
+        state.watched.insert(supervisor, Watched { subject, exceeded: sender });
         if !std::mem::replace(&mut state.is_looking, true) {
             tokio::spawn(look_again_and_again(Arc::downgrade(self)));
         }
@@ -56,20 +83,29 @@ impl MemoryWatch {
 
     /// Looks once; `false` when there is nothing to look at.
     fn look(&self) -> bool {
-        let bounds: Vec<(Pid, u64)> = {
+        let subjects: Vec<(Pid, Subject)> = {
             let mut state = self.lock();
             state.is_looking = !state.watched.is_empty();
-            state.watched.iter().map(|(pid, watched)| (*pid, watched.bound)).collect()
+            state.watched.iter().map(|(pid, watched)| (*pid, watched.subject.clone())).collect()
         };
-        if bounds.is_empty() {
+        if subjects.is_empty() {
             return false;
         }
-        let tree = Tree::now();
-        for (supervisor, bound) in bounds {
-            if let Some(used) = excess(&tree.descendants(supervisor), bound)
+        // Not read where the kernel looks.
+        let tree = LazyCell::new(Tree::now);
+        for (supervisor, subject) in subjects {
+            let excess = match subject {
+                Subject::Processes { bound } => {
+                    excess(&tree.descendants(supervisor), bound).map(Excess::Found)
+                }
+                Subject::Group { group, killed } => {
+                    (group.memory_kills() > killed).then_some(Excess::Refused)
+                }
+            };
+            if let Some(excess) = excess
                 && let Some(watched) = self.lock().watched.get(&supervisor)
             {
-                watched.exceeded.send_replace(Some(used));
+                watched.exceeded.send_replace(Some(excess));
             }
         }
         true
@@ -82,10 +118,10 @@ impl MemoryWatch {
 }
 
 impl MemoryGuard {
-    /// Waits until the worker uses more than it may, and says how much.
-    pub async fn exceeded(&mut self) -> u64 {
-        match self.exceeded.wait_for(Option::is_some).await.map(|used| *used) {
-            Ok(Some(used)) => used,
+    /// Waits until the worker uses more than it may, and says how.
+    pub async fn exceeded(&mut self) -> Excess {
+        match self.exceeded.wait_for(Option::is_some).await.map(|excess| *excess) {
+            Ok(Some(excess)) => excess,
             _ => std::future::pending().await,
         }
     }
@@ -147,8 +183,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_looks_once_there_is_nothing_to_look_at() {
         let watch = Arc::new(MemoryWatch::default());
-        let mut guard = watch.guard(nix::unistd::getppid(), 1);
-        assert!(guard.exceeded().await > 1);
+        let mut guard = watch.guard(nix::unistd::getppid(), Subject::Processes { bound: 1 });
+        assert!(matches!(guard.exceeded().await, Excess::Found(2..)));
         drop(guard);
         assert!(!watch.look());
         assert!(!watch.lock().is_looking);

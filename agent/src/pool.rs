@@ -12,6 +12,7 @@ use protocol::job::Runtime;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::confinement::Confinement;
 use crate::death::{self, Death};
 use crate::memory::MemoryWatch;
 use crate::output::Printed;
@@ -77,6 +78,11 @@ impl WorkerPool {
             memory: Arc::default(),
             respite: Respite::default(),
         })
+    }
+
+    /// What holds the workers.
+    pub fn confinement(&self) -> &Confinement {
+        &self.launcher.confinement
     }
 
     /// A worker for elements of `job`, with the job set up if there is one, else one that has

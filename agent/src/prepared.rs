@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::cache::{Cache, Turn, Use};
 use self::script::Script;
 use crate::blobs::{self, Blobs};
+use crate::confinement::Confinement;
 use crate::death::{self, Death};
 use crate::lifeline::Ended;
 use crate::logs::Logs;
@@ -41,6 +42,7 @@ use crate::tap::{Audience, Tap};
 pub struct Prepared {
     cache: Cache,
     supervisor: PathBuf,
+    confinement: Arc<Confinement>,
     /// Of the runtimes. What was compiled for one version is not used by another.
     versions: BTreeMap<Runtime, String>,
     blobs: Arc<Blobs>,
@@ -98,21 +100,22 @@ impl PartialEq for Environment {
 impl Eq for Environment {}
 
 impl Prepared {
-    /// What is prepared in `folder`. Scripts run under `supervisor`; `versions` are those of the
-    /// runtimes.
+    /// What is prepared in `folder`. Scripts run under `supervisor`, and held as workers are;
+    /// `versions` are those of the runtimes.
     ///
     /// # Errors
     /// When the folder cannot be used.
     pub fn open(
         folder: &Path,
         supervisor: PathBuf,
+        confinement: Arc<Confinement>,
         versions: BTreeMap<Runtime, String>,
         blobs: Arc<Blobs>,
         logs: Arc<Logs>,
     ) -> io::Result<Arc<Self>> {
-        let cache = Cache::open(folder)?;
+        let cache = Cache::open(folder, confinement.identity().clone())?;
         let entries = Mutex::default();
-        Ok(Arc::new(Self { cache, supervisor, versions, blobs, logs, entries }))
+        Ok(Arc::new(Self { cache, supervisor, confinement, versions, blobs, logs, entries }))
     }
 
     /// The environment of a job, made unless it is there; nothing if the job wants none. If this is
@@ -227,6 +230,7 @@ impl Prepared {
             let unpacked = files::unpack(archive, work.clone(), stop.clone()).await;
             unpacked.map_err(|error| failed(format!("files: {error}")))?;
         }
+        turn.give().await.map_err(|error| self.unusable(&error))?;
         if recipe.prepare.trim().is_empty() {
             return Ok(());
         }
@@ -238,7 +242,7 @@ impl Prepared {
             lock: turn.lock(),
             variables: &variables,
         };
-        match script.run(&self.supervisor, tap, stop).await {
+        match script.run(&self.supervisor, &self.confinement, tap, stop).await {
             Ok((Ended::Exited(0), _)) => Ok(()),
             Ok((ended, printed)) => Err(script_failed(ended, &printed)),
             Err(error) => {

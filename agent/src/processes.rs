@@ -86,6 +86,15 @@ fn parse_stat(pid: Pid, stat: &str) -> Option<Process> {
     Some(Process { pid, parent, zombie, resident: pages.saturating_mul(page_bytes()) })
 }
 
+/// When a process has started, in ticks since the machine has: with its id that tells it from all
+/// others that have been and will be.
+pub fn started(pid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    // The twentieth behind the name.
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 fn page_bytes() -> u64 {
     let bytes = nix::unistd::sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)

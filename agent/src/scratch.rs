@@ -21,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use protocol::AgentId;
 use tokio::task::spawn_blocking;
 
+use crate::confinement::Identity;
 use crate::runtimes;
 use crate::trees;
 
@@ -28,17 +29,20 @@ use crate::trees;
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
+    /// Who works in it.
+    identity: Identity,
     next_worker: AtomicU64,
     _lock: Flock<File>,
 }
 
 impl Scratch {
-    /// Makes the folder of `agent` under `parent`, and removes those of agents that are dead.
+    /// Makes the folder of `agent` under `parent`, for workers whose identity this is, and removes
+    /// those of agents that are dead.
     ///
     /// # Errors
-    /// When folders or files cannot be made there.
-    pub fn create(parent: &Path, agent: AgentId) -> io::Result<Self> {
-        make_private(parent)?;
+    /// When folders or files cannot be made there, or workers cannot reach them.
+    pub fn create(parent: &Path, agent: AgentId, identity: Identity) -> io::Result<Self> {
+        identity.make_way(parent)?;
         // Agents that start together do so one by one, else one would take another's folder, made
         // but not locked yet, for a dead agent's.
         let _turn = lock(parent, FlockArg::LockExclusive)?;
@@ -46,12 +50,18 @@ impl Scratch {
         // Workers start elsewhere, so a relative path would not lead them to their script.
         let folder = parent.canonicalize()?.join(format!("agent-{agent}"));
         make_private(&folder)?;
+        identity.let_through(&folder)?;
         let lock = lock(&folder, FlockArg::LockExclusiveNonblock)?;
-        make_private(&folder.join("scripts"))?;
+        let scripts = folder.join("scripts");
+        make_private(&scripts)?;
+        identity.let_read(&scripts)?;
         for (name, source) in runtimes::SCRIPTS {
-            fs::write(folder.join("scripts").join(name), source)?;
+            fs::write(scripts.join(name), source)?;
+            identity.let_read(&scripts.join(name))?;
         }
-        Ok(Self { folder, next_worker: AtomicU64::new(0), _lock: lock })
+        let scratch = Self { folder, identity, next_worker: AtomicU64::new(0), _lock: lock };
+        scratch.identity.check_way(&scripts)?;
+        Ok(scratch)
     }
 
     /// Where the runtimes' scripts are.
@@ -65,10 +75,14 @@ impl Scratch {
     /// When that cannot be done.
     pub fn worker(&self) -> io::Result<WorkerScratch> {
         let number = self.next_worker.fetch_add(1, Ordering::Relaxed);
-        let folder = Folder(self.folder.join(number.to_string()));
-        let scratch = WorkerScratch(Arc::new(folder));
+        let folder = self.folder.join(number.to_string());
+        let scratch = WorkerScratch(Arc::new(Folder { folder, identity: self.identity.clone() }));
         make_private(&scratch.work())?;
         make_private(&scratch.tmp())?;
+        // It stays the agent's: workers change what is in theirs, but cannot put others in their place.
+        self.identity.let_through(&scratch.0.folder)?;
+        self.identity.give(&scratch.work())?;
+        self.identity.give(&scratch.tmp())?;
         Ok(scratch)
     }
 }
@@ -85,18 +99,21 @@ pub struct WorkerScratch(Arc<Folder>);
 
 /// A folder that is removed when dropped.
 #[derive(Debug)]
-struct Folder(PathBuf);
+struct Folder {
+    folder: PathBuf,
+    identity: Identity,
+}
 
 impl WorkerScratch {
     /// The working directory.
     pub fn work(&self) -> PathBuf {
-        self.0.0.join("work")
+        self.0.folder.join("work")
     }
 
     /// The folder for temporary files. It is not emptied between jobs: R keeps its own there for
     /// as long as it runs.
     pub fn tmp(&self) -> PathBuf {
-        self.0.0.join("tmp")
+        self.0.folder.join("tmp")
     }
 
     /// Removes all that is in the working directory, however much, and copies there what is in the
@@ -108,9 +125,11 @@ impl WorkerScratch {
         let (scratch, work) = (Arc::clone(&self.0), self.work());
         let renewed = spawn_blocking(move || {
             // Not to be removed while it is filled.
-            let _scratch = scratch;
-            trees::empty(&work)?;
-            original.map_or(Ok(()), |original| trees::copy(&original, &work))
+            let renew = || {
+                trees::empty(&work)?;
+                original.map_or(Ok(()), |original| trees::copy(&original, &work))
+            };
+            scratch.identity.act(renew)?
         });
         renewed.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
@@ -123,13 +142,17 @@ impl WorkerScratch {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        remove(&self.0);
+        remove(&self.folder);
     }
 }
 
 /// Where scratch folders go unless told otherwise: the user's cache folder, or, for users without
-/// a home, the system's folder for temporary files.
-pub fn default_parent() -> PathBuf {
+/// a home, the system's folder for temporary files. Root's is closed to all others, so workers of
+/// another user have the system's.
+pub fn default_parent(is_another_user: bool) -> PathBuf {
+    if is_another_user {
+        return PathBuf::from("/var/cache/farrow");
+    }
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     cache.map_or_else(
@@ -171,7 +194,7 @@ mod tests {
     #[tokio::test]
     async fn a_working_directory_is_emptied_and_all_is_removed_in_the_end() {
         let parent = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        let scratch = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
         let worker = scratch.worker().unwrap();
         fs::create_dir(worker.work().join("sub")).unwrap();
         fs::write(worker.work().join("sub/file"), "x").unwrap();
@@ -190,10 +213,10 @@ mod tests {
     #[test]
     fn what_the_dead_left_is_removed_and_the_living_are_spared() {
         let parent = tempfile::tempdir().unwrap();
-        let living = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        let living = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
         let dead = parent.path().join("agent-dead");
         fs::create_dir(&dead).unwrap();
-        let _next = Scratch::create(parent.path(), AgentId::new()).unwrap();
+        let _next = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
         assert!(!dead.exists());
         assert!(living.scripts().exists());
     }

@@ -11,8 +11,10 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::iter::Peekable;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::errno::Errno;
@@ -22,6 +24,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{self, Pid};
 
+use crate::confinement::{self, Terms};
 use crate::descriptors::{self, FRAMES_IN, FRAMES_OUT};
 use crate::lifeline::{Ended, Order, Status};
 use crate::processes;
@@ -29,35 +32,56 @@ use crate::processes;
 /// How often a sweep looks again, a millisecond apart, for strays that are not dead yet.
 const SWEEP_ROUNDS: u32 = 2000;
 
-/// Runs `[--] program arguments…` as a worker, watches over it, and exits as it did (killed by a
-/// signal: 128 and the signal's number). It expects the lifeline as standard input and the frames
-/// on descriptors 3 and 4.
+/// Runs `[--terms JSON] [--] program arguments…` as a worker that is held to these terms, watches over
+/// it, and exits as it did (killed by a signal: 128 and the signal's number). It expects the lifeline
+/// as standard input and the frames on descriptors 3 and 4.
 ///
 /// To be called from the main thread of a process that has no other thread yet: the kernel binds
 /// the worker's life to the calling thread's.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut words = arguments.into_iter().skip_while(|word| word == "--");
+    // Else what the worker runs could change the one that is to kill it.
+    confinement::hide_this_process();
+    let mut words = arguments.into_iter().peekable();
+    let Some(terms) = terms(&mut words) else {
+        eprintln!("supervise: --terms are not understood; the agent starts this command by itself");
+        return ExitCode::from(2);
+    };
+    let mut words = words.skip_while(|word| word == "--");
     let Some(program) = words.next() else {
         eprintln!("supervise: no program given; the agent starts this command by itself");
         return ExitCode::from(2);
     };
-    let ended = supervise(&program, words)
+    let ended = supervise(&terms, &program, words)
         .unwrap_or_else(|error| Ended::NotStarted(format!("{}: {error}", program.display())));
     let status = exit_status(&ended);
     tell(&Status::Ended(ended));
     ExitCode::from(status)
 }
 
-fn supervise(program: &OsString, arguments: impl Iterator<Item = OsString>) -> io::Result<Ended> {
+/// The terms that come first, if any do.
+fn terms(words: &mut Peekable<impl Iterator<Item = OsString>>) -> Option<Terms> {
+    match words.next_if(|word| word == "--terms") {
+        None => Some(Terms::default()),
+        Some(_) => serde_json::from_str(words.next()?.to_str()?).ok(),
+    }
+}
+
+fn supervise(
+    terms: &Terms,
+    program: &OsString,
+    arguments: impl Iterator<Item = OsString>,
+) -> io::Result<Ended> {
     // A Ctrl-C at the agent's terminal is the agent's to handle.
     unistd::setsid().ok();
     descriptors::keep_lock();
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).process_group(0);
+    confinement::bind(&mut command, terms)?;
+    // After that: a change of user takes the bond away.
     descriptors::bind_to_parent(&mut command);
     let worker = command.spawn()?;
-    let mut family = Family::new(Pid::from_raw(worker.id().cast_signed()));
+    let mut family = Family::new(Pid::from_raw(worker.id().cast_signed()), &terms.groups);
     let watched = signals().and_then(|signals| {
         let_go_of_the_workers_descriptors()?;
         tell(&Status::Started(family.worker.as_raw()));
@@ -68,7 +92,7 @@ fn supervise(program: &OsString, arguments: impl Iterator<Item = OsString>) -> i
 }
 
 /// Waits until the worker has ended or is to be killed.
-fn watch(family: &mut Family, signals: &SignalFd) -> io::Result<()> {
+fn watch(family: &mut Family<'_>, signals: &SignalFd) -> io::Result<()> {
     let lifeline = io::stdin();
     loop {
         family.reap();
@@ -104,7 +128,7 @@ fn asked_to_end(signals: &SignalFd) -> io::Result<bool> {
 }
 
 /// Does what the agent asks; `false` once everything is to be killed, also because the agent is gone.
-fn obey(family: &mut Family, lifeline: &io::Stdin) -> io::Result<bool> {
+fn obey(family: &mut Family<'_>, lifeline: &io::Stdin) -> io::Result<bool> {
     let mut orders = [0; 16];
     let length = match unistd::read(lifeline, &mut orders) {
         Ok(length) => length,
@@ -125,15 +149,17 @@ fn obey(family: &mut Family, lifeline: &io::Stdin) -> io::Result<bool> {
 }
 
 /// The worker and all that came of it.
-struct Family {
+struct Family<'a> {
     worker: Pid,
     ended: Option<Ended>,
     supervisor: Pid,
+    /// The folders of the control groups that all of it is in.
+    groups: &'a [PathBuf],
 }
 
-impl Family {
-    fn new(worker: Pid) -> Self {
-        Self { worker, ended: None, supervisor: unistd::getpid() }
+impl<'a> Family<'a> {
+    fn new(worker: Pid, groups: &'a [PathBuf]) -> Self {
+        Self { worker, ended: None, supervisor: unistd::getpid(), groups }
     }
 
     /// Notices every child that is dead by now.
@@ -161,6 +187,10 @@ impl Family {
     /// those come to us as orphans, and the id of a child that we have not waited for is not used
     /// for another process.
     fn kill(&mut self) {
+        // Where the kernel can, all at once: also what forks faster than anybody could look.
+        self.groups.iter().for_each(|group| {
+            confinement::kill_at_once(group);
+        });
         loop {
             let children = processes::children(self.supervisor);
             let killed = children.iter().filter(|child| kill(child.pid, Signal::SIGKILL).is_ok());

@@ -10,9 +10,8 @@ mod key;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -28,6 +27,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::key::WorkerKey;
 use crate::clock;
+use crate::confinement::{Confinement, Group};
 use crate::death::Death;
 use crate::descriptors;
 use crate::frame::{self, kind};
@@ -56,6 +56,8 @@ pub struct Launcher {
     pub supervisor: PathBuf,
     /// Where they work.
     pub scratch: Scratch,
+    /// What holds them.
+    pub confinement: Arc<Confinement>,
 }
 
 /// A worker, running.
@@ -80,6 +82,7 @@ pub struct Worker {
     /// What it prints.
     pub output: Output,
     scratch: WorkerScratch,
+    group: Option<Arc<Group>>,
     death: Option<Death>,
     /// Its place among the busy workers of its pool.
     pub seat: Option<Seat>,
@@ -146,11 +149,10 @@ impl Worker {
             let ourselves = &launcher.supervisor;
             runtimes::command(key.runtime, &launcher.scratch.scripts(), ourselves)
         };
-        let mut command = Command::new(&launcher.supervisor);
-        // For whoever lists processes.
-        command.arg0("farrow");
-        command.args(["supervise", "--"]).arg(program).args(arguments);
-        command.env_remove("FARROW_TOKEN").env("TMPDIR", scratch.tmp());
+        let group = launcher.confinement.group().map(Arc::new);
+        let mut command =
+            launcher.confinement.supervised(&launcher.supervisor, group.as_deref(), key.memory)?;
+        command.arg(program).args(arguments).env("TMPDIR", scratch.tmp());
         command.envs(runtimes::environment(key.cores)).current_dir(scratch.work());
         if let Some(prepared) = &key.prepared {
             command.envs(prepared.variables().iter().map(|(name, value)| (name, value)));
@@ -176,6 +178,7 @@ impl Worker {
             supervisor,
             output: Output::new(stdout, stderr)?,
             scratch,
+            group,
             death: None,
             seat: None,
         })
@@ -195,6 +198,11 @@ impl Worker {
     pub fn supervisor(&self) -> Option<Pid> {
         let id = self.supervisor.id()?;
         i32::try_from(id).ok().map(Pid::from_raw)
+    }
+
+    /// The control groups that it and all that comes of it are in, if there are any.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
     }
 
     /// Whether it can take another element: it lives, as far as is known, and has its streams.
@@ -261,6 +269,9 @@ impl Worker {
         self.output.drain();
         self.output.listen(None);
         let printed = self.output.take();
+        if let Some(group) = self.group.take() {
+            tokio::task::spawn_blocking(move || group.remove()).await.ok();
+        }
         self.scratch.remove().await;
         printed
     }

@@ -76,6 +76,13 @@ enum Command {
     Openapi,
 }
 
+impl Command {
+    /// Whether code of jobs may run beside it, as the same user, that must not read its keys.
+    fn holds_secrets(&self) -> bool {
+        matches!(self, Self::Server(_) | Self::Agent(_) | Self::Up(_))
+    }
+}
+
 /// The command line, as it is parsed.
 fn command_line() -> clap::Command {
     help::grouped(environment::without_empty(Cli::command()))
@@ -84,6 +91,9 @@ fn command_line() -> clap::Command {
 fn main() -> ExitCode {
     let words = command_line().get_matches();
     let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| error.exit());
+    if cli.command.holds_secrets() {
+        agent::hide_this_process();
+    }
     let result = match cli.command {
         Command::Supervise(command) => return command.run(),
         Command::RunCommands => return agent::commands::main(),

@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::confinement::Identity;
 use crate::trees;
 
 /// Environments kept that nobody uses.
@@ -30,6 +31,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
+    /// Who prepares and uses what is in it.
+    identity: Identity,
 }
 
 /// An environment that is there, and stays while this lives.
@@ -46,17 +49,23 @@ pub struct Turn {
     /// Where it is, or will be.
     pub folder: PathBuf,
     lock: Flock<File>,
+    identity: Identity,
 }
 
+/// The folders in which an environment is made.
+const PARTS: [&str; 5] = ["files", "r", "python", "bin", "tmp"];
+
 impl Cache {
-    /// The cache in `folder`.
+    /// The cache in `folder`, for those whose identity this is.
     ///
     /// # Errors
-    /// When the folder cannot be made.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        make_private(folder)?;
+    /// When the folder cannot be made, or not be reached by them.
+    pub fn open(folder: &Path, identity: Identity) -> io::Result<Self> {
+        identity.make_way(folder)?;
         // Scripts and workers run elsewhere, so a relative path would not lead them here.
-        Ok(Self { folder: folder.canonicalize()? })
+        let folder = folder.canonicalize()?;
+        identity.check_way(&folder)?;
+        Ok(Self { folder, identity })
     }
 
     /// Where it is.
@@ -93,7 +102,8 @@ impl Cache {
             sleep(LOCK_PAUSE).await;
             return Ok(None);
         };
-        Ok(Some(Turn { folder: self.folder.join(name), lock }))
+        let identity = self.identity.clone();
+        Ok(Some(Turn { folder: self.folder.join(name), lock, identity }))
     }
 
     /// Removes the environments that were used least recently until the others fit, and what was
@@ -139,14 +149,22 @@ impl Turn {
     /// # Errors
     /// When folders cannot be removed or made.
     pub async fn clear(&self) -> io::Result<()> {
-        let folder = self.folder.clone();
+        let (folder, identity) = (self.folder.clone(), self.identity.clone());
         blocking(move || {
             take_away(&folder)?;
-            ["files", "r", "python", "bin", "tmp"]
-                .iter()
-                .try_for_each(|name| make_private(&folder.join(name)))
+            PARTS.iter().try_for_each(|name| make_private(&folder.join(name)))?;
+            identity.let_through(&folder)
         })
         .await
+    }
+
+    /// Lets those write in it who prepare it, until it is finished.
+    ///
+    /// # Errors
+    /// When it cannot be given to them.
+    pub async fn give(&self) -> io::Result<()> {
+        let (folder, identity) = (self.folder.clone(), self.identity.clone());
+        blocking(move || PARTS.iter().try_for_each(|name| identity.give(&folder.join(name)))).await
     }
 
     /// Declares it whole.
@@ -154,9 +172,11 @@ impl Turn {
     /// # Errors
     /// When that cannot be written.
     pub async fn finish(&self) -> io::Result<()> {
-        let folder = self.folder.clone();
+        let (folder, identity) = (self.folder.clone(), self.identity.clone());
         blocking(move || {
             trees::remove(&folder.join("tmp"))?;
+            let left = PARTS.iter().map(|name| folder.join(name));
+            left.filter(|part| part.is_dir()).try_for_each(|part| identity.take_back(&part))?;
             fs::write(ready(&folder), size_of(&folder).to_string())
         })
         .await
@@ -326,7 +346,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_used_is_neither_made_anew_nor_removed() {
         let parent = tempfile::tempdir().unwrap();
-        let [one, other] = [(); 2].map(|()| Cache::open(parent.path()).unwrap());
+        let [one, other] =
+            [(); 2].map(|()| Cache::open(parent.path(), Identity::default()).unwrap());
         assert!(one.find("x").await.unwrap().is_none());
         let turn = one.turn("x").await.unwrap().unwrap();
         turn.clear().await.unwrap();
@@ -347,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_job_has_removed_is_made_anew() {
         let parent = tempfile::tempdir().unwrap();
-        let cache = Cache::open(parent.path()).unwrap();
+        let cache = Cache::open(parent.path(), Identity::default()).unwrap();
         let turn = cache.turn("x").await.unwrap().unwrap();
         turn.clear().await.unwrap();
         turn.finish().await.unwrap();
@@ -360,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_still_being_written_is_cleared() {
         let parent = tempfile::tempdir().unwrap();
-        let cache = Cache::open(parent.path()).unwrap();
+        let cache = Cache::open(parent.path(), Identity::default()).unwrap();
         let turn = cache.turn("x").await.unwrap().unwrap();
         turn.clear().await.unwrap();
         let (files, stop) = (turn.folder.join("files"), Arc::new(AtomicBool::new(false)));
@@ -382,7 +403,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_left_half_made_is_cleared() {
         let parent = tempfile::tempdir().unwrap();
-        let cache = Cache::open(parent.path()).unwrap();
+        let cache = Cache::open(parent.path(), Identity::default()).unwrap();
         fs::create_dir_all(parent.path().join("x/files/left")).unwrap();
         assert!(cache.find("x").await.unwrap().is_none());
         let turn = cache.turn("x").await.unwrap().unwrap();

@@ -5,9 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use bytes::{Buf, BytesMut};
 use nix::fcntl::OFlag;
@@ -16,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
+use crate::confinement::{Confinement, Group};
 use crate::descriptors;
 use crate::lifeline::{Ended, Order, Status};
 use crate::output::{Output, Printed};
@@ -46,21 +45,26 @@ impl Script<'_> {
     pub async fn run(
         &self,
         supervisor: &Path,
+        confinement: &Confinement,
         tap: Tap,
         stop: &CancellationToken,
     ) -> io::Result<(Ended, Printed)> {
-        let mut running = self.start(supervisor)?;
+        let mut running = self.start(supervisor, confinement)?;
         running.output.listen(Some(tap));
         let ended = running.end(stop).await;
         running.supervisor.wait().await.ok();
         running.output.drain();
         running.output.listen(None);
+        if let Some(group) = running.group.take() {
+            tokio::task::spawn_blocking(move || group.remove()).await.ok();
+        }
         Ok((ended, running.output.take()))
     }
 
-    fn start(&self, supervisor: &Path) -> io::Result<Running> {
+    fn start(&self, supervisor: &Path, confinement: &Confinement) -> io::Result<Running> {
         let path = self.folder.join("prepare");
         fs::write(&path, self.text)?;
+        confinement.identity().let_read(&path)?;
         let (stdout, scripts_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, scripts_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (lifeline, supervisors_end) = StdUnixStream::pair()?;
@@ -68,9 +72,9 @@ impl Script<'_> {
         // A supervisor expects frames there, and closes them.
         let null: OwnedFd = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
 
-        let mut command = Command::new(supervisor);
-        command.arg0("farrow").args(["supervise", "--"]).args(interpreter(self.text)).arg(path);
-        command.env_remove("FARROW_TOKEN").env("TMPDIR", self.folder.join("tmp"));
+        let group = confinement.group();
+        let mut command = confinement.supervised(supervisor, group.as_ref(), None)?;
+        command.args(interpreter(self.text)).arg(path).env("TMPDIR", self.folder.join("tmp"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.work);
         command.stdin(OwnedFd::from(supervisors_end)).stdout(scripts_stdout).stderr(scripts_stderr);
@@ -80,6 +84,7 @@ impl Script<'_> {
             supervisor: tokio::process::Command::from(command).spawn()?,
             lifeline: UnixStream::from_std(lifeline)?,
             output: Output::new(stdout, stderr)?,
+            group,
         })
     }
 }
@@ -103,6 +108,7 @@ struct Running {
     supervisor: Child,
     lifeline: UnixStream,
     output: Output,
+    group: Option<Group>,
 }
 
 impl Running {

@@ -15,17 +15,22 @@ use super::{command, python, r};
 /// busy machine takes seconds; only one that hangs reaches it.
 const DETECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Finds out the version of a runtime's interpreter by running it.
+/// Finds out the version of a runtime's interpreter by running it, by what `begin` makes of the
+/// program's name.
 ///
 /// # Errors
 /// When it is missing, too old, hangs or fails; the message says what to do.
-pub async fn detect(runtime: Runtime) -> Result<String, DetectError> {
+pub async fn detect(
+    runtime: Runtime,
+    begin: impl FnOnce(&str) -> io::Result<std::process::Command>,
+) -> Result<String, DetectError> {
     let interpreter = match runtime {
         Runtime::R => &r::INTERPRETER,
         Runtime::Python => &python::INTERPRETER,
         Runtime::Command => return Ok(command::VERSION.to_owned()),
     };
-    let mut command = Command::new(interpreter.program);
+    let command = begin(interpreter.program).map_err(|error| interpreter.not_started(error))?;
+    let mut command = Command::from(command);
     command
         .args(interpreter.version_args)
         .stdin(Stdio::null())

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use clap::Parser;
 use protocol::agent::Orders;
 use tokio_util::sync::CancellationToken;
 
@@ -102,7 +103,9 @@ async fn a_lease_that_waits_for_slots_is_given_back_at_once() {
 async fn agent_process() {
     let Ok(server) = std::env::var("FARROW_TEST_SERVER") else { return };
     let folder = std::env::var("FARROW_TEST_FOLDER").unwrap();
-    let config = config(&server, 1, folder.as_ref());
+    let mut config = config(&server, 1, folder.as_ref());
+    // Of variables, as the program takes its settings.
+    config.settings.workers = crate::confining::Flags::parse_from(["agent"]).workers;
     agent::run(config, CancellationToken::new()).await.unwrap();
 }
 

@@ -61,6 +61,7 @@ pub fn config(server: &str, slots: u32, scratch: &Path) -> Config {
         scratch: Some(scratch.to_owned()),
         cache: None,
         grace: agent::Seconds(Duration::from_secs(60)),
+        workers: agent::WorkerSettings::default(),
     };
     let mut config = Config::new(vec![server.to_owned()], "secret".to_owned(), settings);
     config.supervisor = env!("CARGO_BIN_EXE_farrow-supervise").into();

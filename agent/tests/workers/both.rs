@@ -1,5 +1,7 @@
 //! What workers of every runtime do alike. Each test names the two sources.
 
+use std::process::Command;
+
 use agent::frame::kind;
 use agent::runtimes::{self, Answer, WorkerJob};
 use protocol::job::{Options, Runtime};
@@ -20,7 +22,7 @@ fn kinds(run: &Run) -> Vec<&str> {
 #[tokio::test]
 async fn interpreters_are_detected() {
     for runtime in [Runtime::R, Runtime::Python] {
-        let version = runtimes::detect(runtime).await.unwrap();
+        let version = runtimes::detect(runtime, |program| Ok(Command::new(program))).await.unwrap();
         assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}");
     }
 }

@@ -1,5 +1,7 @@
 //! What is the worker of commands' own.
 
+use std::process::Command;
+
 use agent::frame::kind;
 use agent::runtimes::{self, Answer, ConstantValue, Element, Input, Key, WorkerJob};
 use protocol::job::{
@@ -47,7 +49,8 @@ fn refusal(job: &WorkerJob) -> ElementError {
 
 #[tokio::test]
 async fn it_is_always_there() {
-    let version = runtimes::detect(Runtime::Command).await.unwrap();
+    let version =
+        runtimes::detect(Runtime::Command, |program| Ok(Command::new(program))).await.unwrap();
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
 }
 
