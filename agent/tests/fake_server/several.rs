@@ -1,8 +1,9 @@
 //! Two servers of one database: what one does not do the other does.
 
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::harness::{TestAgent, file, integers, python};
 use crate::server::FakeServer;
@@ -32,6 +33,13 @@ async fn agent_of_two() -> (TestAgent, FakeServer, FakeServer) {
     (agent, asked, other)
 }
 
+/// Waits until a file has so many lines.
+async fn lines(path: &Path, n_lines: usize) {
+    while file(path).await.lines().count() < n_lines {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// What one server knows when it is lost by `loss`, the other goes on with: work in flight is
 /// reported to it, run once, and it gives more.
 async fn goes_on_after(loss: impl FnOnce(&mut FakeServer)) {
@@ -49,9 +57,11 @@ async fn goes_on_after(loss: impl FnOnce(&mut FakeServer)) {
                 (record.heartbeats.len() > heard + 1 && last.held == [first.id]).then_some(())
             })
             .await;
+        // A slot is free, for which work was asked of the one that is lost.
+        other.grant(second.clone(), b"", &job);
+        lines(&agent.path("at"), 2).await;
         std::fs::write(agent.path("go"), "").unwrap();
         assert!(other.outcomes(first.id).await[0].result.is_ok());
-        other.grant(second.clone(), b"", &job);
         assert!(other.outcomes(second.id).await[0].result.is_ok());
     };
     timeout(SOON, going_on).await.expect("a lost server costs too much");
