@@ -121,7 +121,8 @@ impl World {
     /// Starts a server on the same data at another address, after the one before has ended.
     pub async fn move_to(&mut self, address: &str) {
         let name = self.process_name("server");
-        (self.server, self.url) = serve(&self.folder, &name, address, &self.flags).await;
+        (self.server, self.url) =
+            serve(&self.folder, &name, address, &self.flags, &self.variables).await;
         self.client = Client::new(&self.url);
     }
 

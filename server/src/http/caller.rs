@@ -61,6 +61,14 @@ impl Caller {
         }
     }
 
+    /// An administrator, for tests of what does not ask who it is.
+    #[cfg(test)]
+    pub fn admin() -> Self {
+        let (owner, name) = ("ada".to_owned(), "ada's laptop".to_owned());
+        let identity = Identity { owner, name, role: Role::Admin };
+        Self { identity, hash: "".into(), address: None, request: "".into() }
+    }
+
     /// Whose jobs it may see.
     pub fn scope(&self) -> Scope {
         self.identity.scope()

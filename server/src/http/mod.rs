@@ -7,7 +7,7 @@ mod audit;
 pub mod auth;
 mod blobs;
 mod browsers;
-mod caller;
+pub mod caller;
 mod docs;
 mod endings;
 mod events;

@@ -6,6 +6,7 @@ use protocol::job::Runtime;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::http::caller::Caller;
 use crate::http::wait::JobWaiter;
 use crate::scheduler::assign::Agent;
 use crate::state::tests::opened_with;
@@ -75,7 +76,7 @@ impl Two {
 
 /// Waits at `state` for the end of `job`, and has looked once when this returns.
 async fn waiting(state: &AppState, job: JobId) -> JoinHandle<JobState> {
-    let mut waiter = JobWaiter::for_end(state, job, HANG).unwrap();
+    let mut waiter = JobWaiter::for_end(state, &Caller::admin(), job, HANG).unwrap();
     assert!(!waiter.look().await.unwrap().state.is_final());
     tokio::spawn(async move {
         while waiter.has_news().await {

@@ -20,6 +20,7 @@ use crate::store::ends::{self, Ended};
 use crate::store::reports::{self, NewPiece};
 use crate::store::retries::{self, Retried, Retry};
 use crate::store::submissions::{self, Accepted, Key};
+use crate::store::tokens::Scope;
 use crate::store::trash::{self, Deleted};
 use crate::store::{jobs, outcomes};
 
@@ -111,8 +112,14 @@ impl World<'_> {
                 return Some(before.first().map_or(Answer::Missing, |job| Answer::Accepted(*job)));
             }
         }
-        let accepted =
-            write!(self, server, |tx| submissions::accept(tx, "ada", key, vec![job], came));
+        let accepted = write!(self, server, |tx| submissions::accept(
+            tx,
+            "ada",
+            &Scope::All,
+            key,
+            vec![job],
+            came
+        ));
         match accepted {
             None => Some(Answer::Unavailable),
             Some(Accepted::Now(ending)) => {
