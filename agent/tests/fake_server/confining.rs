@@ -210,7 +210,8 @@ def f(x):
     let seen = value(&server, &python(source, agent.folder.path())).await;
     assert_eq!(seen, json!([0, 1, 2, 3, 4]));
     // Without what the shell itself opens to look.
-    let look = "for open in /proc/$$/fd/*; do if [ -e $open ]; then printf '%s ' ${open##*/}; fi; done";
+    let look =
+        "for open in /proc/$$/fd/*; do if [ -e $open ]; then printf '%s ' ${open##*/}; fi; done";
     let mut job = command(&["sh", "-c", look]);
     job.options.output = protocol::job::Output::Text;
     assert_eq!(value(&server, &job).await, "0 1 2 ");
