@@ -9,6 +9,8 @@
 #   FARROW_PROGRAM   the program: a file here, an https:// address, or sha256:…, a blob at the server
 #   FARROW_RUNTIMES  what to install, of "r python"; default both
 #   FARROW_SLOTS, FARROW_NAME, FARROW_LABEL  as `farrow agent --help` explains them; optional
+#   INSTANCE_METADATA  yes: code of jobs may ask the instance's metadata service, for the credentials of
+#                    its role and for user data; else it cannot
 #   SPOT             yes: watch for the notice that EC2 takes this Spot instance away
 set -euo pipefail
 
@@ -95,12 +97,31 @@ RestartPreventExitStatus=0
 KillSignal=SIGTERM
 KillMode=mixed
 TimeoutStopSec=110
+# Workers are bounded and killed by control groups.
+Delegate=yes
 # A worker that the kernel killed for its memory is one element's error, not the agent's end.
 OOMPolicy=continue
+# Code of jobs changes no system, and gains no rights.
+NoNewPrivileges=yes
+ProtectSystem=full
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectHostname=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
 
 [Install]
 WantedBy=multi-user.target
 UNIT
+  # A file of its own beside the unit, so that it can be seen, and changed, by itself.
+  local metadata=/etc/systemd/system/farrow-agent.service.d/metadata.conf
+  if [ "${INSTANCE_METADATA:-no}" = yes ]; then
+    rm -f "$metadata"
+  else
+    mkdir -p "$(dirname "$metadata")"
+    printf '[Service]\nIPAddressDeny=169.254.169.254 fd00:ec2::254\n' >"$metadata"
+  fi
   cat >/etc/systemd/system/farrow-spot.service <<'UNIT'
 [Unit]
 Description=Drain the farrow agent when EC2 takes this Spot instance away

@@ -18,7 +18,7 @@ options+=(-o "UserKnownHostsFile=${KNOWN_HOSTS:-$HOME/.ssh/known_hosts.farrow}" 
 settings() { # the settings as shell text: on standard input no other user of either machine sees them
   local name
   export FARROW_PROGRAM=$1
-  for name in FARROW_URL FARROW_CA FARROW_TOKEN FARROW_PROGRAM FARROW_RUNTIMES FARROW_SLOTS FARROW_LABEL SPOT; do
+  for name in FARROW_URL FARROW_CA FARROW_TOKEN FARROW_PROGRAM FARROW_RUNTIMES FARROW_SLOTS FARROW_LABEL INSTANCE_METADATA SPOT; do
     [ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
   done
 }

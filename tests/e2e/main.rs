@@ -10,6 +10,7 @@ mod by_hand;
 mod cli;
 mod cli_following;
 mod cli_submitting;
+mod confining;
 mod contract;
 mod docs;
 mod doubles;
