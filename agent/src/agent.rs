@@ -21,6 +21,7 @@ use crate::confinement::{self, Confinement, ConfinementError};
 use crate::heartbeat::Pulse;
 use crate::held::Held;
 use crate::jobs::Jobs;
+use crate::keep::Keeper;
 use crate::logs::Logs;
 use crate::outbox::Outbox;
 use crate::pool::WorkerPool;
@@ -28,11 +29,12 @@ use crate::prepared::Prepared;
 use crate::runtimes::{self, DetectError};
 use crate::scratch::Scratch;
 use crate::slots::Slots;
+use crate::spool::{Spool, SpoolFolder};
 use crate::topology::Topology;
 use crate::transport::{Failure, Transport, TransportError};
 use crate::trust::Trust;
 use crate::worker::Launcher;
-use crate::{logs, poll, report};
+use crate::{inherit, logs, poll, report, spool};
 
 /// For how long leases that are not finished when the grace is over may take to be given back.
 const GIVE_BACK_LIMIT: Duration = Duration::from_secs(10);
@@ -106,6 +108,17 @@ pub enum AgentError {
     /// Workers cannot be held as was asked for.
     #[error(transparent)]
     Confinement(#[from] ConfinementError),
+    /// The folder for outcomes that are not accepted cannot be used.
+    #[error(
+        "the spool folder {folder} cannot be used: {error}; choose another by --spool",
+        folder = folder.display()
+    )]
+    Spool {
+        /// Which.
+        folder: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The server does not let the agent in.
     #[error("the server at {server} does not let this agent in: {problem}{hint}")]
     Refused {
@@ -148,6 +161,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let pool = WorkerPool::new(launcher(&config, id, &confinement)?, register.slots);
     let (logs, blobs) = (Arc::default(), Arc::new(Blobs::new(client.clone())));
     let prepared = prepared(&config, &confinement, &register, &blobs, &logs)?;
+    let spool_folder = spool::open(&config.settings.spool())
+        .map_err(|error| AgentError::Spool { folder: config.settings.spool(), error })?;
+    let spool_folder = SpoolFolder::new(spool_folder, id);
 
     tracing::info!(
         server = transport.servers().names(),
@@ -165,7 +181,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         prepared,
         blobs,
         client,
-        outbox: Arc::default(),
+        outbox: Arc::new(Outbox::new(spool_folder.clone())),
         logs,
         pool,
         jobs: Jobs::default(),
@@ -179,18 +195,36 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let stop_heartbeats = stopped.clone().drop_guard();
     let (held, draining) = (Arc::clone(&agent.held), agent.draining.clone());
     let heartbeats_transport = transport.beside(registration.lease_time())?;
+    let keeper = Keeper {
+        outbox: Arc::clone(&agent.outbox),
+        spool: Spool::new(spool_folder.clone()),
+        registration: Arc::clone(&registration),
+    };
     let pulse = Pulse { registration, held, draining, stopped };
     let heart = pulse.start(heartbeats_transport).map_err(AgentError::Heartbeat)?;
-    work(&agent, config.settings.grace.0).await;
+    // Before anything is leased, so that nothing of it is leased again.
+    tokio::select! {
+        () = inherit::deliver(&agent.client, spool_folder.parent()) => {}
+        () = agent.draining.cancelled() => {}
+    }
+    let left = work(&agent, keeper, config.settings.grace.0).await;
     // Before the agent leaves: a heartbeat behind that would register it again.
     drop(stop_heartbeats);
     tokio::task::spawn_blocking(move || heart.join()).await.ok();
-    agent.client.leave().await;
+    // By leaving it would give back what it has finished; it is taken for lost if it does not, and
+    // until its leases are leased anew, the next agent may deliver what it has kept.
+    if left == 0 {
+        agent.client.leave().await;
+    }
     Ok(())
 }
 
-/// Leases, runs, reports, until the agent drains and all is given back.
-async fn work(agent: &Arc<Agent>, grace: Duration) {
+/// Leases, runs, reports, until the agent drains and all is given back; how many outcomes no server
+/// was there to accept.
+async fn work(agent: &Arc<Agent>, keeper: Keeper, grace: Duration) -> usize {
+    let folder = keeper.spool.folder().path();
+    let stop_keeping = CancellationToken::new();
+    let keeping = tokio::spawn(keeper.run(stop_keeping.clone()));
     let reports = tokio::spawn(report::run(
         agent.client.clone(),
         Arc::clone(&agent.outbox),
@@ -210,12 +244,22 @@ async fn work(agent: &Arc<Agent>, grace: Duration) {
     }
     agent.pool.close().await;
     reports.abort();
+    reports.await.ok();
     timeout(LAST_WORDS_LIMIT, agent.logs.all_sent()).await.ok();
     log.abort();
-    match agent.outbox.unsettled() {
+    stop_keeping.cancel();
+    let kept = keeping.await.unwrap_or_default();
+    let left = agent.outbox.unsettled();
+    match left {
         0 => {}
-        lost => tracing::error!(outcomes = lost, "the server was not there to take all outcomes"),
+        _ if kept > 0 => tracing::warn!(
+            outcomes = left, folder = %folder.display(),
+            "the server was not there to take all outcomes; the next agent with this spool folder \
+             delivers them"
+        ),
+        _ => tracing::error!(outcomes = left, "the server was not there to take all outcomes"),
     }
+    left
 }
 
 fn prepared(

@@ -5,15 +5,15 @@
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::agent::{
     Heartbeat, LeaseRequest, Leases, Logs, Orders, Register, Registered, Release, Reported,
 };
-use protocol::{Problem, envelope};
+use protocol::{AgentId, DatabaseId, Problem, envelope};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::attempts::Attempts;
 use crate::held::Held;
-use crate::outbox::{self, Parcel};
+use crate::parcel::{self, Parcel};
 use crate::transport::{self, Failure, Transport};
 
 /// For how long a request that the server does not hold may take.
@@ -53,6 +53,8 @@ pub struct Registration {
     /// registers it only if nobody else has since.
     count: Mutex<u64>,
     lease_millis: AtomicU64,
+    /// Of the server, as far as it has said.
+    database: std::sync::Mutex<Option<DatabaseId>>,
 }
 
 impl Registration {
@@ -63,7 +65,13 @@ impl Registration {
             held,
             count: Mutex::new(0),
             lease_millis: AtomicU64::new(30_000),
+            database: std::sync::Mutex::default(),
         })
+    }
+
+    /// The database that the server speaks for, if it has said so.
+    pub fn database(&self) -> Option<DatabaseId> {
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For how long a lease is good without a heartbeat.
@@ -121,6 +129,10 @@ impl Client {
         let millis = u64::try_from(lease_time.as_millis()).unwrap_or(u64::MAX);
         self.registration.lease_millis.store(millis, Ordering::Relaxed);
         self.transport.connect_for(lease_time);
+        let mut database =
+            self.registration.database.lock().unwrap_or_else(PoisonError::into_inner);
+        *database = registered.database;
+        drop(database);
         self.registration.held.revoke(&registered.revoked);
         *count += 1;
         Ok(())
@@ -160,14 +172,40 @@ impl Client {
     ///
     /// # Errors
     /// When the server will not take the report.
-    pub async fn report(&self, parcels: &[Parcel]) -> Result<Reported, Problem> {
-        let (report, body) = outbox::report_of(parcels);
+    pub async fn report(&self, parcels: &[Arc<Parcel>]) -> Result<Reported, Problem> {
+        self.send_report(self.registration.register.id, parcels).await
+    }
+
+    /// Reports elements that another agent has finished, which is dead.
+    ///
+    /// # Errors
+    /// When the server will not take the report.
+    pub async fn report_for(
+        &self,
+        agent: AgentId,
+        parcels: &[Arc<Parcel>],
+    ) -> Result<Reported, Problem> {
+        self.send_report(agent, parcels).await
+    }
+
+    async fn send_report(
+        &self,
+        agent: AgentId,
+        parcels: &[Arc<Parcel>],
+    ) -> Result<Reported, Problem> {
+        let (report, body) = parcel::report_of(parcels);
         let sealed = envelope::seal(&report, &body).map(Bytes::from).unwrap_or_default();
         let stay = if sealed.len() > LARGE { Stay::Yes } else { Stay::No };
         self.persist("reporting", stay, || async {
-            let request = self.transport.request(Method::POST, &self.path("/report"));
+            let request = self.transport.request(Method::POST, &format!("agents/{agent}/report"));
             let request = request.header(CONTENT_TYPE, envelope::MEDIA_TYPE);
-            answer(request.body(sealed.clone()), upload_limit(sealed.len())).await
+            let answered = answer(request.body(sealed.clone()), upload_limit(sealed.len())).await;
+            // To register this agent would not make another one known.
+            let is_own = agent == self.registration.register.id;
+            answered.map_err(|failure| match failure {
+                Failure::UnknownAgent if !is_own => Failure::Refused(Box::new(unknown(agent))),
+                failure => failure,
+            })
         })
         .await
     }
@@ -266,6 +304,11 @@ impl Client {
         .await
     }
 
+    /// The database that the server speaks for, if it has said so.
+    pub fn database(&self) -> Option<DatabaseId> {
+        self.registration.database()
+    }
+
     fn path(&self, rest: &str) -> String {
         format!("agents/{}{rest}", self.registration.register.id)
     }
@@ -331,6 +374,19 @@ pub struct NotRegistered {
     pub server: String,
     /// What it said, or why it is not trusted.
     pub failure: Failure,
+}
+
+/// The problem of a server that does not know an agent for which another one reports.
+fn unknown(agent: AgentId) -> Problem {
+    Problem {
+        kind: "urn:farrow:unknown-agent".to_owned(),
+        title: "The server does not know the agent".to_owned(),
+        status: 404,
+        detail: format!("no agent {agent} has registered there"),
+        instance: None,
+        errors: Vec::new(),
+        element: None,
+    }
 }
 
 /// The problem of a server whose answers make no sense.

@@ -47,6 +47,11 @@ pub struct Settings {
     #[arg(long, env = "FARROW_AGENT_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
+    /// Folder for outcomes that the server has not accepted, which the next agent with this folder
+    /// delivers if this one is killed [default: in the folder of `--scratch`]
+    #[arg(long, env = "FARROW_SPOOL", value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+
     /// Seconds that elements in flight get to finish when the agent is to end
     #[arg(long, env = "FARROW_GRACE", default_value = "100", value_name = "SECONDS")]
     pub grace: Seconds,
@@ -187,6 +192,12 @@ impl Settings {
         self.scratch.clone().unwrap_or_else(|| scratch::default_parent(is_another_user))
     }
 
+    /// The folder for outcomes that the server has not accepted: the one given, or one beside the
+    /// workers' files, the same for all agents there.
+    pub fn spool(&self) -> PathBuf {
+        self.spool.clone().unwrap_or_else(|| self.scratch().join("spool"))
+    }
+
     /// The folder for what jobs have prepared: the one given, or one for the agent's name beside the
     /// workers' files, so that an agent that is started again finds it.
     pub fn cache(&self) -> PathBuf {
@@ -256,6 +267,15 @@ mod tests {
         let beside = parse(&["--name", "a", "--scratch", "/x"]).unwrap().cache();
         assert_eq!(beside, PathBuf::from("/x/prepared/a"));
         assert_eq!(parse(&["--cache", "/x"]).unwrap().cache(), PathBuf::from("/x"));
+    }
+
+    #[test]
+    fn all_agents_of_a_folder_share_a_spool() {
+        for name in ["a", "b"] {
+            let beside = parse(&["--name", name, "--scratch", "/x"]).unwrap().spool();
+            assert_eq!(beside, PathBuf::from("/x/spool"));
+        }
+        assert_eq!(parse(&["--spool", "/y"]).unwrap().spool(), PathBuf::from("/y"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! poll ──▶ lease ──▶ lane ──▶ worker ══▶ supervisor ──▶ R, Python, commands
 //!   ▲        │         │
 //!   │        │         └────▶ outbox ──▶ report ──▶ client ──▶ server
+//!   │        │                  ╰─ keep ──▶ spool, on disk
 //!   │        └─ slots, inputs, jobs, blobs
 //!   └─ held ◀── heartbeat, on a thread of its own
 //! ```
@@ -27,8 +28,10 @@ mod elements;
 pub mod frame;
 mod heartbeat;
 mod held;
+mod inherit;
 mod inputs;
 mod jobs;
+mod keep;
 mod lane;
 mod lease;
 mod lifeline;
@@ -37,6 +40,7 @@ mod memory;
 mod outbox;
 mod output;
 mod pace;
+mod parcel;
 mod poll;
 mod pool;
 mod prepared;
@@ -49,6 +53,7 @@ mod scratch;
 pub mod seeds;
 mod servers;
 mod slots;
+mod spool;
 pub mod supervisor;
 mod tap;
 pub mod topology;

@@ -1,201 +1,168 @@
 //! Outcomes that are finished and not accepted yet.
 //!
-//! Neighbouring outcomes of one lease and one worker become one [`Piece`]. What has been sent once
-//! is sent again in the very same pieces until the server has judged them, because only so can it
-//! tell a repetition from something new.
+//! Neighbouring outcomes of one lease and one worker become one [`Piece`](protocol::agent::Piece).
+//! What has been sent once is sent again in the very same pieces until the server has judged them,
+//! because only so can it tell a repetition from something new. What has to wait is written to the
+//! [`spool`](crate::spool), also in the very same pieces, and leaves memory when there is too much
+//! of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use protocol::agent::{Note, Piece, Report};
-use protocol::job::ElementError;
-use protocol::{JobId, LeaseId};
+use protocol::LeaseId;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 
-/// Bytes of payload at which a piece is full.
-const PIECE_BYTES: usize = 1 << 20;
-/// Outcomes at which a piece is full.
-const PIECE_OUTCOMES: usize = 100_000;
-/// Bytes of payload at which a report is full, unless its first piece alone is larger.
-const REPORT_BYTES: usize = 4 << 20;
+use crate::clock;
+use crate::parcel::{Finished, Parcel};
+use crate::spool::{Place, SpoolFolder, Stretch};
 
-/// Neighbouring elements that one worker has finished.
-#[derive(Debug)]
-pub struct Finished {
-    /// The lease they belong to.
-    pub lease: LeaseId,
-    /// The job they belong to.
-    pub job: JobId,
-    /// The index of the first.
-    pub first: u64,
-    /// What became of each: the JSON of its value, or its error.
-    pub outcomes: Vec<Result<Vec<u8>, ElementError>>,
-    /// What else is to say of some, by their position from 0.
-    pub notes: Vec<Note>,
-    /// The slot that ran them.
-    pub slot: u32,
-    /// The worker's process id.
-    pub pid: u32,
-    /// When the first started, in milliseconds since 1970.
-    pub started_at: u64,
-    /// Seconds that they took.
-    pub seconds: f64,
-    /// Whether they may end their job: nothing of the lease is left to run, or they fail it.
-    pub may_end_job: bool,
-}
-
-/// A piece and its payloads.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parcel {
-    /// The piece.
-    pub piece: Piece,
-    /// The bytes that belong to it.
-    pub body: Vec<u8>,
-    /// Whether it may end its job.
-    pub may_end_job: bool,
-}
-
-impl Parcel {
-    fn of(finished: Finished) -> Self {
-        let Finished { lease, job, first, outcomes, notes, slot, pid, .. } = finished;
-        let Finished { started_at, seconds, may_end_job, .. } = finished;
-        let mut piece = Piece {
-            lease,
-            job,
-            first,
-            lengths: Vec::with_capacity(outcomes.len()),
-            errors: Vec::new(),
-            slot,
-            pid,
-            started_at,
-            seconds,
-            notes,
-        };
-        let mut body = Vec::new();
-        for outcome in outcomes {
-            let start = body.len();
-            match outcome {
-                Ok(value) => body.extend_from_slice(&value),
-                Err(error) => {
-                    piece.errors.push(position(piece.lengths.len()));
-                    // An error is strings and a flag, which always can be written.
-                    serde_json::to_writer(&mut body, &error).unwrap_or_default();
-                }
-            }
-            piece.lengths.push(position(body.len() - start));
-        }
-        Self { piece, body, may_end_job }
-    }
-
-    fn count(&self) -> usize {
-        self.piece.lengths.len()
-    }
-
-    /// Whether `next` continues this parcel, and there is room for it.
-    fn has_room_for(&self, next: &Self) -> bool {
-        self.piece.first + self.count() as u64 == next.piece.first
-            && self.piece.pid == next.piece.pid
-            && self.body.len() + next.body.len() <= PIECE_BYTES
-            && self.count() + next.count() <= PIECE_OUTCOMES
-    }
-
-    fn append(&mut self, next: Self) {
-        let offset = position(self.count());
-        let own = &mut self.piece;
-        own.errors.extend(next.piece.errors.iter().map(|error| error + offset));
-        own.notes.extend(
-            next.piece
-                .notes
-                .into_iter()
-                .map(|note| Note { position: note.position + offset, ..note }),
-        );
-        own.lengths.extend(next.piece.lengths);
-        own.seconds += next.piece.seconds;
-        self.may_end_job |= next.may_end_job;
-        self.body.extend(next.body);
-    }
-}
-
-/// Positions and lengths on the wire are 32 bits wide; no body of 4 GiB reaches a report, because
-/// no frame holds one.
-fn position(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
+/// Bytes at which a report is full, unless its first piece alone is larger.
+pub const REPORT_BYTES: usize = 4 << 20;
+/// Bytes of memory that outcomes take, from which on those that are on disk leave it.
+const MOST_BYTES: usize = 64 << 20;
 
 /// What waits to be reported, and what has been sent and not been judged.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     contents: Mutex<Contents>,
+    folder: SpoolFolder,
+    most_bytes: usize,
     filled: Notify,
     settled: Notify,
+    /// For who keeps outcomes on disk: there is too much in memory.
+    pressed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Contents {
     /// Pieces that the next outcome may join: the latest of each lease and slot.
-    open: BTreeMap<(LeaseId, u32), Parcel>,
+    open: BTreeMap<(LeaseId, u32), Waiting>,
     /// Full pieces.
-    full: VecDeque<Parcel>,
+    full: VecDeque<Entry>,
+    /// Pieces that are being reported.
+    in_flight: Vec<Waiting>,
     /// How many outcomes of a lease are in here or on their way.
     unsettled: BTreeMap<LeaseId, usize>,
+    /// How many of these are on their way.
+    travelling: BTreeMap<LeaseId, usize>,
+    /// Leases that were lost while outcomes of them stood on disk: those of their parcels whose
+    /// number is below this are thrown away once they are read.
+    discarded: BTreeMap<LeaseId, u64>,
+    /// Whether a stretch is being read from disk.
+    reading: bool,
+    /// Records on disk that are settled and not told of yet, by segment.
+    freed: BTreeMap<u64, usize>,
+    /// Bytes of memory that all this takes.
+    bytes: usize,
+    /// The number of the next parcel.
+    next: u64,
+}
+
+/// A parcel in memory.
+#[derive(Clone, Debug)]
+struct Waiting {
+    number: u64,
+    parcel: Arc<Parcel>,
+    /// When its first outcome was finished.
+    since: Instant,
+    size: usize,
+    /// Where it also is on disk.
+    place: Option<Place>,
+}
+
+/// What waits in its turn.
+#[derive(Debug)]
+enum Entry {
+    Here(Waiting),
+    Away(Stretch),
+}
+
+/// What is the next to be reported.
+enum Next {
+    Nothing,
+    Parcels(Vec<Arc<Parcel>>),
+    /// To be read first.
+    Away(Stretch),
 }
 
 impl Outbox {
+    /// An empty one, for an agent that keeps outcomes in `folder`.
+    pub fn new(folder: SpoolFolder) -> Self {
+        let contents = Mutex::default();
+        let (filled, settled, pressed) = Default::default();
+        Self { contents, folder, most_bytes: MOST_BYTES, filled, settled, pressed }
+    }
+
     /// Puts outcomes in.
     pub fn put(&self, finished: Finished) {
         let parcel = Parcel::of(finished);
-        let key = (parcel.piece.lease, parcel.piece.slot);
         let mut contents = self.lock();
-        *contents.unsettled.entry(key.0).or_default() += parcel.count();
-        let full = match contents.open.get_mut(&key) {
-            Some(open) if open.has_room_for(&parcel) => {
-                open.append(parcel);
-                None
-            }
-            _ => contents.open.insert(key, parcel),
-        };
-        contents.full.extend(full);
+        contents.put(parcel, clock::now());
+        let is_pressed = contents.bytes > self.most_bytes;
         drop(contents);
         self.filled.notify_one();
+        if is_pressed {
+            self.pressed.notify_one();
+        }
     }
 
-    /// Waits until there is something to report, and takes as much as one report holds.
-    pub async fn take(&self) -> Vec<Parcel> {
+    /// Waits until there is something to report, and takes as much as one report holds. Once all
+    /// of it is judged, [`Outbox::reported`] is to be called, before the next is taken.
+    pub async fn take(&self) -> Vec<Arc<Parcel>> {
         loop {
-            let parcels = self.lock().take();
-            if !parcels.is_empty() {
-                return parcels;
+            let next = self.lock().next();
+            match next {
+                Next::Parcels(parcels) => return parcels,
+                Next::Away(stretch) => self.bring_back(stretch).await,
+                Next::Nothing => self.filled.notified().await,
             }
-            self.filled.notified().await;
+        }
+    }
+
+    /// Reads what is on disk only, as much as one report holds.
+    async fn bring_back(&self, stretch: Stretch) {
+        let (folder, mut rest) = (self.folder.clone(), stretch.clone());
+        let reading =
+            spawn_blocking(move || folder.read(&mut rest, REPORT_BYTES).map(|read| (rest, read)));
+        match reading.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok((rest, read)) => self.lock().bring_back(rest, read),
+            Err(error) => {
+                let path = self.folder.path();
+                tracing::error!(folder = %path.display(), %error, outcomes = stretch.counts.values().sum::<usize>(),
+                    "outcomes cannot be read back; their elements will run again");
+                self.lock().lose(&stretch);
+                self.settled.notify_waiters();
+            }
         }
     }
 
     /// Notes that the server has judged these, or that they are of no use any more.
-    pub fn settle(&self, parcels: &[Parcel]) {
+    pub fn settle(&self, parcels: &[Arc<Parcel>]) {
         let mut contents = self.lock();
         for parcel in parcels {
-            contents.settle(parcel.piece.lease, parcel.count());
+            let (lease, count) = (parcel.piece.lease, parcel.count());
+            subtract(&mut contents.travelling, lease, count);
+            subtract(&mut contents.unsettled, lease, count);
         }
         drop(contents);
         self.settled.notify_waiters();
     }
 
+    /// Notes that all that was taken is judged.
+    pub fn reported(&self) {
+        let mut contents = self.lock();
+        for waiting in std::mem::take(&mut contents.in_flight) {
+            contents.bytes -= waiting.size;
+            contents.free(waiting.place);
+        }
+    }
+
     /// Throws away what waits of a lease that is lost.
     pub fn discard(&self, lease: LeaseId) {
-        let mut contents = self.lock();
-        let open: Vec<_> = contents
-            .open
-            .extract_if(.., |key, _| key.0 == lease)
-            .map(|(_, parcel)| parcel)
-            .collect();
-        let (gone, kept) = std::mem::take(&mut contents.full)
-            .into_iter()
-            .partition::<Vec<_>, _>(|parcel| parcel.piece.lease == lease);
-        contents.full = kept.into();
-        for parcel in open.iter().chain(&gone) {
-            contents.settle(lease, parcel.count());
-        }
-        drop(contents);
+        self.lock().discard(lease);
         self.settled.notify_waiters();
     }
 
@@ -215,6 +182,35 @@ impl Outbox {
         self.lock().unsettled.values().sum()
     }
 
+    /// What is to be written to disk: parcels that are not there yet and whose first outcome was
+    /// finished `patience` ago or earlier; if there is too much in memory, all of them. No outcome
+    /// joins them any more.
+    pub fn due(&self, patience: Duration) -> Vec<(u64, Arc<Parcel>)> {
+        let mut contents = self.lock();
+        let is_pressed = contents.bytes > self.most_bytes;
+        let now = clock::now();
+        contents.due(|waiting| is_pressed || now - waiting.since >= patience)
+    }
+
+    /// Notes that parcels are on disk. If there is too much in memory, these leave it.
+    pub fn kept(&self, places: Vec<(u64, Place)>) {
+        let mut contents = self.lock();
+        contents.kept(places.into_iter().collect());
+        if contents.bytes > self.most_bytes {
+            contents.move_out();
+        }
+    }
+
+    /// Records on disk that have been settled since the last call, by segment.
+    pub fn freed(&self) -> BTreeMap<u64, usize> {
+        std::mem::take(&mut self.lock().freed)
+    }
+
+    /// Waits until there is too much in memory.
+    pub async fn pressed(&self) {
+        self.pressed.notified().await;
+    }
+
     /// The lock is held for moments only and never while something is waited for.
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
@@ -222,166 +218,190 @@ impl Outbox {
 }
 
 impl Contents {
-    fn take(&mut self) -> Vec<Parcel> {
-        self.full.extend(std::mem::take(&mut self.open).into_values());
-        let mut size = 0;
-        let fitting = self.full.iter().take_while(|parcel| {
-            size += parcel.body.len();
-            size <= REPORT_BYTES
-        });
-        let count = fitting.count().max(1).min(self.full.len());
-        self.full.drain(..count).collect()
+    fn put(&mut self, parcel: Parcel, now: Instant) {
+        let (key, size) = ((parcel.piece.lease, parcel.piece.slot), parcel.size());
+        *self.unsettled.entry(key.0).or_default() += parcel.count();
+        self.bytes += size;
+        if let Some(open) = self.open.get_mut(&key)
+            && open.parcel.has_room_for(&parcel)
+            // Nobody else has an open one.
+            && let Some(joined) = Arc::get_mut(&mut open.parcel)
+        {
+            joined.append(parcel);
+            open.size += size;
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        let parcel = Arc::new(parcel);
+        let waiting = Waiting { number, parcel, since: now, size, place: None };
+        let full = self.open.insert(key, waiting);
+        self.full.extend(full.map(Entry::Here));
     }
 
-    fn settle(&mut self, lease: LeaseId, count: usize) {
-        if let Some(unsettled) = self.unsettled.get_mut(&lease) {
-            *unsettled = unsettled.saturating_sub(count);
-            if *unsettled == 0 {
-                self.unsettled.remove(&lease);
+    fn next(&mut self) -> Next {
+        self.full.extend(std::mem::take(&mut self.open).into_values().map(Entry::Here));
+        let mut size = 0;
+        while let Some(Entry::Here(waiting)) = self.full.front() {
+            size += waiting.parcel.body.len();
+            if !self.in_flight.is_empty() && size > REPORT_BYTES {
+                break;
+            }
+            let Some(Entry::Here(waiting)) = self.full.pop_front() else { break };
+            let lease = waiting.parcel.piece.lease;
+            *self.travelling.entry(lease).or_default() += waiting.parcel.count();
+            self.in_flight.push(waiting);
+        }
+        if !self.in_flight.is_empty() {
+            let parcels = self.in_flight.iter().map(|waiting| Arc::clone(&waiting.parcel));
+            return Next::Parcels(parcels.collect());
+        }
+        match self.full.pop_front() {
+            Some(Entry::Away(stretch)) => {
+                self.reading = true;
+                Next::Away(stretch)
+            }
+            Some(Entry::Here(_)) | None => Next::Nothing,
+        }
+    }
+
+    /// Puts what was read from disk first in turn, and what was not read of its stretch behind it.
+    fn bring_back(&mut self, rest: Stretch, read: Vec<(u64, Place, Parcel)>) {
+        self.reading = false;
+        if rest.records > 0 {
+            self.full.push_front(Entry::Away(rest));
+        }
+        for (number, place, parcel) in read.into_iter().rev() {
+            let lease = parcel.piece.lease;
+            if self.discarded.get(&lease).is_some_and(|below| number < *below) {
+                self.free(Some(place));
+                continue;
+            }
+            let (size, place) = (parcel.size(), Some(place));
+            self.bytes += size;
+            let (parcel, since) = (Arc::new(parcel), clock::now());
+            self.full.push_front(Entry::Here(Waiting { number, parcel, since, size, place }));
+        }
+        self.forget_discarded();
+    }
+
+    /// Gives up what cannot be read.
+    fn lose(&mut self, stretch: &Stretch) {
+        self.reading = false;
+        let wanted = stretch.counts.iter().filter(|(lease, _)| !self.discarded.contains_key(lease));
+        for (lease, count) in wanted {
+            subtract(&mut self.unsettled, *lease, *count);
+        }
+        *self.freed.entry(stretch.segment).or_default() += stretch.records;
+        self.forget_discarded();
+    }
+
+    fn discard(&mut self, lease: LeaseId) {
+        let is_lost = |waiting: &Waiting| waiting.parcel.piece.lease == lease;
+        let open = self.open.extract_if(.., |_, waiting| is_lost(waiting));
+        let mut lost: Vec<Waiting> = open.map(|(_, waiting)| waiting).collect();
+        for entry in std::mem::take(&mut self.full) {
+            match entry {
+                Entry::Here(waiting) if is_lost(&waiting) => lost.push(waiting),
+                Entry::Away(mut stretch) => {
+                    stretch.counts.remove(&lease);
+                    self.full.push_back(Entry::Away(stretch));
+                }
+                Entry::Here(waiting) => self.full.push_back(Entry::Here(waiting)),
+            }
+        }
+        for waiting in lost {
+            self.bytes -= waiting.size;
+            self.free(waiting.place);
+        }
+        self.discarded.insert(lease, self.next);
+        self.forget_discarded();
+        match self.travelling.get(&lease) {
+            Some(travelling) => self.unsettled.insert(lease, *travelling),
+            None => self.unsettled.remove(&lease),
+        };
+    }
+
+    fn forget_discarded(&mut self) {
+        let is_away = |entry: &Entry| matches!(entry, Entry::Away(_));
+        if !self.reading && !self.full.iter().any(is_away) {
+            self.discarded.clear();
+        }
+    }
+
+    fn free(&mut self, place: Option<Place>) {
+        if let Some(place) = place {
+            *self.freed.entry(place.segment).or_default() += 1;
+        }
+    }
+
+    fn due(&mut self, is_due: impl Fn(&Waiting) -> bool) -> Vec<(u64, Arc<Parcel>)> {
+        let due = self.open.extract_if(.., |_, waiting| is_due(waiting));
+        self.full.extend(due.map(|(_, waiting)| Entry::Here(waiting)));
+        let waiting = self.full.iter().filter_map(|entry| match entry {
+            Entry::Here(waiting) => Some(waiting),
+            Entry::Away(_) => None,
+        });
+        let all = self.in_flight.iter().chain(waiting);
+        let due = all.filter(|waiting| waiting.place.is_none() && is_due(waiting));
+        due.map(|waiting| (waiting.number, Arc::clone(&waiting.parcel))).collect()
+    }
+
+    fn kept(&mut self, mut places: BTreeMap<u64, Place>) {
+        let waiting = self.full.iter_mut().filter_map(|entry| match entry {
+            Entry::Here(waiting) => Some(waiting),
+            Entry::Away(_) => None,
+        });
+        for waiting in self.in_flight.iter_mut().chain(waiting) {
+            if let Some(place) = places.remove(&waiting.number) {
+                waiting.place = Some(place);
+            }
+        }
+        // The others were settled while they were written.
+        for place in places.into_values() {
+            self.free(Some(place));
+        }
+    }
+
+    /// Lets go of the parcels that are on disk and wait their turn.
+    fn move_out(&mut self) {
+        for entry in std::mem::take(&mut self.full) {
+            match entry {
+                Entry::Here(Waiting { place: Some(place), parcel, size, .. }) => {
+                    self.bytes -= size;
+                    self.away(place, &parcel);
+                }
+                other => self.full.push_back(other),
+            }
+        }
+    }
+
+    fn away(&mut self, place: Place, parcel: &Parcel) {
+        let (lease, count) = (parcel.piece.lease, parcel.count());
+        match self.full.back_mut() {
+            Some(Entry::Away(last)) if (last.segment, last.to) == (place.segment, place.from) => {
+                last.to = place.to;
+                last.records += 1;
+                *last.counts.entry(lease).or_default() += count;
+            }
+            _ => {
+                let Place { segment, from, to } = place;
+                let counts = BTreeMap::from([(lease, count)]);
+                self.full.push_back(Entry::Away(Stretch { segment, from, to, records: 1, counts }));
             }
         }
     }
 }
 
-/// The header and the payloads of the report that carries these parcels.
-pub fn report_of(parcels: &[Parcel]) -> (Report, Vec<u8>) {
-    let pieces = parcels.iter().map(|parcel| parcel.piece.clone()).collect();
-    (Report { pieces }, parcels.iter().flat_map(|parcel| parcel.body.iter().copied()).collect())
-}
-
-/// Takes a parcel apart into parcels of one outcome each.
-pub fn split(parcel: &Parcel) -> Vec<Parcel> {
-    let mut start = 0;
-    let mut parts = Vec::with_capacity(parcel.count());
-    for (at, length) in (0..).zip(&parcel.piece.lengths) {
-        let end = start + *length as usize;
-        let is_error = parcel.piece.errors.contains(&at);
-        let notes = parcel.piece.notes.iter().filter(|note| note.position == at);
-        let piece = Piece {
-            first: parcel.piece.first + u64::from(at),
-            lengths: vec![*length],
-            errors: if is_error { vec![0] } else { Vec::new() },
-            notes: notes.map(|note| Note { position: 0, ..note.clone() }).collect(),
-            seconds: parcel.piece.seconds / f64::from(position(parcel.count())),
-            ..parcel.piece.clone()
-        };
-        let body = parcel.body[start..end].to_vec();
-        parts.push(Parcel { piece, body, may_end_job: parcel.may_end_job });
-        start = end;
+/// Takes `count` off what is counted of a lease; nothing left is not counted.
+fn subtract(counts: &mut BTreeMap<LeaseId, usize>, lease: LeaseId, count: usize) {
+    if let Some(left) = counts.get_mut(&lease) {
+        *left = left.saturating_sub(count);
+        if *left == 0 {
+            counts.remove(&lease);
+        }
     }
-    parts
-}
-
-/// Puts an error in the place of a parcel's only outcome, and drops what it printed.
-pub fn replace(parcel: &Parcel, error: &ElementError) -> Parcel {
-    let body = serde_json::to_vec(error).unwrap_or_default();
-    let piece = Piece {
-        lengths: vec![position(body.len())],
-        errors: vec![0],
-        notes: Vec::new(),
-        ..parcel.piece.clone()
-    };
-    Parcel { piece, body, may_end_job: parcel.may_end_job }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    fn finished(lease: LeaseId, first: u64, values: &[&str]) -> Finished {
-        let outcomes = values.iter().map(|value| Ok(value.as_bytes().to_vec())).collect();
-        let job = JobId::new();
-        let notes = vec![Note { position: 0, stdout: values[0].to_owned(), ..Note::default() }];
-        Finished {
-            lease,
-            job,
-            first,
-            outcomes,
-            notes,
-            slot: 1,
-            pid: 7,
-            started_at: first,
-            seconds: 0.5,
-            may_end_job: false,
-        }
-    }
-
-    fn error(message: &str) -> ElementError {
-        ElementError {
-            kind: "E".into(),
-            message: message.into(),
-            call: None,
-            traceback: Vec::new(),
-            fatal: false,
-        }
-    }
-
-    #[test]
-    fn neighbours_become_one_piece() {
-        let (outbox, lease) = (Outbox::default(), LeaseId::new());
-        outbox.put(finished(lease, 3, &["1", "22"]));
-        let mut next = finished(lease, 5, &["333", ""]);
-        next.outcomes[1] = Err(error("no"));
-        outbox.put(next);
-        let parcels = outbox.take().now_or_never().unwrap();
-        let [Parcel { piece, body, .. }] = &parcels[..] else { panic!("{parcels:?}") };
-        assert_eq!((piece.first, piece.errors.as_slice()), (3, &[3][..]));
-        assert_eq!(piece.lengths[..3], [1, 2, 3]);
-        assert_eq!(piece.notes.iter().map(|note| note.position).collect::<Vec<_>>(), [0, 2]);
-        assert!((piece.seconds - 1.0).abs() < 1e-9);
-        assert_eq!(body, br#"122333{"type":"E","message":"no"}"#);
-    }
-
-    #[test]
-    fn gaps_other_workers_and_full_pieces_begin_a_new_piece() {
-        let (outbox, lease) = (Outbox::default(), LeaseId::new());
-        outbox.put(finished(lease, 0, &["1"]));
-        outbox.put(finished(lease, 2, &["2"]));
-        outbox.put(Finished { pid: 8, ..finished(lease, 3, &["3"]) });
-        outbox.put(Finished { slot: 2, ..finished(lease, 4, &["4"]) });
-        outbox.put(Finished { pid: 8, ..finished(lease, 4, &[&"x".repeat(PIECE_BYTES)]) });
-        let parcels = outbox.take().now_or_never().unwrap();
-        assert_eq!(parcels.iter().map(|p| p.piece.first).collect::<Vec<_>>(), [0, 2, 3, 4, 4]);
-    }
-
-    #[test]
-    fn a_report_is_bounded_but_takes_what_is_large_by_itself() {
-        let (outbox, lease) = (Outbox::default(), LeaseId::new());
-        outbox.put(finished(lease, 0, &[&"x".repeat(REPORT_BYTES + 1)]));
-        outbox.put(finished(lease, 1, &["1"]));
-        for rest in [1, 0] {
-            assert_eq!(outbox.take().now_or_never().unwrap().len(), 1);
-            assert_eq!(outbox.lock().full.len(), rest);
-        }
-        assert!(outbox.take().now_or_never().is_none());
-    }
-
-    #[test]
-    fn a_lease_is_settled_when_all_of_it_is() {
-        let (outbox, lease) = (Outbox::default(), LeaseId::new());
-        outbox.put(finished(lease, 0, &["1"]));
-        let first = outbox.take().now_or_never().unwrap();
-        outbox.put(finished(lease, 1, &["2"]));
-        outbox.settle(&first);
-        assert!(outbox.settled(lease).now_or_never().is_none());
-        outbox.discard(lease);
-        assert!(outbox.settled(lease).now_or_never().is_some());
-        assert_eq!(outbox.unsettled(), 0);
-        assert!(outbox.take().now_or_never().is_none());
-    }
-
-    #[test]
-    fn a_split_parcel_says_the_same_as_the_whole() {
-        let mut whole = finished(LeaseId::new(), 3, &["1", "22"]);
-        whole.outcomes.push(Err(error("no")));
-        let parts = split(&Parcel::of(whole));
-        assert_eq!(parts.iter().map(|p| p.piece.first).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(parts[1].body, b"22");
-        assert_eq!((parts[0].piece.notes.len(), parts[1].piece.notes.len()), (1, 0));
-        assert_eq!((&parts[1].piece.errors[..], &parts[2].piece.errors[..]), (&[][..], &[0][..]));
-        let replaced = replace(&parts[1], &error("too large"));
-        assert_eq!((replaced.piece.first, &replaced.piece.errors[..]), (4, &[0][..]));
-    }
-}
+mod tests;

@@ -12,10 +12,11 @@ use tokio::time::sleep;
 use crate::client::Client;
 use crate::held::Held;
 use crate::logs::Logs;
-use crate::outbox::{self, Outbox, Parcel};
+use crate::outbox::Outbox;
+use crate::parcel::{self, Parcel};
 
 /// The status by which a server says that a report is too large for it.
-const TOO_LARGE: u16 = 413;
+pub const TOO_LARGE: u16 = 413;
 /// The wait after a refusal that has no known cause.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 
@@ -26,11 +27,12 @@ pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>, logs: Arc
         let ending = parcels.iter().filter(|parcel| parcel.may_end_job);
         logs.hurry(&ending.map(|parcel| parcel.piece.job).collect::<Vec<_>>()).await;
         report(&client, &outbox, &held, parcels).await;
+        outbox.reported();
     }
 }
 
 /// Reports these parcels until each has been judged.
-async fn report(client: &Client, outbox: &Outbox, held: &Held, parcels: Vec<Parcel>) {
+async fn report(client: &Client, outbox: &Outbox, held: &Held, parcels: Vec<Arc<Parcel>>) {
     let mut stack = vec![parcels];
     while let Some(parcels) = stack.pop() {
         match client.report(&parcels).await {
@@ -45,7 +47,7 @@ async fn report(client: &Client, outbox: &Outbox, held: &Held, parcels: Vec<Parc
     }
 }
 
-fn judge(outbox: &Outbox, held: &Held, parcels: &[Parcel], verdicts: &[Verdict]) {
+fn judge(outbox: &Outbox, held: &Held, parcels: &[Arc<Parcel>], verdicts: &[Verdict]) {
     for (parcel, verdict) in parcels.iter().zip(verdicts) {
         if *verdict == Verdict::Stale {
             // Lanes stop first, so that nothing is put in behind the discarding for long; what is
@@ -59,7 +61,7 @@ fn judge(outbox: &Outbox, held: &Held, parcels: &[Parcel], verdicts: &[Verdict])
 
 /// What to send in place of a report that is too large: each parcel by itself, a single one in
 /// parts, and in place of a single outcome an error, because the server will never take it.
-fn smaller(parcels: Vec<Parcel>, problem: &Problem) -> Vec<Vec<Parcel>> {
+pub fn smaller(parcels: Vec<Arc<Parcel>>, problem: &Problem) -> Vec<Vec<Arc<Parcel>>> {
     match &parcels[..] {
         [parcel] if parcel.piece.lengths.len() == 1 => {
             let message = format!(
@@ -70,9 +72,11 @@ fn smaller(parcels: Vec<Parcel>, problem: &Problem) -> Vec<Vec<Parcel>> {
             let kind = "Untranslatable".to_owned();
             let error =
                 ElementError { kind, message, call: None, traceback: Vec::new(), fatal: false };
-            vec![vec![outbox::replace(parcel, &error)]]
+            vec![vec![Arc::new(parcel::replace(parcel, &error))]]
         }
-        [parcel] => outbox::split(parcel).into_iter().rev().map(|part| vec![part]).collect(),
+        [parcel] => {
+            parcel::split(parcel).into_iter().rev().map(|part| vec![Arc::new(part)]).collect()
+        }
         _ => parcels.into_iter().rev().map(|parcel| vec![parcel]).collect(),
     }
 }

@@ -161,11 +161,19 @@ pub fn default_parent(is_another_user: bool) -> PathBuf {
     )
 }
 
-fn make_private(folder: &Path) -> io::Result<()> {
+/// Makes a folder that only this user can read.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn make_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn lock(folder: &Path, how: FlockArg) -> io::Result<Flock<File>> {
+/// Takes the lock of a folder.
+///
+/// # Errors
+/// When somebody else has it, or it cannot be made.
+pub fn lock(folder: &Path, how: FlockArg) -> io::Result<Flock<File>> {
     let file = File::create(folder.join("lock"))?;
     Flock::lock(file, how).map_err(|(_, errno)| errno.into())
 }

@@ -17,6 +17,10 @@
 //! 5. It **releases** (`POST /v1/agents/{id}/release`) what it will not run, and **leaves**
 //!    (`DELETE /v1/agents/{id}`).
 //!
+//! An agent that is killed leaves on its disk what it has finished and no server has accepted. The
+//! next agent there reports it, under the id and the leases of the dead one, before it leases
+//! anything: a lease that has lapsed may be reported until it is leased anew.
+//!
 //! Every request may be repeated after a lost answer. A server that does not know the agent (it
 //! was away for longer than a lease) answers 404 `unknown-agent`; the agent registers again with
 //! the leases that it holds, and goes on with those that are still good.
@@ -27,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::id::{AgentId, JobId, LeaseId};
+use crate::id::{AgentId, DatabaseId, JobId, LeaseId};
 use crate::job::{Encoding, Function, LogEntry, Options, Runtime};
 use crate::object::only_objects;
 use crate::ranges::RangeSet;
@@ -71,12 +75,18 @@ pub struct Register {
 
 /// The server's answer to [`Register`].
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[schema(example = json!({"lease_seconds": 30.0, "revoked": []}))]
+#[schema(example = json!({
+    "lease_seconds": 30.0, "revoked": [], "database": "019aab1d-0c4e-7b1f-8f6a-2d3c4b5a6978"
+}))]
 pub struct Registered {
     /// Seconds for which a lease is good without a heartbeat.
     pub lease_seconds: f64,
     /// Of the leases that the agent listed, those that are not its own any more: stop running them.
     pub revoked: Vec<LeaseId>,
+    /// The database that the server speaks for: what an agent keeps for its leases is good at every
+    /// server of this database, and at no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseId>,
 }
 
 /// The agent asks for work.

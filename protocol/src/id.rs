@@ -64,6 +64,10 @@ id! {
     /// Names a token, which it is not: who knows it may do nothing by it.
     TokenId
 }
+id! {
+    /// Names a database, and so what is asked of any of its servers.
+    DatabaseId
+}
 
 /// A text that is not a UUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub mod rights;
 pub mod status;
 pub mod submission;
 
-pub use id::{AgentId, JobId, LeaseId, TokenId};
+pub use id::{AgentId, DatabaseId, JobId, LeaseId, TokenId};
 pub use problem::{FieldError, Problem};
 pub use ranges::{Range, RangeSet};
 

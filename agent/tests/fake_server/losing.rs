@@ -118,6 +118,39 @@ async fn a_revoked_lease_is_killed_and_its_slot_serves_the_next() {
 }
 
 #[tokio::test]
+async fn what_ignores_signals_or_sits_in_compiled_code_is_stopped_as_any_other() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let says = "with open('@/at', 'w') as at: at.write(f'{os.getpid()}\\n')";
+    for (sits, timeout) in [
+        ("for s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)", None),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())", None),
+        // With the lock that every thread of Python needs.
+        ("ctypes.PyDLL(None).sleep(1000)", None),
+        ("ctypes.PyDLL(None).sleep(1000)", Some(0.5)),
+    ] {
+        let source = format!(
+            "import ctypes, os, signal, time\ndef f(x):\n  {says}\n  {sits}\n  \
+             while True: time.sleep(1)"
+        );
+        let mut job = python(&source, agent.folder.path());
+        (job.options.timeout, job.options.retries) = (timeout, 0);
+        let lease = integers(&job, 0, 1);
+        server.grant(lease.clone(), b"", &job);
+        let worker = file(&agent.path("at")).await;
+        if timeout.is_none() {
+            server.change(|record| record.revoke(lease.id));
+        } else {
+            let error = server.outcomes(lease.id).await[0].result.clone().unwrap_err();
+            assert_eq!(error.kind, "Timeout");
+        }
+        gone(&worker).await;
+        std::fs::remove_file(agent.path("at")).unwrap();
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_revoked_lease_that_is_given_again_is_held_until_it_has_ended_again() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 2);
@@ -165,6 +198,80 @@ async fn a_lease_whose_report_is_stale_is_dropped() {
     });
     let workers = file(&agent.path("at")).await;
     gone(workers.lines().next().unwrap()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_answered_twice_is_run_once() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let job = python(WAITS, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant_together([(lease.clone(), &job), (lease.clone(), &job)]);
+    let worker = file(&agent.path("at")).await;
+    server.grant(lease.clone(), b"", &job);
+    let asked = server.record().lease_requests.len();
+    server
+        .until("it has been answered again", |record| {
+            (record.lease_requests.len() > asked).then_some(())
+        })
+        .await;
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert!(server.outcomes(lease.id).await[0].result.is_ok());
+    assert_eq!(file(&agent.path("at")).await, worker, "it ran once");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_heartbeats_fail_goes_on_and_keeps_sending_them() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = python(WAITS, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    let worker = file(&agent.path("at")).await;
+    let heard = server.change(|record| {
+        record.fails_heartbeats = 5;
+        record.heartbeats.len()
+    });
+    let answered = |record: &crate::record::Record| {
+        (record.fails_heartbeats == 0 && record.heartbeats.len() > heard + 6).then_some(())
+    };
+    server.until("they are answered again", answered).await;
+    assert_eq!(server.record().registers.len(), 1, "a failure is no loss of the agent");
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert!(server.outcomes(lease.id).await[0].result.is_ok());
+    assert_eq!(file(&agent.path("at")).await, worker, "it ran once");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn of_the_leases_that_an_agent_comes_back_with_those_that_are_lost_are_stopped() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let source = WAITS.replace("@/at", "@/at{x}").replace("open('", "open(f'");
+    let job = python(&source, agent.folder.path());
+    let (lost, kept) = (integers(&job, 0, 1), integers(&job, 1, 2));
+    server.grant_together([(lost.clone(), &job), (kept.clone(), &job)]);
+    let workers = [file(&agent.path("at0")).await, file(&agent.path("at1")).await];
+    server.change(|record| {
+        record.lost_meanwhile = vec![lost.id];
+        record.lease_seconds = 6.0;
+        record.knows_the_agent = false;
+    });
+    gone(&workers[0]).await;
+    let again = server.until("it registers again", |record| record.registers.get(1).cloned()).await;
+    assert_eq!(again.leases.len(), 2);
+    // The server has another lease time now.
+    let wait = |record: &crate::record::Record| {
+        let last = record.heartbeats.last()?;
+        ((last.wait - 1.0).abs() < 1e-9).then(|| last.held.clone())
+    };
+    assert_eq!(server.until("heartbeats are as far apart as that allows", wait).await, [kept.id]);
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert!(server.outcomes(kept.id).await[0].result.is_ok());
+    assert_eq!(file(&agent.path("at1")).await, workers[1], "it ran once");
+    assert!(server.record().outcomes_of(lost.id).is_empty());
     agent.stop().await;
 }
 

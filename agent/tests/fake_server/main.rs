@@ -14,4 +14,5 @@ mod running;
 mod server;
 mod several;
 mod spoiling;
+mod spooling;
 mod watching;

@@ -7,10 +7,9 @@ use protocol::agent::{
     Report, Verdict,
 };
 use protocol::job::{ElementError, LogSource, LogStream};
-use protocol::{JobId, LeaseId, RangeSet, envelope};
+use protocol::{AgentId, DatabaseId, JobId, LeaseId, RangeSet, envelope};
 
 /// What the server has been told, and what it is to say.
-#[derive(Default)]
 pub struct Record {
     pub registers: Vec<Register>,
     pub lease_requests: Vec<LeaseRequest>,
@@ -30,10 +29,54 @@ pub struct Record {
     pub knows_the_agent: bool,
     pub orders: Orders,
     pub refuses_registration: Option<u16>,
+    pub refuses_reports: Option<u16>,
+    /// Heartbeats that are still to be answered 500.
+    pub fails_heartbeats: usize,
     pub loses_next_report_answer: bool,
+    pub loses_report_answers: bool,
     pub loses_next_logs_answer: bool,
     pub loses_next_lease: bool,
     pub largest_report: Option<usize>,
+    /// Leases that are not the agent's any more when it registers again.
+    pub lost_meanwhile: Vec<LeaseId>,
+    pub lease_seconds: f64,
+    pub database: DatabaseId,
+    /// Reports that were made in the name of each agent.
+    pub reported_for: Vec<AgentId>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            registers: Vec::new(),
+            lease_requests: Vec::new(),
+            heartbeats: Vec::new(),
+            reports: Vec::new(),
+            logs: Vec::new(),
+            released: Vec::new(),
+            left: false,
+            blob_fetches: 0,
+            outcomes: BTreeMap::new(),
+            remaining: BTreeMap::new(),
+            grants: VecDeque::new(),
+            granted: Vec::new(),
+            blobs: BTreeMap::new(),
+            knows_the_agent: false,
+            orders: Orders::default(),
+            refuses_registration: None,
+            refuses_reports: None,
+            fails_heartbeats: 0,
+            loses_next_report_answer: false,
+            loses_report_answers: false,
+            loses_next_logs_answer: false,
+            loses_next_lease: false,
+            largest_report: None,
+            lost_meanwhile: Vec::new(),
+            lease_seconds: 1.5,
+            database: DatabaseId::new(),
+            reported_for: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -64,6 +107,13 @@ impl Record {
     pub fn revoke(&mut self, lease: LeaseId) {
         self.granted.retain(|grant| grant.lease.id != lease);
         self.orders.revoked.push(lease);
+    }
+
+    /// Which of the leases that an agent comes back with are its own no more.
+    pub fn revoked_at_registration(&mut self, register: &Register) -> Vec<LeaseId> {
+        let lost = std::mem::take(&mut self.lost_meanwhile);
+        self.granted.retain(|grant| !lost.contains(&grant.lease.id));
+        register.leases.iter().filter(|lease| lost.contains(lease)).copied().collect()
     }
 
     /// From now on a lease is good only for the elements that are given here.

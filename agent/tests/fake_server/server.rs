@@ -19,7 +19,7 @@ use protocol::agent::{
     Heartbeat, JobSpec, Lease, LeaseRequest, Leases, Logs, Orders, Register, Registered, Release,
     Report, Reported,
 };
-use protocol::{LeaseId, Problem, envelope};
+use protocol::{AgentId, LeaseId, Problem, envelope};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -254,9 +254,11 @@ async fn register(State(app): App, Json(register): Json<Register>) -> Response {
         if let Some(status) = record.refuses_registration {
             return problem(status, "unauthorized");
         }
+        let revoked = record.revoked_at_registration(&register);
         record.registers.push(register);
         record.knows_the_agent = true;
-        Json(Registered { lease_seconds: 1.5, revoked: Vec::new() }).into_response()
+        let (lease_seconds, database) = (record.lease_seconds, Some(record.database));
+        Json(Registered { lease_seconds, revoked, database }).into_response()
     })
 }
 
@@ -291,29 +293,39 @@ async fn lease(State(app): App, Json(request): Json<LeaseRequest>) -> Response {
     .await
 }
 
-async fn report(State(app): App, body: Bytes) -> Response {
-    if_known(&app, async {
-        let (report, start) = envelope::open::<Report>(&body).unwrap();
-        let payload = body[start..].to_vec();
-        app.change(|record| {
-            if record.largest_report.is_some_and(|largest| payload.len() > largest) {
-                return problem(413, "too-large");
-            }
-            let verdicts = record.accept(&report, &payload);
-            record.reports.push((report, payload));
-            if std::mem::take(&mut record.loses_next_report_answer) {
-                return broken_off();
-            }
-            Json(Reported { verdicts }).into_response()
-        })
+async fn report(State(app): App, Path(agent): Path<AgentId>, body: Bytes) -> Response {
+    // Also of an agent that is not known, as the real server does: its leases may be good.
+    let (report, start) = envelope::open::<Report>(&body).unwrap();
+    let payload = body[start..].to_vec();
+    app.change(|record| {
+        if let Some(status) = record.refuses_reports {
+            return problem(status, "as-the-test-wants");
+        }
+        if record.largest_report.is_some_and(|largest| payload.len() > largest) {
+            return problem(413, "too-large");
+        }
+        record.reported_for.push(agent);
+        let verdicts = record.accept(&report, &payload);
+        record.reports.push((report, payload));
+        if record.loses_report_answers || std::mem::take(&mut record.loses_next_report_answer) {
+            return broken_off();
+        }
+        Json(Reported { verdicts }).into_response()
     })
-    .await
 }
 
 async fn heartbeat(State(app): App, Json(heartbeat): Json<Heartbeat>) -> Response {
     if_known(&app, async {
         let wait = heartbeat.wait;
-        app.change(|record| record.heartbeats.push(heartbeat));
+        let fails = app.change(|record| {
+            record.heartbeats.push(heartbeat);
+            let fails = record.fails_heartbeats > 0;
+            record.fails_heartbeats -= usize::from(fails);
+            fails
+        });
+        if fails {
+            return problem(500, "internal");
+        }
         let orders = app.hold(wait, |record| {
             let orders = std::mem::take(&mut record.orders);
             (orders != Orders::default()).then_some(orders)

@@ -16,9 +16,12 @@ Examples:
   farrow agent --server http://10.0.0.5:3277
   farrow agent --server http://10.0.0.5:3277 --slots 4 --name box --label zone=a
   farrow agent --server https://a.example.org,https://b.example.org --ca-file /etc/farrow/ca.pem
+  farrow agent --server http://10.0.0.5:3277 --spool /var/lib/farrow/spool
 
 SIGTERM or Ctrl-C drains the agent: it takes nothing new, finishes what it runs for as long as
 --grace allows, and leaves. Once more ends it at once. What it had not finished runs elsewhere.
+What it had finished while no server was there stays in the folder of --spool, and the next agent
+with that folder delivers it.
 ";
 
 /// Run an agent, which lends this machine's cores to a server

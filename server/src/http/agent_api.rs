@@ -25,6 +25,7 @@ use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::store::agents;
 use crate::store::blocks::{Place, StoredBlock};
+use crate::store::identity;
 use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
 
@@ -80,7 +81,9 @@ pub async fn register(
     let revoked = taken_in.ok_or_else(|| foreign(id))?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
     state.wake_for_agents();
-    Ok(axum::Json(Registered { lease_seconds: state.config.settings.lease, revoked }))
+    let database = state.store.write(|tx| Box::pin(identity::database_id(tx))).await?;
+    let lease_seconds = state.config.settings.lease;
+    Ok(axum::Json(Registered { lease_seconds, revoked, database: Some(database) }))
 }
 
 /// An agent leaves: what it holds can be leased anew.

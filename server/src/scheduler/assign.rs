@@ -6,7 +6,7 @@
 //! keeps the best agent's free slots for itself, so that small jobs cannot hold it up for ever; so
 //! does one that needs more memory than is free, with the memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use protocol::job::{Runtime, Slots};
 use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
@@ -49,6 +49,8 @@ pub struct Job {
     pub element_bytes: u64,
     /// Slots at work for it, by agent. Only needed where `placement` or `memory` bounds them.
     pub usage: HashMap<AgentId, u32>,
+    /// Agents that run one of its suspects. Only needed where one came back.
+    pub suspects_on: HashSet<AgentId>,
 }
 
 /// How a job may be spread: its plan.
@@ -140,6 +142,9 @@ pub fn assign(
                 agents[agent].free_memory -= assignment.memory;
                 *owners.entry(job.owner.clone()).or_default() += u64::from(slots);
                 *job.usage.entry(agents[agent].id).or_default() += slots;
+                if is_suspect(assignment.lost) {
+                    job.suspects_on.insert(agents[agent].id);
+                }
                 assignments.push(assignment);
                 if is_exhausted(&jobs[next]) {
                     jobs.swap_remove(next);
@@ -256,8 +261,17 @@ fn next_group_len(job: &Job) -> u64 {
     returned.or_else(|| job.groups.first().map(|group| group.len())).unwrap_or(1)
 }
 
-/// Whether the plan's bounds let the job take `slots` more on `agent`.
+/// Whether elements with which so many agents were lost may be what takes agents down.
+pub fn is_suspect(lost: u32) -> bool {
+    lost >= lease::SUSPECT_AFTER_LOST
+}
+
+/// Whether the plan's bounds, and what it may be guilty of, let the job take `slots` more on `agent`.
 fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
+    let next = job.returned.first();
+    if next.is_some_and(|next| is_suspect(next.lost)) && job.suspects_on.contains(&agent.id) {
+        return false;
+    }
     let at_work = job.usage.get(&agent.id).copied().unwrap_or(0);
     if job.placement.nested && at_work > 0 {
         return false;

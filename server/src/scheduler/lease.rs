@@ -9,6 +9,11 @@ pub const MAX_LOST_AGENTS: u32 = 10;
 /// From so many lost agents on, elements are leased one by one, so that only the guilty one fails.
 pub const SINGLE_AFTER_LOST: u32 = 3;
 
+/// From so many lost agents on, elements of a job are suspects: one of them at the most is on an
+/// agent at a time. So the guilty one loses its last agents without its neighbours, who would be
+/// given up with it.
+pub const SUSPECT_AFTER_LOST: u32 = 7;
+
 /// Takes the elements of `piece` out of what a lease holds.
 ///
 /// Says whether they were accepted: all of them must remain. What was reported before, or leased

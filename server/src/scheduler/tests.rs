@@ -28,6 +28,7 @@ fn job(total: u64) -> Job {
         measured: Measured::default(),
         element_bytes: 8,
         usage: HashMap::new(),
+        suspects_on: HashSet::new(),
     }
 }
 
@@ -427,4 +428,40 @@ fn what_was_lost_with_many_agents_is_leased_one_by_one() {
     let assignments = assign_all(&[job], &[agent(2)]);
     assert!(assignments.iter().all(|a| a.ranges.len() == 1 && a.attempt == 4 && a.lost == 3));
     assert_eq!(assignments.len(), 2);
+}
+
+/// An agent of four slots, started again whenever it is lost, meets an element that takes it down.
+#[test]
+fn the_neighbours_of_an_element_that_takes_its_agent_down_are_not_given_up_with_it() {
+    let guilty = 5;
+    let mut job = job(12);
+    job.chunk = Some(1);
+    let (mut given_up, mut finished) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        let mut agents = [agent(4)];
+        let assignments = assign(vec![job.clone()], &mut agents, &mut HashMap::new(), 4);
+        let taken = |lease: Option<LeaseId>| {
+            assignments.iter().any(|assignment| lease.is_some() && assignment.from == lease)
+        };
+        job.returned.retain(|returned| !taken(Some(returned.lease)));
+        let new = assignments.iter().filter(|assignment| assignment.from.is_none()).count();
+        job.cursor += new as u64;
+        let is_guilty = |assignment: &Assignment| assignment.ranges.indexes().any(|i| i == guilty);
+        let is_lost = assignments.iter().any(is_guilty);
+        for assignment in assignments {
+            match after_loss(&assignment.ranges, assignment.lost) {
+                _ if !is_lost => finished.extend(assignment.ranges.indexes()),
+                AfterLoss::GiveUp { element } => given_up.push(element),
+                AfterLoss::Return { lost } => job.returned.push(Returned {
+                    lease: LeaseId::new(),
+                    ranges: assignment.ranges,
+                    attempt: assignment.attempt,
+                    lost,
+                }),
+            }
+        }
+    }
+    finished.sort_unstable();
+    assert_eq!(given_up, [guilty]);
+    assert_eq!(finished, (0..12).filter(|element| *element != guilty).collect::<Vec<_>>());
 }

@@ -27,6 +27,7 @@ pub mod blocks;
 pub mod db;
 pub mod drafts;
 pub mod ends;
+pub mod identity;
 pub mod jobs;
 pub mod leases;
 pub mod logs;

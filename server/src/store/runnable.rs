@@ -1,6 +1,6 @@
 //! The snapshot that the scheduler decides on: jobs of which something can be leased.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use protocol::job::{Level, Options};
 use protocol::{AgentId, JobId, Range};
@@ -9,8 +9,9 @@ use super::StoreError;
 use super::db::{Row, Tx, args};
 use super::jobs::{self, Shape};
 use crate::plan::placement;
-use crate::scheduler::assign::{Job, Placement, Returned};
+use crate::scheduler::assign::{Job, Placement, Returned, is_suspect};
 use crate::scheduler::chunking::{self, Measured};
+use crate::scheduler::lease::SUSPECT_AFTER_LOST;
 
 /// A walk over the runnable jobs, a page an owner at a time, in the order in which they go.
 pub struct Walk {
@@ -79,6 +80,9 @@ async fn load(
     if job.placement.nested {
         job.groups = next_groups(tx, job.id, job.cursor, limit).await?;
     }
+    if job.returned.iter().any(|returned| is_suspect(returned.lost)) {
+        job.suspects_on = suspects_on(tx, job.id).await?;
+    }
     if job.placement != Placement::default() || job.memory > 0 {
         job.usage = usage(tx, job.id).await?;
     }
@@ -146,6 +150,7 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
         },
         element_bytes: row.count("input_bytes")? / total.max(1),
         usage: HashMap::new(),
+        suspects_on: HashSet::new(),
     })
 }
 
@@ -193,6 +198,15 @@ pub(super) const USAGE: &str = "
 async fn usage(tx: &mut Tx<'_>, job: JobId) -> Result<HashMap<AgentId, u32>, StoreError> {
     let rows = tx.all(USAGE, args![job]).await?;
     rows.iter().map(|row| Ok((row.id("agent_id")?, row.small("slots")?))).collect()
+}
+
+pub(super) const SUSPECTS: &str = "
+    select agent_id from leases where job_id = $1 and state = 'live' and lost >= $2";
+
+/// The agents that run elements of a job that may be what takes agents down.
+async fn suspects_on(tx: &mut Tx<'_>, job: JobId) -> Result<HashSet<AgentId>, StoreError> {
+    let rows = tx.all(SUSPECTS, args![job, SUSPECT_AFTER_LOST]).await?;
+    rows.iter().map(|row| row.id("agent_id")).collect()
 }
 
 pub(super) const SLOTS_BY_OWNER: &str = "

@@ -10,11 +10,13 @@ use super::super::blocks::{self, Kind};
 use super::super::ends::{Ended, Ending};
 use super::super::jobs::{JobRow, Shape};
 use super::super::leases::Lapsed;
-use super::super::{StoreError, agents, ends, jobs, leases, store_time, stored_time, tokens};
+use super::super::{
+    StoreError, agents, ends, identity, jobs, leases, store_time, stored_time, tokens,
+};
 use super::{
     Fixture, all_of, collecting, failing, new_job, piece, read, register, runnable_jobs, write,
 };
-use crate::scheduler::lease::MAX_LOST_AGENTS;
+use crate::scheduler::lease::{MAX_LOST_AGENTS, SUSPECT_AFTER_LOST};
 
 #[tokio::test]
 async fn a_map_is_leased_reported_and_resolved() {
@@ -93,6 +95,53 @@ async fn a_lapsed_lease_is_good_until_it_is_leased_anew() {
 }
 
 #[tokio::test]
+async fn what_an_agent_has_finished_is_accepted_after_it_is_gone_and_forgotten() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(3).await;
+    let job = fixture.map(4).await;
+    let grants = fixture.grant(agent, 3).await;
+    write!(fixture, |tx| leases::lapse(tx, agent));
+    write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone));
+    let gone = fixture.report(agent, all_of(&grants[0])).await;
+    assert_eq!((gone.verdicts, gone.jobs), (vec![Verdict::Accepted], vec![job]));
+    // As long as it holds something its name is known.
+    let days = 3 * 24 * 3600 * 1000;
+    write!(fixture, |tx| agents::forget_gone(tx, days));
+    assert!(read!(fixture, |tx| agents::find(tx, agent, 0)).is_some());
+    // What an earlier version has forgotten, too, is good by its leases.
+    write!(fixture, |tx| forget(tx, agent));
+    assert!(read!(fixture, |tx| agents::find(tx, agent, 0)).is_none());
+    for _ in 0..2 {
+        let forgotten = fixture.report(agent, all_of(&grants[1])).await;
+        assert_eq!(forgotten.verdicts, [Verdict::Accepted]);
+    }
+    assert_eq!(fixture.job(job).await.counts.done, 2);
+    // What another agent has been given meanwhile is stale.
+    let other = fixture.agent(1).await;
+    assert_eq!(fixture.grant(other, 1).await[0].ranges, grants[2].ranges);
+    let late = fixture.report(agent, all_of(&grants[2])).await;
+    assert_eq!(late.verdicts, [Verdict::Stale]);
+    assert_eq!(fixture.job(job).await.counts.done, 2);
+}
+
+async fn forget(
+    tx: &mut super::super::db::Tx<'_>,
+    agent: protocol::AgentId,
+) -> Result<(), StoreError> {
+    tx.execute("delete from agents where id = $1", super::super::db::args![agent]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_has_one_id_for_ever() {
+    let fixture = Fixture::new().await;
+    let first = write!(fixture, |tx| identity::database_id(tx));
+    assert_eq!(write!(fixture, |tx| identity::database_id(tx)), first);
+    let other = Fixture::new().await;
+    assert_ne!(write!(other, |tx| identity::database_id(tx)), first);
+}
+
+#[tokio::test]
 async fn an_agent_that_comes_back_goes_on_with_what_was_not_leased_anew() {
     let fixture = Fixture::new().await;
     let (agent, job) = (fixture.agent(1).await, fixture.map(1).await);
@@ -138,6 +187,24 @@ async fn an_element_that_takes_agent_after_agent_down_is_given_up() {
             assert_eq!(lapsed.given_up, [(grant, 0)]);
         }
     }
+}
+
+#[tokio::test]
+async fn of_what_may_have_taken_many_agents_down_one_is_on_an_agent_at_a_time() {
+    let fixture = Fixture::new().await;
+    let mut submission = new_job(2);
+    submission.options.chunk_size = Some(1);
+    fixture.submit(submission).await;
+    for _ in 0..SUSPECT_AFTER_LOST {
+        let agent = fixture.agent(2).await;
+        assert_eq!(fixture.grant(agent, 2).await.len(), 2);
+        write!(fixture, |tx| leases::lapse(tx, agent));
+    }
+    let (one, two) = (fixture.agent(2).await, fixture.agent(2).await);
+    let first = fixture.grant(one, 2).await;
+    assert_eq!((first.len(), first[0].lost), (1, SUSPECT_AFTER_LOST));
+    assert!(fixture.grant(one, 1).await.is_empty(), "while it runs the first");
+    assert_eq!(fixture.grant(two, 2).await.len(), 1);
 }
 
 #[tokio::test]
