@@ -18,6 +18,7 @@ mod future;
 mod kills;
 mod large;
 mod limits;
+mod matrix;
 mod models;
 mod nasty;
 mod openapi;
