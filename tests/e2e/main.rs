@@ -20,6 +20,7 @@ mod guilty;
 mod kills;
 mod large;
 mod limits;
+mod matrix;
 mod models;
 mod nasty;
 mod openapi;

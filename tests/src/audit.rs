@@ -17,19 +17,28 @@ use crate::world::World;
 const PYTHON: &str = r#"
 import os, time
 
-def note(audit, x, what):
-    file = os.open(audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(file, f"{x} {what} {os.getpid()}\n".encode())
-    os.close(file)
-
 def parent(pid):
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("PPid:"))
 
+AGENT = parent(parent(os.getpid()))
+RUN = None
+
 def agent():
-    return parent(parent(os.getpid()))
+    return AGENT
+
+def run():
+    return RUN
+
+def note(audit, x, what):
+    at = time.time_ns() // 1_000_000
+    file = os.open(audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"{x} {what} {os.getpid()} {AGENT} {at} {RUN}\n".encode())
+    os.close(file)
 
 def work(x, audit, gate, seconds, result):
+    global RUN
+    RUN = f"{os.getpid()}-{time.time_ns()}"
     note(audit, x, "start")
     time.sleep(seconds)
     while gate and not os.path.exists(gate):
@@ -41,16 +50,22 @@ def work(x, audit, gate, seconds, result):
 
 /// The same for R.
 const R: &str = r#"
-note <- function(audit, x, what) {
-  name <- if (is.list(x)) paste(unlist(x), collapse = "/") else format(x)
-  cat(sprintf("%s %s %d\n", name, what, Sys.getpid()), file = audit, append = TRUE)
-}
 parent <- function(pid) {
   status <- readLines(sprintf("/proc/%d/status", pid))
   as.integer(sub("^PPid:", "", grep("^PPid:", status, value = TRUE)))
 }
-agent <- function() parent(parent(Sys.getpid()))
+this <- new.env()
+this$agent <- parent(parent(Sys.getpid()))
+agent <- function() this$agent
+run <- function() this$run
+note <- function(audit, x, what) {
+  name <- if (is.list(x)) paste(unlist(x), collapse = "/") else format(x)
+  at <- as.numeric(Sys.time()) * 1000
+  line <- sprintf("%s %s %d %d %.0f %s\n", name, what, Sys.getpid(), this$agent, at, this$run)
+  cat(line, file = audit, append = TRUE)
+}
 work <- function(x, audit, gate, seconds, result) {
+  this$run <- sprintf("%d-%.0f", Sys.getpid(), as.numeric(Sys.time()) * 1e6)
   note(audit, x, "start")
   Sys.sleep(seconds)
   while (!is.null(gate) && !file.exists(gate)) Sys.sleep(0.02)
@@ -75,6 +90,12 @@ pub struct Event {
     pub is_end: bool,
     /// The worker's process.
     pub pid: Pid,
+    /// The agent's process.
+    pub agent: Pid,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Names the execution: no two have the same name.
+    pub run: String,
 }
 
 impl Audit {
@@ -84,7 +105,7 @@ impl Audit {
     }
 
     /// A Python job whose elements are audited and give the value of the expression `result`, in
-    /// which `x` is the element and `agent()` the agent's process.
+    /// which `x` is the element, `agent()` the agent's process and `run()` the execution's name.
     pub fn python(&self, elements: &Value, result: &str) -> Value {
         let function = format!(
             "{PYTHON}\ndef element(x, audit, gate, free, seconds):\n    \
@@ -181,13 +202,20 @@ impl Audit {
 fn event(line: &str) -> Event {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
-        [element, what @ ("start" | "end"), pid] => Event {
+        [element, what @ ("start" | "end"), pid, agent, at, run] => Event {
             element: element.to_owned(),
             is_end: what == "end",
-            pid: Pid::from_raw(pid.parse().expect("a process id")),
+            pid: process(pid),
+            agent: process(agent),
+            at: at.parse().expect("a time"),
+            run: run.to_owned(),
         },
         _ => panic!("not a line of the audit: {line:?}"),
     }
+}
+
+fn process(id: &str) -> Pid {
+    Pid::from_raw(id.parse().expect("a process id"))
 }
 
 /// An audited job whose elements take so long, beside what they wait for.

@@ -1,6 +1,7 @@
 //! Requests and their answers. Nothing here knows farrow's types: a test sees what a user sees.
 
 use std::sync::Once;
+use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::HeaderMap;
@@ -9,6 +10,9 @@ use tokio::time::timeout;
 
 use crate::TOKEN;
 use crate::wait::HANG;
+
+/// Within which a server that can serve says so.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Seconds that one request waits for a job.
 const WAIT: u32 = 20;
@@ -90,6 +94,13 @@ impl Client {
         TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let http = reqwest::Client::builder().no_proxy().build().expect("HTTP can be set up");
         Self { http, url: url.to_owned() }
+    }
+
+    /// Whether the server answers, soon, that it can serve.
+    pub async fn answers(&self) -> bool {
+        let asking = self.http.get(format!("{}/readyz", self.url)).send();
+        let answer = timeout(SOON, asking).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
     }
 
     /// A request to a path; with the token, unless `headers` say otherwise.

@@ -9,26 +9,37 @@
 //! * [`doubles`]: numbers that must come through to the last bit.
 //! * [`audit`]: functions whose elements write down when they start and end.
 //! * [`postgres`]: a real PostgreSQL in a temporary folder.
+//! * [`proxy`]: a network that holds back, loses, delays or cuts what passes.
+//! * [`chance`]: chance that a seed repeats.
+//! * [`clock`]: the time, for figures.
+//! * [`recount`]: what an auditor finds in that.
 //! * [`procfs`]: which processes there are.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
 pub mod audit;
 pub mod certificates;
+pub mod chance;
 pub mod client;
+pub mod clock;
 pub mod document;
 pub mod doubles;
 pub mod matching;
 pub mod postgres;
 pub mod process;
 pub mod procfs;
+pub mod proxy;
+pub mod recount;
 pub mod wait;
 pub mod world;
 
 pub use audit::{Audit, Gate};
+pub use chance::Chance;
 pub use client::{Answer, Client, Lines};
 pub use postgres::Postgres;
 pub use process::{Finished, Process};
-pub use world::World;
+pub use proxy::{Flow, Proxy};
+pub use recount::Recount;
+pub use world::{Database, World};
 
 /// The token of every server that a test starts.
 pub const TOKEN: &str = "the-token-of-the-end-to-end-tests";

@@ -1,35 +1,80 @@
-//! A folder with a server, its agents, and commands run beside them.
+//! A folder with a deployment: a database and its servers, agents, and commands run beside them.
 
+use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::TOKEN;
 use crate::client::Client;
+use crate::postgres::Postgres;
 use crate::process::{self, Finished, Process};
 use crate::wait::until;
 
 /// Seconds for which an agent's leases are good: short, because tests wait for them to lapse.
-const LEASE: &str = "3";
+pub const LEASE_SECONDS: f64 = 3.0;
 
-/// A server and what is beside it. Whatever is left of it when it is dropped is killed.
+/// The variable by which logs and data of tests that pass are kept as well.
+const KEEP_LOGS: &str = "FARROW_KEEP_LOGS";
+
+/// What a deployment keeps its jobs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// A file, with one server.
+    Sqlite,
+    /// PostgreSQL, with two servers.
+    Postgres,
+}
+
+impl Database {
+    /// Those on which everything must hold.
+    pub const ALL: &[Self] = &[Self::Sqlite, Self::Postgres];
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+
+    fn n_servers(self) -> usize {
+        match self {
+            Self::Sqlite => 1,
+            Self::Postgres => 2,
+        }
+    }
+}
+
+/// A deployment and what is beside it. Whatever is left of it when it is dropped is killed.
 #[derive(Debug)]
 pub struct World {
-    /// Talks to the server with the administrator's token.
+    /// Talks to the first server with the administrator's token.
     pub client: Client,
-    server: Process,
-    url: String,
-    /// Flags of the server beyond those that every server gets.
+    servers: Vec<Server>,
+    /// Flags of the servers beyond those that every server gets.
     flags: Vec<String>,
     /// Variables of all processes beyond those that every process gets.
     variables: Vec<(&'static str, String)>,
+    /// Variables of the servers beyond these.
+    server_variables: Vec<(String, String)>,
     n_processes: AtomicU32,
     folder: Arc<Folder>,
+    /// Ended after the servers.
+    postgres: Option<Arc<Postgres>>,
+}
+
+/// A server, and where it listens, now and after each start.
+#[derive(Debug)]
+struct Server {
+    process: Process,
+    url: String,
 }
 
 /// An agent. Its folder outlives it.
@@ -42,7 +87,8 @@ pub struct Agent {
     _folder: Arc<Folder>,
 }
 
-/// A temporary folder that is kept when its test fails.
+/// A temporary folder that is kept when its test fails, or when the variable `FARROW_KEEP_LOGS` is
+/// set.
 #[derive(Debug)]
 struct Folder(Option<TempDir>);
 
@@ -58,7 +104,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking()
+        if (thread::panicking() || env::var_os(KEEP_LOGS).is_some())
             && let Some(folder) = self.0.take()
         {
             eprintln!("logs and data are kept in {}", folder.keep().display());
@@ -79,21 +125,86 @@ impl World {
 
     /// Starts a server with further flags; it, its agents and commands have further variables.
     pub async fn start_as(flags: &[&str], variables: Vec<(&'static str, String)>) -> Self {
+        let mut world = Self::prepare(Database::Sqlite, flags).await;
+        world.variables = variables;
+        world.start_servers(Database::Sqlite).await;
+        world
+    }
+
+    /// Starts a deployment on a database, its servers with further flags and variables.
+    pub async fn start_on(database: Database, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut world = Self::prepare(database, flags).await;
+        let variables = variables.iter().map(|(name, value)| [*name, *value].map(str::to_owned));
+        world.server_variables = variables.map(Into::into).collect();
+        world.start_servers(database).await;
+        world
+    }
+
+    /// A world without servers yet.
+    async fn prepare(database: Database, flags: &[&str]) -> Self {
+        let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let folder = Arc::new(Folder::new());
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (server, url) = serve(&folder, "server-0", "127.0.0.1:0", &flags, &variables).await;
-        let client = Client::new(&url);
-        Self { client, server, url, flags, variables, n_processes: AtomicU32::new(1), folder }
+        let postgres = match database {
+            Database::Sqlite => None,
+            Database::Postgres => {
+                let starting = tokio::task::spawn_blocking(|| {
+                    let postgres = Postgres::start();
+                    let url = postgres.create_database();
+                    (postgres, url)
+                });
+                let (postgres, url) = starting.await.expect("PostgreSQL starts");
+                let blobs = folder.path().join("blobs").display().to_string();
+                flags.extend(["--database-url".to_owned(), url, "--blobs".to_owned(), blobs]);
+                Some(Arc::new(postgres))
+            }
+        };
+        Self {
+            client: Client::new(""),
+            servers: Vec::new(),
+            flags,
+            variables: Vec::new(),
+            server_variables: Vec::new(),
+            n_processes: AtomicU32::new(0),
+            folder,
+            postgres,
+        }
     }
 
-    /// Where the server listens.
+    async fn start_servers(&mut self, database: Database) {
+        for _ in 0..database.n_servers() {
+            let server = self.serve("127.0.0.1:0").await;
+            self.servers.push(server);
+        }
+        self.client = Client::new(self.url());
+    }
+
+    /// Where the first server listens.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.servers[0].url
     }
 
-    /// The port on which the server listens.
+    /// Where each server listens.
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.url.clone()).collect()
+    }
+
+    /// Talks to the first of the servers that answer.
+    pub async fn answering(&self) -> Client {
+        until("a server answers", async || {
+            for url in self.urls() {
+                let client = Client::new(&url);
+                if client.answers().await {
+                    return Some(client);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// The port on which the first server listens.
     pub fn port(&self) -> &str {
-        self.url.rsplit_once(':').expect("the address has a port").1
+        port(self.url())
     }
 
     /// A path in the world's folder.
@@ -101,29 +212,82 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// The server's data folder.
+    /// The data folder of the first server.
     pub fn data(&self) -> PathBuf {
         self.path("data")
     }
 
-    /// The server's process.
+    /// How many servers there are.
+    pub fn n_servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// The process of the first server.
     pub fn server(&mut self) -> &mut Process {
-        &mut self.server
+        self.server_at(0)
     }
 
-    /// Starts a server again, on the same data and the same port, after it was killed.
+    /// The process of a server, counted from 0.
+    pub fn server_at(&mut self, server_idx: usize) -> &mut Process {
+        &mut self.servers[server_idx].process
+    }
+
+    /// The database's process, if it has one.
+    pub fn postgres(&self) -> Option<Arc<Postgres>> {
+        self.postgres.clone()
+    }
+
+    /// How often each agent was given up, by its name, as the servers' logs tell.
+    pub fn given_up(&self) -> BTreeMap<String, usize> {
+        let logs = fs::read_dir(self.folder.path()).expect("the folder is there").flatten();
+        let is_server = |name: &str| name.starts_with("server-") && name.ends_with(".log");
+        let logs = logs.filter(|log| log.file_name().to_str().is_some_and(is_server));
+        let text: String = logs.filter_map(|log| fs::read_to_string(log.path()).ok()).collect();
+        let mut given_up = BTreeMap::new();
+        for line in text.lines().filter(|line| line.contains("was not heard of for a lease")) {
+            let id = line.rsplit_once("agent=").map_or("", |(_, id)| id.trim());
+            let registered = text.lines().find(|line| {
+                line.contains("an agent has registered") && line.contains(&format!("agent={id}"))
+            });
+            let name = registered.and_then(|line| line.split("name=\"").nth(1)?.split('"').next());
+            *given_up.entry(name.unwrap_or(id).to_owned()).or_default() += 1;
+        }
+        given_up
+    }
+
+    /// Starts the first server again, on the same data and the same port, after it has ended.
     pub async fn restart(&mut self) {
-        let address = format!("127.0.0.1:{}", self.port());
-        let name = self.process_name("server");
-        (self.server, _) = serve(&self.folder, &name, &address, &self.flags, &self.variables).await;
+        self.restart_at(0).await;
     }
 
-    /// Starts a server on the same data at another address, after the one before has ended.
+    /// Starts a server again, on the same data and the same port, after it has ended.
+    pub async fn restart_at(&mut self, server_idx: usize) {
+        let listen = format!("127.0.0.1:{}", port(&self.servers[server_idx].url));
+        self.servers[server_idx] = self.serve(&listen).await;
+    }
+
+    /// Starts the first server on the same data at another address, after it has ended.
     pub async fn move_to(&mut self, address: &str) {
+        self.servers[0] = self.serve(address).await;
+        self.client = Client::new(self.url());
+    }
+
+    async fn serve(&self, listen: &str) -> Server {
         let name = self.process_name("server");
-        (self.server, self.url) =
-            serve(&self.folder, &name, address, &self.flags, &self.variables).await;
-        self.client = Client::new(&self.url);
+        let mut command = self.command(&["server", "--json", "--listen", listen]);
+        if !self.flags.iter().any(|flag| flag == "--lease") {
+            command.args(["--lease", &LEASE_SECONDS.to_string()]);
+        }
+        if self.postgres.is_none() && !self.flags.iter().any(|flag| flag == "--data") {
+            command.arg("--data").arg(self.data());
+        }
+        command.args(&self.flags);
+        command.envs(self.server_variables.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::start(&name, self.folder.path(), &mut command);
+        let place: Value = serde_json::from_str(&process.first_line().await)
+            .expect("a server says in JSON where it listens");
+        let url = place["url"].as_str().expect("a server says its address").to_owned();
+        Server { process, url }
     }
 
     /// Starts an agent that has every runtime, and waits until the server knows it.
@@ -139,18 +303,38 @@ impl World {
 
     /// Starts an agent with further flags, and waits until the server knows it.
     pub async fn agent_with(&self, name: &str, slots: u32, flags: &[&str]) -> Agent {
-        self.agent_by(TOKEN, name, slots, flags).await
+        let mut command = self.agent_command(&self.urls(), name, slots, flags);
+        self.agent_by_command(name, &mut command).await
     }
 
     /// Starts an agent with a token of its own, and waits until the server knows it.
     pub async fn agent_by(&self, token: &str, name: &str, slots: u32, flags: &[&str]) -> Agent {
-        let slots = slots.to_string();
-        let mut arguments = vec!["agent", "--server", &self.url, "--name", name, "--slots", &slots];
-        arguments.extend(flags);
-        let process = self.spawn(name, self.command(&arguments).env("FARROW_TOKEN", token));
+        let mut command = self.agent_command(&self.urls(), name, slots, flags);
+        self.agent_by_command(name, command.env("FARROW_TOKEN", token)).await
+    }
+
+    /// Starts an agent by a command, which [`agent_command`](Self::agent_command) made, and waits
+    /// until the server knows it.
+    pub async fn agent_by_command(&self, name: &str, command: &mut Command) -> Agent {
+        let process = self.spawn(name, command);
         let agent = Agent { process, name: name.to_owned(), _folder: Arc::clone(&self.folder) };
         self.agent_is(&agent, "live").await;
         agent
+    }
+
+    /// The command that starts an agent, which finds servers at these addresses.
+    pub fn agent_command(
+        &self,
+        servers: &[String],
+        name: &str,
+        slots: u32,
+        flags: &[&str],
+    ) -> Command {
+        let slots = slots.to_string();
+        let mut arguments = vec!["agent", "--name", name, "--slots", &slots];
+        arguments.extend(servers.iter().flat_map(|url| ["--server", url]));
+        arguments.extend(flags);
+        self.command(&arguments)
     }
 
     /// Waits until the server says that an agent is in this state.
@@ -171,7 +355,7 @@ impl World {
         let mut command = process::command(arguments, self.folder.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if !matches!(arguments.first(), Some(&("server" | "agent" | "up"))) {
-            command.env("FARROW_URL", &self.url);
+            command.env("FARROW_URL", self.urls().join(","));
         }
         command
     }
@@ -206,23 +390,6 @@ impl Agent {
     }
 }
 
-async fn serve(
-    folder: &Folder,
-    name: &str,
-    listen: &str,
-    flags: &[String],
-    variables: &[(&'static str, String)],
-) -> (Process, String) {
-    let data = folder.path().join("data");
-    let mut command = process::command(["server", "--json", "--listen", listen], folder.path());
-    if !flags.iter().any(|flag| flag == "--lease") {
-        command.args(["--lease", LEASE]);
-    }
-    command.arg("--data").arg(data).args(flags);
-    command.envs(variables.iter().map(|(name, value)| (name, value)));
-    let mut server = Process::start(name, folder.path(), &mut command);
-    let place: Value = serde_json::from_str(&server.first_line().await)
-        .expect("a server says in JSON where it listens");
-    let url = place["url"].as_str().expect("a server says its address").to_owned();
-    (server, url)
+fn port(url: &str) -> &str {
+    url.rsplit_once(':').expect("the address has a port").1
 }
