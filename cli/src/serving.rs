@@ -58,8 +58,11 @@ impl Serving {
         token: &TokenSource,
         shutdown: CancellationToken,
     ) -> Result<Self, Failure> {
-        let data =
-            settings.data.clone().or_else(data_folder::of_this_user).ok_or_else(no_data_folder)?;
+        let data = settings
+            .data
+            .clone()
+            .or_else(data_folder::of_this_user)
+            .ok_or_else(data_folder::none)?;
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
         check_database_url(settings.database_url.as_deref())?;
@@ -158,7 +161,7 @@ fn without_password(url: &str) -> String {
 }
 
 /// Refuses a password that every user of this machine can read.
-fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
+pub fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
     let Some(password) =
         url.and_then(|url| reqwest::Url::parse(url).ok()?.password().map(str::to_owned))
     else {
@@ -221,9 +224,4 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
             .remedy("127.0.0.1 is this machine alone, 0.0.0.0 every address it has"),
         _ => failure(&error.to_string()),
     }
-}
-
-fn no_data_folder() -> Failure {
-    Failure::usage("no folder to keep data in: neither XDG_DATA_HOME nor HOME is set")
-        .remedy("give one with --data or FARROW_DATA")
 }

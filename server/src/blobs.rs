@@ -1,4 +1,11 @@
 //! Content-addressed payloads: a folder in which a file's name is the SHA-256 of its bytes.
+//!
+//! Who puts a blob, or finds that it is there, makes it young again: what is submitted or reported
+//! with it then has time to be written down before it counts as old. Old ones to which nothing
+//! refers are removed by [`crate::collector`].
+
+mod locks;
+mod old;
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -12,6 +19,9 @@ use tokio::sync::mpsc;
 
 use crate::store::tokens::Scope;
 use crate::store::{Store, uploads};
+
+pub use locks::Held;
+pub use old::{N_PARTS, Removed};
 
 /// Parts of an upload that wait for the disk at the most.
 const PARTS_AHEAD: usize = 8;
@@ -67,6 +77,7 @@ impl Blobs {
     /// When it cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join(INCOMING))?;
+        std::fs::create_dir_all(folder.join(locks::LOCKS))?;
         Ok(Self { folder: folder.into(), reader: None })
     }
 
@@ -89,6 +100,11 @@ impl Blobs {
             .await
             .map_err(io::Error::other)?;
         if has { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// The blobs in a folder that is only read, and need not be there.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.into(), reader: None }
     }
 
     /// Removes what uploads left behind that were cut off with an earlier server. No other server
@@ -145,6 +161,38 @@ impl Blobs {
         Ok(Uploaded { size, is_new: written? })
     }
 
+    /// Finds a blob that something is to refer to, and so makes it young. Gives its size in bytes;
+    /// `None`: there is none of this digest.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `digest` is not one; when the folder cannot be used.
+    pub async fn find(&self, digest: &str) -> io::Result<Option<u64>> {
+        let hex = checked(digest)?.to_owned();
+        match self.check_seen(digest).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            seen => seen?,
+        }
+        let folder = Arc::clone(&self.folder);
+        run(move || find(&folder, &path_of(&folder, &hex))).await
+    }
+
+    /// Keeps every blob that is there in its place for as long as the answer is held.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub async fn keep_all(&self) -> io::Result<Held> {
+        let folder = Arc::clone(&self.folder);
+        run(move || locks::reading(&folder)).await
+    }
+
+    /// Where the blob of `digest` stands.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `digest` is not one.
+    pub fn path(&self, digest: &str) -> io::Result<PathBuf> {
+        checked(digest).map(|hex| path_of(&self.folder, hex))
+    }
+
     /// The size of a blob in bytes; `None`: there is none of this digest.
     ///
     /// # Errors
@@ -198,6 +246,29 @@ pub fn hex_digest(data: &[u8]) -> String {
     hex(&Sha256::digest(data))
 }
 
+/// The SHA-256 in hex of what is read from `data` to its end, and how many bytes that was; each part
+/// is given to `write` too.
+///
+/// # Errors
+/// When reading or writing fails.
+pub fn digest_of_all(
+    mut data: impl io::Read,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<(String, u64)> {
+    let (mut hasher, mut part, mut n) = (Sha256::new(), vec![0; 1 << 17], 0);
+    loop {
+        let read = match data.read(&mut part) {
+            Ok(0) => return Ok((hex(&hasher.finalize()), n)),
+            Ok(read) => &part[..read],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(read);
+        write(read)?;
+        n += read.len() as u64;
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -216,7 +287,7 @@ enum Part {
 /// Writes the parts of an upload. Says whether the blob was not there before.
 fn receive(folder: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bool, UploadError> {
     let path = path_of(folder, hex);
-    let is_new = !path.exists();
+    let is_new = find(folder, &path)?.is_none();
     let mut temporary = if is_new { Some(Temporary::new(folder)?) } else { None };
     let mut hasher = Sha256::new();
     loop {
@@ -235,20 +306,37 @@ fn receive(folder: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<
     if found != hex {
         return Err(UploadError::Mismatch(found));
     }
-    if let Some(temporary) = temporary {
-        temporary.keep_as(&path)?;
+    match temporary {
+        Some(temporary) => temporary.keep_as(folder, &path)?,
+        // Its age counts from the end of the upload.
+        None if find(folder, &path)?.is_none() => {
+            return Err(UploadError::Interrupted("the blob was removed meanwhile".to_owned()));
+        }
+        None => {}
     }
     flush_names(&path)?;
     Ok(is_new)
 }
 
+/// Makes the blob at `path` young, if it is there. Gives its size.
+fn find(folder: &Path, path: &Path) -> io::Result<Option<u64>> {
+    let _naming = locks::naming(folder)?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    locks::touch(&file)?;
+    Ok(Some(file.metadata()?.len()))
+}
+
 /// Writes a file that is there whole or not at all, whatever is killed and whenever.
 fn write_once(folder: &Path, hex: &str, data: &[u8]) -> io::Result<()> {
     let path = path_of(folder, hex);
-    if !path.exists() {
+    if find(folder, &path)?.is_none() {
         let mut temporary = Temporary::new(folder)?;
         temporary.file.write_all(data)?;
-        temporary.keep_as(&path)?;
+        temporary.keep_as(folder, &path)?;
     }
     flush_names(&path)
 }
@@ -267,9 +355,12 @@ impl Temporary {
     }
 
     /// Flushes it and gives it its name.
-    fn keep_as(mut self, path: &Path) -> io::Result<()> {
+    fn keep_as(mut self, folder: &Path, path: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         std::fs::create_dir_all(folder_of(path)?)?;
+        // A slow upload is not old when it gets its name.
+        locks::touch(&self.file)?;
+        let _naming = locks::naming(folder)?;
         std::fs::rename(&self.path, path)?;
         self.is_kept = true;
         Ok(())
@@ -327,76 +418,4 @@ async fn run<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-
-    fn parts(texts: &[&'static str]) -> impl Stream<Item = Result<Bytes, String>> + use<> {
-        let parts: Vec<_> = texts.iter().map(|text| Ok(Bytes::from(*text))).collect();
-        stream::iter(parts)
-    }
-
-    fn files(folder: &Path) -> usize {
-        let inside = |folder: io::Result<std::fs::DirEntry>| {
-            std::fs::read_dir(folder.unwrap().path()).unwrap().count()
-        };
-        std::fs::read_dir(folder).unwrap().map(inside).sum()
-    }
-
-    #[tokio::test]
-    async fn what_was_put_is_got_and_stored_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
-        let digest = blobs.put(Bytes::from_static(b"farrow")).await.unwrap();
-        assert_eq!(blobs.put(Bytes::from_static(b"farrow")).await.unwrap(), digest);
-        assert_eq!(blobs.get(&digest).await.unwrap(), "farrow");
-        assert_eq!(blobs.size(&digest).await.unwrap(), Some(6));
-        let other = format!("sha256:{}", hex_digest(b"other"));
-        assert_eq!(blobs.size(&other).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_digest_cannot_leave_the_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
-        let outside = format!("sha256:../{}", "a".repeat(61));
-        assert_eq!(blobs.get(&outside).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
-    }
-
-    #[tokio::test]
-    async fn an_upload_is_stored_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
-        let digest = format!("sha256:{}", hex_digest(b"farrow"));
-
-        let other = blobs.upload(&digest, parts(&["far", "ro"]), 9).await;
-        assert!(
-            matches!(other, Err(UploadError::Mismatch(found)) if found == hex_digest(b"farro"))
-        );
-        let large = blobs.upload(&digest, parts(&["far", "row"]), 5).await;
-        assert!(matches!(large, Err(UploadError::TooLarge(5))));
-        let broken = parts(&["farrow"]).chain(stream::iter([Err("gone".to_owned())]));
-        let broken = blobs.upload(&digest, broken, 9).await;
-        assert!(matches!(broken, Err(UploadError::Interrupted(why)) if why == "gone"));
-        assert_eq!((blobs.size(&digest).await.unwrap(), files(folder.path())), (None, 0));
-
-        for is_new in [true, false] {
-            let stored = blobs.upload(&digest, parts(&["far", "row"]), 6).await.unwrap();
-            assert_eq!(stored, Uploaded { size: 6, is_new });
-        }
-        assert_eq!(blobs.get(&digest).await.unwrap(), "farrow");
-    }
-
-    #[tokio::test]
-    async fn what_an_upload_left_behind_is_swept() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
-        let digest = blobs.put(Bytes::from_static(b"farrow")).await.unwrap();
-        std::fs::write(folder.path().join(INCOMING).join("half"), "far").unwrap();
-        assert_eq!(files(folder.path()), 2);
-        blobs.sweep().unwrap();
-        assert_eq!(files(folder.path()), 1);
-        assert_eq!(blobs.size(&digest).await.unwrap(), Some(6));
-    }
-}
+mod tests;

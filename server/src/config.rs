@@ -41,6 +41,14 @@ pub struct Settings {
     #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
     pub max_blob: u64,
 
+    /// How long jobs are kept after they have ended, such as 30d or 12h [default: for ever].
+    #[arg(long, env = "FARROW_KEEP", value_parser = duration, value_name = "DURATION")]
+    pub keep: Option<Duration>,
+
+    /// How long a blob is kept to which no job refers: time to submit one that does.
+    #[arg(long, env = "FARROW_BLOB_GRACE", default_value = "24h", value_parser = duration, value_name = "DURATION")]
+    pub blob_grace: Duration,
+
     /// How long entries of the audit log are kept, such as 365d or 12h.
     #[arg(long, env = "FARROW_AUDIT_KEEP", default_value = "365d", value_parser = duration, value_name = "DURATION")]
     pub audit_keep: Duration,

@@ -4,15 +4,19 @@
 //! `http` parses, asks and answers. The `dispatcher` matches waiting agents with runnable jobs in
 //! rounds; what goes where is decided by the pure `scheduler`; `store` holds all SQL.
 
+mod backup;
 mod blobs;
 mod block;
 mod clock;
+mod collector;
 mod config;
 mod dispatcher;
 mod elements;
 mod error;
 mod http;
 mod inputs;
+mod inspection;
+mod keeper;
 mod labels;
 mod limits;
 mod listening;
@@ -45,9 +49,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use backup::{Backup, BackupError, Damaged, backup};
 pub use config::{Config, Settings, duration};
 pub use http::openapi_json;
+pub use inspection::{CheckOptions, check};
 pub use listening::{Exposed, HostName, Listeners, Reach, TlsError};
+pub use store::StoreError;
+pub use store::check::{Finding, Kind, Report};
+pub use store::space::{Compacted, compact};
 pub use token::{TOKEN_FILE, TokenError};
 
 use protocol::rights::{Role, TokenState};
@@ -59,8 +68,8 @@ use limits::Limits;
 use listening::{Door, Peer};
 use signals::{Outbound, Topic};
 use state::AppState;
+use store::Store;
 use store::tokens::Known;
-use store::{Store, StoreError};
 use watchers::Watchers;
 
 /// How long open requests are given to end once the server is to stop, so that it ends within five
@@ -82,6 +91,8 @@ pub async fn serve(
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));
+    let keeper = tokio::spawn(keeper::run(state.clone(), shutdown.clone()));
+    let collector = tokio::spawn(collector::run(state.clone(), shutdown.clone()));
     let upkeep = tokio::spawn(upkeep::run(state.clone(), shutdown.clone()));
     let signals = tokio::spawn(signals::run(state.clone(), shutdown.clone()));
     let refresh = tls
@@ -96,7 +107,7 @@ pub async fn serve(
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper, trash, signals, upkeep);
+    let _ = tokio::join!(dispatcher, reaper, trash, signals, upkeep, keeper, collector);
     if let Some(refresh) = refresh {
         refresh.await.ok();
     }
@@ -135,6 +146,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     let admin = token::admin_token(&config)?;
     let admin_hash = token::hash(&admin);
     prepare(&store, &clock, lease, admin_hash.clone()).await?;
+    read_earlier_specifications(&store).await?;
     warn_unless_admin(&store, &clock, &admin_hash).await?;
     let outbound = store.shared().map(|_| Arc::new(Outbound::new()));
     let job_watchers = Arc::new(Watchers::of(Topic::Moved, outbound.as_ref()));
@@ -200,6 +212,19 @@ async fn warn_unless_admin(store: &Store, clock: &Clock, hash: &str) -> Result<(
             "the token in FARROW_TOKEN, --token-file or {TOKEN_FILE} is no administrator's any more: \
              give another one, or remove that file"
         );
+    }
+    Ok(())
+}
+
+/// Writes down which blobs the jobs of earlier versions refer to.
+async fn read_earlier_specifications(store: &Store) -> Result<(), StoreError> {
+    let mut after = Some(String::new());
+    while let Some(from) = after {
+        after = store
+            .write(|tx| {
+                Box::pin(async move { store::references::read_earlier(tx, &from, 500).await })
+            })
+            .await?;
     }
     Ok(())
 }

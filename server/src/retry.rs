@@ -126,8 +126,8 @@ pub async fn write_in_slices(
     actor: Actor,
     now: Millis,
 ) -> Result<Retried, StoreError> {
-    let id = retry.id;
-    store.write(move |tx| Box::pin(async move { drafts::open(tx, id, now).await })).await?;
+    let (id, of) = (retry.id, retry.of);
+    store.write(move |tx| Box::pin(async move { drafts::open(tx, id, of, now).await })).await?;
     let retried = write_draft(store, retry, slice, actor, now).await;
     if !matches!(retried, Ok(Retried::Now)) {
         store.write(move |tx| Box::pin(async move { drafts::discard(tx, id).await })).await?;

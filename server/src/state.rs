@@ -81,6 +81,13 @@ impl AppState {
         self.dispatcher.wake();
     }
 
+    /// Wakes those whom the deletion of a job concerns.
+    pub fn was_deleted(&self, job: JobId) {
+        self.job_watchers.wake(&job);
+        self.log_watchers.wake(&job);
+        self.deleted.notify_one();
+    }
+
     /// Wakes those whom a report or the loss of an agent concerns.
     pub fn moved(&self, outcome: &reports::Outcome) {
         self.metrics.elements_accepted.add(outcome.accepted);

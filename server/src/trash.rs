@@ -1,4 +1,5 @@
-//! A task that clears what deleted jobs, and jobs that never came to be, have left in the database.
+//! A task that clears what deleted jobs, and jobs that never came to be, have left in the database, and
+//! gives their room back.
 
 use std::time::Duration;
 
@@ -14,18 +15,22 @@ const SLICE: u32 = 500;
 /// Milliseconds after which a draft is given up: another server of the database may be writing it.
 pub const DRAFT_LIMIT: Millis = 3_600_000;
 
-/// How often it looks for what another server, which was killed, has left.
-const LOOK: Duration = Duration::from_secs(60);
-
 /// How long it waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// How often it looks when no job was deleted: whether there is room to give back, and what another
+/// server, which was killed, has left.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Between two slices of the file that are given back: others write meanwhile.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Clears at the start what an earlier server has left, and then after each deletion, until
 /// `shutdown`.
 pub async fn run(state: AppState, shutdown: CancellationToken) {
     loop {
         let pause = match clear(&state, &shutdown).await {
-            Ok(()) => LOOK,
+            Ok(()) => PERIOD,
             Err(error) => {
                 tracing::error!(%error, "deleted jobs could not be cleared; tried again shortly");
                 PAUSE_AFTER_FAILURE
@@ -47,5 +52,8 @@ async fn clear(state: &AppState, shutdown: &CancellationToken) -> Result<(), Sto
         .await?;
     let slice = || state.store.write(|tx| Box::pin(async move { trash::clear(tx, SLICE).await }));
     while !shutdown.is_cancelled() && slice().await? {}
-    Ok(())
+    while !shutdown.is_cancelled() && state.store.shrink().await? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    state.store.cut().await
 }

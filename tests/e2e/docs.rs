@@ -81,6 +81,7 @@ async fn run(document: &str) {
     command.arg(world.path("session.sh")).current_dir(&work);
     command.env("PATH", path).env("HOME", world.path("")).env("NO_PROXY", "*");
     command.env("FARROW_URL", world.url()).env("FARROW_TOKEN", tests::TOKEN);
+    command.env("FARROW_DATA", world.data());
     let shell = world.spawn("session", &mut command);
     let pid = shell.pid();
     let ended = async || (!is_alive(pid)).then_some(());
@@ -116,10 +117,23 @@ async fn the_examples_about_ec2_do_what_they_say() {
     run("docs/ec2.md").await;
 }
 
+#[tokio::test]
+async fn the_examples_about_operations_do_what_they_say() {
+    run("docs/operations.md").await;
+}
+
 /// Also what is not run here, because it needs machines that a test does not have, is sound shell.
 #[tokio::test]
 async fn every_example_is_sound_shell() {
-    for document in ["README.md", "docs/api.md", "docs/cli.md", "docs/ec2.md", "docs/tls.md"] {
+    for document in [
+        "README.md",
+        "docs/api.md",
+        "docs/cli.md",
+        "docs/ec2.md",
+        "docs/operations.md",
+        "docs/servers.md",
+        "docs/tls.md",
+    ] {
         for example in document::examples(&read(document)) {
             let checked =
                 Command::new("bash").args(["-n", "-c", &example.script]).output().unwrap();

@@ -17,6 +17,7 @@ mod doubles;
 mod ec2;
 mod future;
 mod guilty;
+mod keeping;
 mod kills;
 mod large;
 mod limits;

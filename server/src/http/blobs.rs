@@ -104,7 +104,8 @@ pub async fn head(
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
     let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
-    let size = blobs.size(&digest).await?.ok_or_else(|| no_blob(&digest))?;
+    // Who asks means to submit something with it.
+    let size = blobs.find(&digest).await?.ok_or_else(|| no_blob(&digest))?;
     let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
     Ok((headers, Body::empty()).into_response())
 }

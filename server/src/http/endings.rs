@@ -166,11 +166,7 @@ pub async fn delete(
         })
         .await?;
     match deleted {
-        Deleted::Now => {
-            state.job_watchers.wake(&job);
-            state.log_watchers.wake(&job);
-            state.deleted.notify_one();
-        }
+        Deleted::Now => state.was_deleted(job),
         Deleted::Before => {}
         Deleted::NotEnded(now) => {
             return Err(ApiError::Conflict(format!(

@@ -11,7 +11,7 @@ use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
 use super::ends::{self, Ended, Ending, Waits};
 use super::tokens::Scope;
-use super::{StoreError, leases, specs};
+use super::{StoreError, leases, references, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
 
@@ -93,6 +93,7 @@ pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending,
         args![id],
     )
     .await?;
+    references::insert(tx, id, &job.spec).await?;
     blocks::insert(tx, id, Kind::Element, elements.blocks).await?;
     blocks::insert(tx, id, Kind::Name, elements.names).await?;
     blocks::insert(tx, id, Kind::OuterName, elements.outer_names).await?;

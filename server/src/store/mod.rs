@@ -6,6 +6,10 @@
 //! * [`retries`]: running again what failed or was missing.
 //! * [`drafts`]: jobs that are written in slices.
 //! * [`trash`]: deleted jobs.
+//! * [`references`]: which blobs are referred to.
+//! * [`space`]: room on disk, given back.
+//! * [`snapshot`]: a database that another process may be using, read only.
+//! * [`check`]: whether all of it is as it must be.
 //! * [`runnable`]: the snapshot that the scheduler decides on.
 //! * [`leases`]: granting, releasing, lapsing, reviving.
 //! * [`reports`]: accepting outcomes, once.
@@ -24,6 +28,7 @@
 pub mod agents;
 pub mod audit;
 pub mod blocks;
+pub mod check;
 pub mod db;
 pub mod drafts;
 pub mod ends;
@@ -34,9 +39,12 @@ pub mod logs;
 mod migrations;
 pub mod outcomes;
 pub mod postgres;
+pub mod references;
 pub mod reports;
 pub mod retries;
 pub mod runnable;
+pub mod snapshot;
+pub mod space;
 mod specs;
 pub mod submissions;
 pub mod tokens;
@@ -66,12 +74,17 @@ use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::clock::{Clock, Millis};
 use db::{Tx, args};
 use writer::{Place, Writer, WriterStats};
+
+/// The file of the database in its folder.
+pub const FILE: &str = "farrow.db";
 
 /// Connections that read SQLite.
 const READERS: u32 = 4;
@@ -105,14 +118,18 @@ impl Store {
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = lock(folder)?;
         let options = SqliteConnectOptions::new()
-            .filename(folder.join("farrow.db"))
+            .filename(folder.join(FILE))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("temp_store", "memory");
+        let options = space::reclaiming(options);
+        let mut connection = options.connect().await?;
+        space::reclaim_from_now_on(&mut connection).await?;
+        migrate(&mut connection).await?;
+        connection.close().await?;
         let pool =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options.clone()).await?;
-        migrations::migrator().run(&pool).await.map_err(StoreError::migration)?;
         let writer = Writer::start(Place::Sqlite(options)).await?;
         Ok(Self { writer, readers: Readers::Sqlite { pool, _lock: Arc::new(lock) } })
     }
@@ -127,6 +144,14 @@ impl Store {
         let pool = postgres::open(&options).await?;
         let writer = Writer::start(Place::Postgres(options)).await?;
         Ok(Self { writer, readers: Readers::Postgres(pool) })
+    }
+
+    /// Whoever reads the file of an SQLite database.
+    fn file(&self) -> Option<&SqlitePool> {
+        match &self.readers {
+            Readers::Sqlite { pool, .. } => Some(pool),
+            Readers::Postgres(_) => None,
+        }
     }
 
     /// The PostgreSQL database, which other servers may share.
@@ -232,6 +257,13 @@ pub async fn settle(
     Ok(value)
 }
 
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    match migrations::run(connection).await {
+        Ok(()) => migrations::sign(&mut Tx::new(connection)).await,
+        Err(refused) => Err(migrations::refusal(&mut Tx::new(connection), &refused).await),
+    }
+}
+
 /// The largest time that was stored, if any was.
 ///
 /// # Errors
@@ -308,11 +340,6 @@ impl StoreError {
 
     fn unanswered(limit: Duration) -> Self {
         Self::Unavailable(format!("it did not answer for {} s", limit.as_secs()).into())
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "it is used as a function in map_err")]
-    fn migration(error: sqlx::migrate::MigrateError) -> Self {
-        Self::Open(format!("the database's schema could not be brought up to date: {error}"))
     }
 }
 

@@ -4,9 +4,10 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
+use super::db::Tx;
 use super::{StoreError, migrations};
 use crate::clock::Millis;
 
@@ -65,16 +66,27 @@ pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
 /// When the database cannot be reached, refuses, or is newer than this program.
 pub async fn open(options: &PgConnectOptions) -> Result<PgPool, StoreError> {
     // The pool would try for long, and then tell only that it did.
-    let connection =
-        options.connect().await.map_err(|error| StoreError::Open(unreachable(options, &error)))?;
+    let mut connection = connect(options).await?;
+    sqlx::raw_sql(JSON_EACH).execute(&mut connection).await?;
+    match migrations::run(&mut connection).await {
+        Ok(()) => migrations::sign(&mut Tx::new(&mut connection)).await?,
+        Err(refused) => {
+            return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
+        }
+    }
     let _ = connection.close().await;
-    let pool = PgPoolOptions::new()
+    Ok(PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(PATIENCE)
-        .connect_lazy_with(options.clone());
-    sqlx::raw_sql(JSON_EACH).execute(&pool).await?;
-    migrations::migrator().run(&pool).await.map_err(StoreError::migration)?;
-    Ok(pool)
+        .connect_lazy_with(options.clone()))
+}
+
+/// One connection.
+///
+/// # Errors
+/// When the database cannot be reached, or refuses.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    options.connect().await.map_err(|error| StoreError::Open(unreachable(options, &error)))
 }
 
 fn unreachable(options: &PgConnectOptions, error: &sqlx::Error) -> String {

@@ -7,7 +7,7 @@ use protocol::{JobId, Range, RangeSet};
 use super::StoreError;
 use super::blocks::StoredBlock;
 use super::db::{Row, Tx, args, json_text};
-use super::{drafts, jobs, specs};
+use super::{drafts, jobs, references, specs};
 use crate::clock::Millis;
 
 /// What is known of outcomes without reading them.
@@ -188,6 +188,7 @@ async fn begin(
 ) -> Result<Retried, StoreError> {
     source.spec.id = retry.id;
     copy_job(tx, retry, &source.spec, &source.options, &source.after, now).await?;
+    references::insert(tx, retry.id, &source.spec).await?;
     copy_blocks(tx, retry).await?;
     tx.execute("update jobs set retried_as = $2 where id = $1", args![retry.of, retry.id]).await?;
     jobs::begin(tx, retry.id, &source.after, retry.is_complete, now).await?;

@@ -1,11 +1,14 @@
 //! Deleted jobs. A job is gone for its clients at once; its large tables are cleared in slices, so
 //! that no transaction takes long, and from where they were after a restart.
 
+use std::collections::HashSet;
+
 use protocol::JobId;
 use protocol::job::JobState;
 
 use super::db::{Tx, args};
-use super::{StoreError, ends};
+use super::{StoreError, ends, references};
+use crate::clock::Millis;
 
 /// What an attempt to delete a job came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,13 @@ pub async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<Deleted, StoreError> 
         Some(state) if !state.is_final() => return Ok(Deleted::NotEnded(state)),
         Some(_) => {}
     }
-    tx.execute("insert into trash (job_id) values ($1)", args![job]).await?;
+    erase(tx, job).await?;
+    Ok(Deleted::Now)
+}
+
+async fn erase(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
+    // Another server may just do the same.
+    tx.execute("insert into trash (job_id) values ($1) on conflict do nothing", args![job]).await?;
     // The key of a submission goes with the last of its jobs.
     tx.execute(
         "delete from idempotency_keys where (owner, key) in (
@@ -45,9 +54,73 @@ pub async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<Deleted, StoreError> 
         args![job],
     )
     .await?;
+    references::delete(tx, job).await?;
     tx.execute("delete from progress where job_id = $1", args![job]).await?;
     tx.execute("delete from jobs where id = $1", args![job]).await?;
-    Ok(Deleted::Now)
+    Ok(())
+}
+
+/// What one step of deleting old jobs came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// The jobs that are gone.
+    pub deleted: Vec<JobId>,
+    /// How far it looked: behind the job that ended then, of this id. `None`: at all that are old.
+    pub next: Option<(Millis, String)>,
+}
+
+pub(super) const ENDED_BEFORE: &str = "
+    select j.id, j.finished_at,
+        exists (select 1 from dependencies where on_id = j.id)
+        or exists (select 1 from drafts where source = j.id)
+        or exists (select 1 from jobs r where r.id = j.retried_as and r.finished_at is null)
+            as is_held
+    from jobs j
+    where j.finished_at < $1 and (j.finished_at > $2 or j.finished_at = $2 and j.id > $3)
+    order by j.finished_at, j.id limit $4";
+
+/// Deletes jobs that ended before `before`, looking at those behind `from` and at most at `limit`.
+/// Those stay that a job needs that has not ended: it comes after them, or runs again what failed of
+/// them. What has become of that is looked at anew the next time.
+///
+/// # Errors
+/// The database's.
+pub async fn expire(
+    tx: &mut Tx<'_>,
+    before: Millis,
+    from: Option<(Millis, String)>,
+    limit: u32,
+) -> Result<Expired, StoreError> {
+    let (finished_at, id) = from.unwrap_or((Millis::MIN, String::new()));
+    let rows = tx.all(ENDED_BEFORE, args![before, finished_at, id, limit]).await?;
+    let mut expired = Expired::default();
+    if rows.is_empty() {
+        return Ok(expired);
+    }
+    let waited_for = come_before_others(tx).await?;
+    for row in &rows {
+        let job: JobId = row.id("id")?;
+        if !row.flag("is_held")? && !waited_for.contains(&job) {
+            erase(tx, job).await?;
+            expired.deleted.push(job);
+        }
+    }
+    if let (Some(last), true) = (rows.last(), rows.len() == limit as usize) {
+        expired.next = Some((last.int("finished_at")?, last.text("id")?));
+    }
+    Ok(expired)
+}
+
+pub(super) const COMES_AFTER: &str = "
+    select after_jobs from jobs where finished_at is null and after_jobs <> '[]'";
+
+/// The jobs that one that has not ended was submitted to come after.
+async fn come_before_others(tx: &mut Tx<'_>) -> Result<HashSet<JobId>, StoreError> {
+    let mut jobs = HashSet::new();
+    for row in tx.all(COMES_AFTER, args![]).await? {
+        jobs.extend(row.json::<Vec<JobId>>("after_jobs")?);
+    }
+    Ok(jobs)
 }
 
 /// Statements that clear a slice of `$2` rows of the deleted job `$1`.
@@ -77,6 +150,16 @@ pub async fn clear(tx: &mut Tx<'_>, limit: u32) -> Result<bool, StoreError> {
             return Ok(true);
         }
     }
-    tx.execute("delete from trash where job_id = $1", args![job]).await?;
+    // Another server may be clearing the same rows: the last one is who sees that there are none.
+    tx.execute(
+        "delete from trash where job_id = $1
+             and not exists (select 1 from outcomes where job_id = $1)
+             and not exists (select 1 from leases where job_id = $1)
+             and not exists (select 1 from logs where job_id = $1)
+             and not exists (select 1 from groups where job_id = $1)
+             and not exists (select 1 from blocks where job_id = $1)",
+        args![job],
+    )
+    .await?;
     Ok(true)
 }

@@ -101,7 +101,7 @@ pub async fn fault_of(digest: &str, blobs: &Blobs) -> io::Result<Option<String>>
         return Ok(Some(message));
     }
     let missing = || format!("there is no blob {digest}; upload it by PUT /v1/blobs/{digest}");
-    Ok(if blobs.size(digest).await?.is_some() { None } else { Some(missing()) })
+    Ok(if blobs.find(digest).await?.is_some() { None } else { Some(missing()) })
 }
 
 /// Reads `files`: the digest of a blob that is there.

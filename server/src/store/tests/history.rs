@@ -2,12 +2,14 @@
 //! cancelled, retried and deleted, the books are right.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use protocol::agent::{Note, Released, Verdict};
-use protocol::job::{JobState, Level, OnError, Strategy as Spread};
+use protocol::agent::{Constant, Note, Released, Verdict};
+use protocol::job::{Encoding, JobState, Level, OnError, Strategy as Spread};
 use protocol::{AgentId, JobId, Range};
 
+use super::super::blocks::Place;
 use super::super::ends;
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
@@ -15,9 +17,13 @@ use super::super::retries::{Retried, Retry};
 use super::super::trash;
 use super::books::{Expected, check, check_nothing_is_left};
 use super::{Fixture, actor, all_of, failing, new_job, piece, read, write};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, N_PARTS};
+use crate::collector::collect;
 use crate::retry::{work_out, write_in_slices};
 use crate::scheduler::lease::MAX_LOST_AGENTS;
+
+/// When histories end: jobs end from 5 on.
+const NOW: i64 = 12;
 
 /// What a history does next. Jobs and grants are picked by number from all that ever were, however
 /// outdated.
@@ -55,8 +61,14 @@ enum Step {
     Delete {
         job: usize,
     },
+    /// Deletes the jobs that ended more than so long ago, in steps of two.
+    Expire {
+        keep: i64,
+    },
     /// Clears some rows of deleted jobs.
     Clear,
+    /// Removes the blobs to which nothing refers, however young.
+    Collect,
 }
 
 /// A job of a history.
@@ -67,12 +79,22 @@ struct Submission {
     collects: bool,
     nested: bool,
     after: Vec<usize>,
+    /// Which of a few blobs its arguments, its files and its elements are in.
+    blobs: [Option<u8>; 3],
 }
 
 fn any_submission() -> impl Strategy<Value = Submission> {
     let after = prop::collection::vec(any::<usize>(), 0..3);
-    (0..40_usize, prop::option::of(1..20_u64), any::<bool>(), any::<bool>(), after).prop_map(
-        |(n, chunk, collects, nested, after)| Submission { n, chunk, collects, nested, after },
+    let blobs = prop::array::uniform3(prop::option::of(0..3_u8));
+    (0..40_usize, prop::option::of(1..20_u64), any::<bool>(), any::<bool>(), after, blobs).prop_map(
+        |(n, chunk, collects, nested, after, blobs)| Submission {
+            n,
+            chunk,
+            collects,
+            nested,
+            after,
+            blobs,
+        },
     )
 }
 
@@ -100,7 +122,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|job| Step::Cancel { job }),
         3 => any::<usize>().prop_map(|job| Step::Retry { job }),
         2 => any::<usize>().prop_map(|job| Step::Delete { job }),
+        1 => (0..6_i64).prop_map(|keep| Step::Expire { keep }),
         1 => Just(Step::Clear),
+        2 => Just(Step::Collect),
     ]
 }
 
@@ -126,6 +150,8 @@ proptest! {
             check(&history.fixture, &history.blobs, &history.expected).await;
             history.delete_all().await;
             check_nothing_is_left(&history.fixture).await;
+            history.collect().await;
+            assert_eq!(history.blobs_left(), Vec::<String>::new());
         });
     }
 }
@@ -134,7 +160,7 @@ proptest! {
 struct History {
     fixture: Fixture,
     blobs: Blobs,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     agents: Vec<AgentId>,
     /// Every grant that there was.
     granted: Vec<Grant>,
@@ -154,7 +180,7 @@ impl History {
         Self {
             fixture,
             blobs: Blobs::open(folder.path()).unwrap(),
-            _folder: folder,
+            folder,
             agents,
             granted: Vec::new(),
             jobs: Vec::new(),
@@ -193,9 +219,11 @@ impl History {
                 let Some(job) = pick(&self.jobs, job) else { return };
                 self.delete(job).await;
             }
+            Step::Expire { keep } => self.expire(NOW - keep).await,
             Step::Clear => {
                 write!(self.fixture, |tx| trash::clear(tx, 3));
             }
+            Step::Collect => self.collect().await,
         }
     }
 
@@ -208,6 +236,22 @@ impl History {
             job.plan.push(Level::new(Spread::Multisession));
             let n = submission.n as u64;
             job.elements.groups = (0..n.div_ceil(3)).map(|i| 3.min(n - 3 * i)).collect();
+        }
+        let [argument, files, elements] = submission.blobs;
+        if let Some(which) = argument {
+            let digest = self.blob(&format!("argument {which}")).await;
+            let constant = Constant::Blob { digest, encoding: Encoding::Json };
+            job.spec.args.insert("x".to_owned(), constant);
+        }
+        if let Some(which) = files {
+            // The same as an argument of another job, now and then.
+            job.spec.files = Some(self.blob(&format!("argument {which}")).await);
+        }
+        if elements.is_some() {
+            for block in &mut job.elements.blocks {
+                let data = block.place.load(&self.blobs).await.unwrap();
+                block.place = Place::Blob(self.blobs.put(data).await.unwrap());
+            }
         }
         for on in submission.after.iter().filter_map(|&on| pick(&self.jobs, on)) {
             // The server refuses what comes after a job that is not there.
@@ -230,8 +274,50 @@ impl History {
         let between = end.min(first + n[0]);
         let ranges = [Range(first, between), Range(between, end.min(between + n[1]))];
         let pieces = ranges.into_iter().filter(|range| !range.is_empty());
-        let pieces = pieces.map(|range| noted(&grant, range, errors, fatal)).collect();
+        let mut pieces: Vec<_> = pieces.map(|range| noted(&grant, range, errors, fatal)).collect();
+        if errors.is_multiple_of(3) {
+            self.store_in_blobs(&mut pieces).await;
+        }
         self.accept(grant.agent, pieces).await;
+    }
+
+    /// Lets outcomes stand in blobs, as large ones do.
+    async fn store_in_blobs(&self, pieces: &mut [NewPiece]) {
+        for piece in pieces {
+            let data = piece.block.place.load(&self.blobs).await.unwrap();
+            piece.block.place = Place::Blob(self.blobs.put(data).await.unwrap());
+        }
+    }
+
+    async fn blob(&self, text: &str) -> String {
+        self.blobs.put(text.to_owned().into()).await.unwrap()
+    }
+
+    /// Removes blobs; the books say afterwards whether one was needed.
+    async fn collect(&self) {
+        collect(&self.fixture.store, &self.blobs, Duration::ZERO).await.unwrap();
+    }
+
+    fn blobs_left(&self) -> Vec<String> {
+        let inside =
+            |part: usize| std::fs::read_dir(self.folder.path().join(format!("{part:02x}")));
+        let names = (0..N_PARTS).filter_map(|part| inside(part).ok()).flatten();
+        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    async fn expire(&mut self, before: i64) {
+        let mut from = None;
+        loop {
+            let expired = write!(self.fixture, |tx| trash::expire(tx, before, from, 2));
+            for job in expired.deleted {
+                let expected = self.expected.remove(&job);
+                assert!(expected.is_some(), "job {job} was deleted twice");
+            }
+            from = expired.next;
+            if from.is_none() {
+                break;
+            }
+        }
     }
 
     /// Sends a report and keeps what was accepted of it.

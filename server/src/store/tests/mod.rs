@@ -7,6 +7,8 @@
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
 //! * [`rights`]: tokens, whose things are whose, the audit log.
+//! * [`keeping`]: old jobs deleted, room given back, references to blobs.
+//! * [`damage`]: databases that are damaged, and what is found wrong with them.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
 
@@ -14,8 +16,10 @@ mod books;
 mod conformance;
 mod contract;
 mod costs;
+mod damage;
 mod drafts;
 mod history;
+mod keeping;
 mod rights;
 mod watching;
 

@@ -1,7 +1,7 @@
 //! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
 
 use super::super::db::args;
-use super::super::{audit, jobs, logs, outcomes, runnable};
+use super::super::{audit, jobs, logs, outcomes, references, runnable, trash};
 use super::{Fixture, read};
 
 /// How SQLite goes about a statement, a step a line.
@@ -37,6 +37,19 @@ async fn what_is_read_often_is_found_by_an_index() {
             audit::SELECT_PAGE_OF_OBJECT,
             vec!["audit USING INDEX audit_object (object_id=? AND id<?)"],
         ),
+        (
+            references::UNREFERENCED,
+            vec![
+                "blocks USING COVERING INDEX blocks_digest (digest=?)",
+                "outcomes USING COVERING INDEX outcomes_digest (digest=?)",
+                "job_blobs USING COVERING INDEX job_blobs_digest (digest=?)",
+            ],
+        ),
+        (
+            trash::ENDED_BEFORE,
+            vec!["j USING INDEX jobs_finished (finished_at>? AND finished_at<?)"],
+        ),
+        (trash::COMES_AFTER, vec!["jobs USING INDEX jobs_after"]),
         (jobs::SELECT_PAGE_OF_STATE, vec!["j USING INDEX jobs_state (state=? AND id<?)"]),
     ] {
         let plan = plan_of(&fixture, sql).await;

@@ -11,7 +11,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::super::db::{Arg, Row, Tx, args};
 use super::super::migrations::migrator;
-use super::super::{Store, jobs, leases, outcomes, retries};
+use super::super::snapshot::Snapshot;
+use super::super::{Store, jobs, leases, outcomes, references, retries};
 use super::{Fixture, all_of, piece, read, write};
 use crate::blobs::Blobs;
 use crate::block::{compress, encode_lengths};
@@ -236,4 +237,95 @@ async fn a_specification_of_neither_form_is_said_to_be_so_and_can_be_cancelled()
     assert!(matches!(ended, super::super::ends::Ended::Now(_)));
     let rows: Vec<Row> = read!(fixture, |tx| tx.all("select 1 from leases", args![]));
     assert!(rows.is_empty());
+}
+
+#[tokio::test]
+async fn what_the_specifications_of_earlier_jobs_refer_to_is_written_down_before_anything_is_removed()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = Old::new(folder.path()).await;
+    let one = old.job("running", 10, 2, 7).await;
+    old.job("queued", 10, 0, 0).await;
+    let fixture = old.open(folder).await;
+    let digests = || vec!["sha256:00".to_owned(), "sha256:11".to_owned()];
+    let unreferenced = async || {
+        let digests = digests();
+        read!(fixture, |tx| references::unreferenced(tx, &digests))
+    };
+    assert!(read!(fixture, |tx| references::is_to_be_read(tx)));
+    assert_eq!(unreferenced().await, Vec::<String>::new());
+    // A server that is killed in between begins anew.
+    assert_eq!(write!(fixture, |tx| references::read_earlier(tx, "", 1)), Some(one.to_string()));
+    let mut after = Some(String::new());
+    while let Some(from) = after {
+        after = write!(fixture, |tx| references::read_earlier(tx, &from, 1));
+    }
+    assert_eq!(unreferenced().await, ["sha256:11"]);
+    assert_eq!(read!(fixture, |tx| references::referenced(tx, "", 9)), ["sha256:00"]);
+    assert_eq!(write!(fixture, |tx| references::read_earlier(tx, "", 1)), None);
+}
+
+/// Opens a database again after `sql` was run on it by another program.
+async fn reopened(sql: &'static [&'static str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path()).await.unwrap());
+    let options = SqliteConnectOptions::new().filename(folder.path().join("farrow.db"));
+    let mut connection = options.connect().await.unwrap();
+    for statement in sql {
+        sqlx::query(*statement).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let opened = match Store::open(folder.path()).await {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error.to_string(),
+    };
+    let looked = match Snapshot::open(folder.path()).await {
+        Ok(_) => panic!("it was looked at"),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(opened, looked);
+    opened
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused_and_told_which_program_it_needs() {
+    const LATER: &str = "insert into _sqlx_migrations (version, description, success, checksum,
+        execution_time) values (900, 'later', true, x'00', 1)";
+    let refused = reopened(&[LATER]).await;
+    let ours = migrator().iter().map(|migration| migration.version).max().unwrap();
+    for part in ["a newer farrow (schema 900)", &format!("knows schema {ours}"), "backup"] {
+        assert!(refused.contains(part), "{part:?} is not in {refused}");
+    }
+    let refused =
+        reopened(&[LATER, "insert into meta (key, value) values ('schema 900', '7.1.0')"]).await;
+    assert!(refused.contains("written by farrow 7.1.0 (schema 900)"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_database_with_another_step_of_the_same_number_is_refused() {
+    let refused =
+        reopened(&["update _sqlx_migrations set checksum = x'00' where version = 3"]).await;
+    for part in ["step 3 (watching)", "another program", "backup"] {
+        assert!(refused.contains(part), "{part:?} is not in {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_an_earlier_version_is_only_looked_at_once_it_is_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    Old::new(folder.path()).await.connection.close().await.unwrap();
+    let refused = Snapshot::open(folder.path()).await.unwrap_err().to_string();
+    assert!(refused.contains("has schema 1,") && refused.contains("`farrow server`"), "{refused}");
+    drop(Store::open(folder.path()).await.unwrap());
+    Snapshot::open(folder.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_earlier_database_gives_room_back_after_it_was_opened_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = Old::new(folder.path()).await;
+    old.job("resolved", 7, 7, 7).await;
+    let fixture = old.open(folder).await;
+    let mode = read!(fixture, |tx| tx.first("pragma auto_vacuum", args![])).unwrap();
+    assert_eq!(mode.int("auto_vacuum").unwrap(), 2);
 }

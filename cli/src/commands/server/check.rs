@@ -1,0 +1,79 @@
+//! `farrow server check`: is all of a server's data as it must be?
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Data;
+use crate::failure::{Exit, Failure};
+use crate::output::OutputArgs;
+use crate::serving::check_database_url;
+
+const EXAMPLES: &str = "\
+Examples:
+  farrow server check
+  farrow server check --data /srv/backups/monday --deep
+  FARROW_DATABASE_URL=postgres://farrow@db/farrow farrow server check --blobs /mnt/blobs
+  farrow server check --json | jq -r '.findings[].text'
+
+The server may be running, and nothing is changed. Exits 1 when something is wrong.
+";
+
+/// Check that a server's data is whole
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Check {
+    /// Read large values to the last byte
+    #[arg(long)]
+    deep: bool,
+    #[command(flatten)]
+    data: Data,
+    /// The PostgreSQL database, instead of SQLite in the data folder. A password belongs into the
+    /// variable, or into ~/.pgpass
+    #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// The folder of the blobs [default: blobs in the data folder]
+    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR")]
+    blobs: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Check {
+    /// Checks, and says what is wrong.
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        check_database_url(self.database_url.as_deref())?;
+        let options = server::CheckOptions {
+            data: self.data.folder()?,
+            database_url: self.database_url,
+            blobs: self.blobs,
+            deep: self.deep,
+        };
+        let report = server::check(options)
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        self.output.print(&report, text)?;
+        match report.n_findings {
+            0 => Ok(()),
+            n => Err(Failure::new(Exit::Failed, format!("{n} things are wrong with this data"))
+                .remedy("restore a backup, or ask for help with this list: docs/operations.md")),
+        }
+    }
+}
+
+fn text(report: &server::Report) -> String {
+    let line = |finding: &server::Finding| {
+        let job = finding.job.map(|job| format!("job {job}: ")).unwrap_or_default();
+        format!("{:<12}  {job}{}\n", finding.kind.as_str(), finding.text)
+    };
+    let mut text: String = report.findings.iter().map(line).collect();
+    let more = report.n_findings - report.findings.len() as u64;
+    if more > 0 {
+        text += &format!("and {more} more\n");
+    }
+    let verdict = if report.n_findings == 0 { "all is well" } else { "not all is well" };
+    text + &format!(
+        "{verdict}: {} jobs, {} outcomes, {} references to blobs\n",
+        report.jobs, report.outcomes, report.blobs
+    )
+}

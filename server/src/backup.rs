@@ -1,0 +1,245 @@
+//! A copy of a data folder, made while a server runs on it: the database as it is at one moment, then
+//! the blobs that this refers to.
+//!
+//! Blobs are never changed, and are written before what refers to them: all that the copy of the
+//! database refers to is there when it is made, and the collector removes nothing until the backup is
+//! whole. Until then it has another name, so what has the name is whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::blobs::{Blobs, digest_of_all};
+use crate::inspection::folder_of_blobs;
+use crate::store::snapshot::Snapshot;
+use crate::store::{FILE, StoreError, references};
+
+/// Digests that one read takes.
+const PAGE: u32 = 500;
+
+/// What a backup holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Backup {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// Bytes of the database.
+    pub database_bytes: u64,
+    /// How many blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// How many of them are links to the server's own files.
+    pub linked: u64,
+    /// Blobs that it lacks because the server's own are missing or damaged.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A blob that is not in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damaged {
+    /// Its digest.
+    pub digest: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// Makes a backup of the data folder `data` in the new or empty folder `target`. With `link`, blobs
+/// are links to the server's own files, where both are on one file system.
+///
+/// # Errors
+/// When there is no database, the target holds something, or a file cannot be written. Then nothing is
+/// left of the backup.
+pub async fn backup(data: &Path, target: &Path, link: bool) -> Result<Backup, BackupError> {
+    let target = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+    let cannot_write = |source| BackupError::Target { folder: target.clone(), source };
+    must_be_free(&target)?;
+    let mut snapshot = Snapshot::open(data).await?;
+    let blobs = Blobs::open(&folder_of_blobs(data)).map_err(BackupError::Blobs)?;
+    let _held = blobs.keep_all().await.map_err(BackupError::Blobs)?;
+    let partial = Partial::new(&target).map_err(cannot_write)?;
+    let file = partial.folder.join(FILE);
+    snapshot.copy_to(&file).await?;
+    drop(snapshot);
+    // SQLite leaves it to the kernel when the copy reaches the disk.
+    let database_bytes = flush(&file).map_err(cannot_write)?;
+    let mut backup = Backup {
+        folder: target.clone(),
+        database_bytes,
+        blobs: 0,
+        blob_bytes: 0,
+        linked: 0,
+        damaged: Vec::new(),
+    };
+    copy_blobs(&blobs, &partial.folder, link, &mut backup).await?;
+    partial.keep_as(&target).map_err(cannot_write)?;
+    Ok(backup)
+}
+
+fn must_be_free(target: &Path) -> Result<(), BackupError> {
+    match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(BackupError::NotEmpty { folder: target.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(BackupError::Target { folder: target.to_owned(), source }),
+    }
+}
+
+async fn copy_blobs(
+    blobs: &Blobs,
+    folder: &Path,
+    link: bool,
+    backup: &mut Backup,
+) -> Result<(), BackupError> {
+    let mut copy = Snapshot::open(folder).await?;
+    let to = Blobs::open(&folder_of_blobs(folder)).map_err(BackupError::Blobs)?;
+    let mut after = String::new();
+    loop {
+        let from = after.clone();
+        let digests = copy
+            .read(|tx| Box::pin(async move { references::referenced(tx, &from, PAGE).await }))
+            .await?;
+        let Some(last) = digests.last() else { return Ok(()) };
+        after = last.clone();
+        for digest in digests {
+            let (Ok(from), Ok(to)) = (blobs.path(&digest), to.path(&digest)) else {
+                let why = "it is not the digest of a blob".to_owned();
+                backup.damaged.push(Damaged { digest, why });
+                continue;
+            };
+            let place = to.clone();
+            let copying =
+                move || if link { copy_or_link(&from, &to) } else { copy_file(&from, &to) };
+            let copied = tokio::task::spawn_blocking(copying).await.map_err(io::Error::other);
+            match copied
+                .and_then(|copied| copied)
+                .map_err(|source| BackupError::Target { folder: backup.folder.clone(), source })?
+            {
+                Copied::Missing => {
+                    backup.damaged.push(Damaged { digest, why: "it is missing".to_owned() });
+                }
+                Copied::Bytes { hex, n, linked } if digest.ends_with(&hex) => {
+                    backup.blobs += 1;
+                    backup.blob_bytes += n;
+                    backup.linked += u64::from(linked);
+                }
+                Copied::Bytes { hex, .. } => {
+                    // It would be taken for the blob.
+                    let _ = fs::remove_file(&place);
+                    let why = format!("its bytes have the digest sha256:{hex}");
+                    backup.damaged.push(Damaged { digest, why });
+                }
+            }
+        }
+    }
+}
+
+/// What copying a blob came to.
+enum Copied {
+    /// There is none.
+    Missing,
+    /// It has these bytes.
+    Bytes { hex: String, n: u64, linked: bool },
+}
+
+fn copy_or_link(from: &Path, to: &Path) -> io::Result<Copied> {
+    make_folder_of(to)?;
+    match fs::hard_link(from, to) {
+        Ok(()) => {
+            let (hex, n) = digest_of_all(File::open(to)?, |_| Ok(()))?;
+            Ok(Copied::Bytes { hex, n, linked: true })
+        }
+        // On another file system, or on one without links.
+        Err(_) => copy_file(from, to),
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<Copied> {
+    let source = match File::open(from) {
+        Ok(source) => source,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Copied::Missing),
+        Err(error) => return Err(error),
+    };
+    make_folder_of(to)?;
+    let mut target = File::create(to)?;
+    let (hex, n) = digest_of_all(source, |part| target.write_all(part))?;
+    target.sync_all()?;
+    Ok(Copied::Bytes { hex, n, linked: false })
+}
+
+fn make_folder_of(file: &Path) -> io::Result<()> {
+    file.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+fn flush(file: &Path) -> io::Result<u64> {
+    let file = File::open(file)?;
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
+}
+
+/// A backup that is not whole yet; removed unless it is kept.
+struct Partial {
+    folder: PathBuf,
+    is_kept: bool,
+}
+
+impl Partial {
+    fn new(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+        let name = format!(".{name}.partial-{}", protocol::LeaseId::new());
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent)?;
+        let folder = parent.join(name);
+        // Functions, elements and values are nobody else's business.
+        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Self { folder, is_kept: false })
+    }
+
+    /// Flushes the names in it and gives it its own.
+    fn keep_as(mut self, target: &Path) -> io::Result<()> {
+        let blobs = folder_of_blobs(&self.folder);
+        for entry in fs::read_dir(&blobs)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        File::open(&blobs)?.sync_all()?;
+        File::open(&self.folder)?.sync_all()?;
+        fs::rename(&self.folder, target)?;
+        self.is_kept = true;
+        File::open(target.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is something where it is to be.
+    #[error("{} is not empty: give a new folder, or an empty one", folder.display())]
+    NotEmpty {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("the backup cannot be written to {}: {source}", folder.display())]
+    Target {
+        /// Where.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server's blobs cannot be used.
+    #[error("the folder of the blobs cannot be used: {0}")]
+    Blobs(io::Error),
+    /// The database cannot be read, or not be copied.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,93 @@
+//! A timer that removes blobs to which nothing refers.
+//!
+//! A blob is written before what refers to it: by an upload whose job is submitted later, by a report
+//! or a retry just before its rows. So only a blob is removed that is *old*, last written or found
+//! longer than a grace ago, and to which no row refers. Both are looked at once more while nobody can
+//! find it or give it its name, so that it cannot become young in between; and never while a snapshot
+//! of the database is read whose blobs must stay. Any number of servers may do so at once.
+
+use std::io;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::{Blobs, N_PARTS, Removed};
+use crate::state::AppState;
+use crate::store::{Store, StoreError, references};
+
+/// Blobs that are looked up together, and removed while others wait.
+const SLICE: usize = 100;
+
+/// Looks for such blobs until `shutdown`, often enough that a grace is late by little.
+pub async fn run(state: AppState, shutdown: CancellationToken) {
+    let grace = state.config.settings.blob_grace;
+    let period = (grace / 24).clamp(Duration::from_secs(1), Duration::from_secs(3600));
+    let mut timer = tokio::time::interval(period);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = timer.tick() => {}
+        }
+        let collecting = collect(&state.store, &state.blobs, grace);
+        let collected = tokio::select! {
+            () = shutdown.cancelled() => return,
+            collected = collecting => collected,
+        };
+        match collected {
+            Ok(Removed { n: 0, .. }) => {}
+            Ok(Removed { n, bytes }) => {
+                tracing::info!(blobs = n, bytes, "blobs to which nothing refers were removed");
+            }
+            Err(error) => {
+                tracing::error!(%error, "blobs could not be removed; tried again later");
+            }
+        }
+    }
+}
+
+/// Removes all blobs that are older than `grace` and to which nothing refers, unless they are needed
+/// for a snapshot.
+///
+/// # Errors
+/// When the database or the folder cannot be used.
+pub async fn collect(
+    store: &Store,
+    blobs: &Blobs,
+    grace: Duration,
+) -> Result<Removed, CollectError> {
+    blobs.remove_broken(grace).await?;
+    let mut removed = Removed::default();
+    for part in 0..N_PARTS {
+        for some in blobs.old(part, grace).await?.chunks(SLICE) {
+            let candidates = unreferenced(store, some.to_vec()).await?;
+            if candidates.is_empty() {
+                continue;
+            }
+            let Some(removing) = blobs.begin_removing().await? else { return Ok(removed) };
+            let candidates = unreferenced(store, candidates).await?;
+            let now = removing.remove(candidates, grace).await?;
+            removed.n += now.n;
+            removed.bytes += now.bytes;
+        }
+    }
+    Ok(removed)
+}
+
+async fn unreferenced(store: &Store, digests: Vec<String>) -> Result<Vec<String>, StoreError> {
+    store.read(|tx| Box::pin(async move { references::unreferenced(tx, &digests).await })).await
+}
+
+/// Why blobs were not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder cannot be used.
+    #[error("the folder of the blobs cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Bytes in rows and in blobs.
+
+use protocol::JobId;
+
+use super::super::StoreError;
+use super::super::blocks::Place;
+use super::super::db::Row;
+use super::{Check, Kind};
+use crate::blobs::digest_of_all;
+use crate::block;
+
+/// The bytes of a row that holds payloads: how many there are, or why they cannot be read.
+type Lengths = Result<Vec<u32>, String>;
+
+impl Check<'_> {
+    /// Checks the columns `n`, `lengths`, `data` and `digest` of a row. Says what is wrong with them.
+    pub(super) async fn payloads(
+        &mut self,
+        job: JobId,
+        row: &Row,
+    ) -> Result<Vec<String>, StoreError> {
+        let (n, mut faults) = (row.count("n")?, Vec::new());
+        let n_bytes = match lengths(row)? {
+            Ok(lengths) if lengths.len() as u64 == n => {
+                Some(lengths.iter().map(|&length| u64::from(length)).sum())
+            }
+            Ok(lengths) => {
+                faults.push(format!("hold {} payloads and say {n}", lengths.len()));
+                None
+            }
+            Err(why) => {
+                faults.push(why);
+                None
+            }
+        };
+        match Place::from_row(row) {
+            Ok(Place::Row(data)) => match block::decompress(&data) {
+                None => faults.push("do not decompress".to_owned()),
+                Some(data) if n_bytes.is_some_and(|n| n != data.len() as u64) => faults.push(
+                    format!("have {} bytes, their lengths sum to another number", data.len()),
+                ),
+                Some(_) => {}
+            },
+            Ok(Place::Blob(digest)) => self.blob(job, &digest, n_bytes).await,
+            Err(error) => faults.push(error.to_string()),
+        }
+        Ok(faults)
+    }
+
+    /// Checks that a blob is there, of so many bytes, and on request that it is the one.
+    pub(super) async fn blob(&mut self, job: JobId, digest: &str, n_bytes: Option<u64>) {
+        self.report.blobs += 1;
+        let wrong = match self.blobs.size(digest).await {
+            Ok(None) => Some(format!("blob {digest} is missing")),
+            Ok(Some(size)) if n_bytes.is_some_and(|n| n != size) => Some(format!(
+                "blob {digest} has {size} bytes, must have {}",
+                n_bytes.unwrap_or_default()
+            )),
+            Ok(Some(_)) if self.deep && !self.read.contains(digest) => {
+                self.read.insert(digest.to_owned());
+                self.read_blob(digest).await
+            }
+            Ok(Some(_)) => None,
+            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+        };
+        if let Some(wrong) = wrong {
+            self.report.add(Kind::Blobs, Some(job), wrong);
+        }
+    }
+
+    async fn read_blob(&self, digest: &str) -> Option<String> {
+        let read = async {
+            let (file, _) = self.blobs.open_blob(digest).await?;
+            tokio::task::spawn_blocking(move || digest_of_all(file, |_| Ok(())))
+                .await
+                .map_err(std::io::Error::other)?
+        };
+        match read.await {
+            Ok((hex, _)) if digest.ends_with(&hex) => None,
+            Ok((hex, _)) => {
+                Some(format!("blob {digest} is damaged: its bytes have the digest sha256:{hex}"))
+            }
+            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+        }
+    }
+}
+
+fn lengths(row: &Row) -> Result<Lengths, StoreError> {
+    let lengths = block::decode_lengths(&row.bytes("lengths")?);
+    Ok(lengths.ok_or_else(|| "have lengths that cannot be read".to_owned()))
+}

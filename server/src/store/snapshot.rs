@@ -1,0 +1,115 @@
+//! A database that a server may be using, read only, as it is at one moment.
+
+use std::path::Path;
+
+use futures::future::BoxFuture;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+
+use super::db::Tx;
+use super::{FILE, SNAPSHOT, StoreError, migrations, postgres};
+
+/// One connection to a database that is only read. It takes no lock that a server would miss.
+#[derive(Debug)]
+pub enum Snapshot {
+    /// Of a file.
+    Sqlite(SqliteConnection),
+    /// Of a database that servers share.
+    Postgres(PgConnection),
+}
+
+impl Snapshot {
+    /// Opens the database in `folder`, whether a server runs on it or not.
+    ///
+    /// # Errors
+    /// When there is none, or its schema is not this program's.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let file = folder.join(FILE);
+        must_exist(&file)?;
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .read_only(true)
+            .pragma("temp_store", "memory");
+        let mut connection = options.connect().await?;
+        if let Err(refused) = migrations::check(&mut connection).await {
+            return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
+        }
+        Ok(Self::Sqlite(connection))
+    }
+
+    /// Connects to the PostgreSQL database at `url`, whether servers run on it or not.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or its schema is not this program's.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let mut connection = postgres::connect(&postgres::options(url)?).await?;
+        if let Err(refused) = migrations::check(&mut connection).await {
+            return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
+        }
+        Ok(Self::Postgres(connection))
+    }
+
+    /// Runs `operation` on the database as it is now.
+    ///
+    /// # Errors
+    /// The operation's or the database's.
+    pub async fn read<T, F>(&mut self, operation: F) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send,
+    {
+        match self {
+            Self::Sqlite(connection) => {
+                let mut transaction = connection.begin().await?;
+                let result = operation(&mut Tx::new(&mut *transaction)).await;
+                transaction.rollback().await?;
+                result
+            }
+            Self::Postgres(connection) => {
+                let mut transaction = connection.begin_with(SNAPSHOT).await?;
+                let result = operation(&mut Tx::new(&mut *transaction)).await;
+                transaction.rollback().await?;
+                result
+            }
+        }
+    }
+
+    /// Writes an SQLite database as it is now, without what deleted rows have left, to a new file.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or it is another database.
+    pub async fn copy_to(&mut self, file: &Path) -> Result<(), StoreError> {
+        let Self::Sqlite(connection) = self else {
+            return Err(StoreError::Open("pg_dump backs up a PostgreSQL database".to_owned()));
+        };
+        let name = file.to_str().ok_or_else(|| {
+            StoreError::Open(format!("{} cannot be written: its name is not UTF-8", file.display()))
+        })?;
+        sqlx::query("vacuum into $1").bind(name.to_owned()).execute(connection).await?;
+        Ok(())
+    }
+
+    /// What SQLite itself finds wrong with its file. PostgreSQL has pg_amcheck for that.
+    pub async fn integrity(&mut self) -> Vec<String> {
+        let Self::Sqlite(connection) = self else { return Vec::new() };
+        let rows = sqlx::query("pragma integrity_check").fetch_all(connection).await;
+        let texts = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+        match texts {
+            Ok(texts) => Vec::into_iter(texts).filter(|text: &String| text != "ok").collect(),
+            // Of some damage it tells so.
+            Err(error) => vec![error.to_string()],
+        }
+    }
+}
+
+/// Says that there is no database, before SQLite says something else.
+pub(super) fn must_exist(file: &Path) -> Result<(), StoreError> {
+    if file.is_file() {
+        return Ok(());
+    }
+    Err(StoreError::Open(format!(
+        "there is no database {}: give the data folder of a server with --data",
+        file.display()
+    )))
+}
