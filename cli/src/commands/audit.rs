@@ -19,11 +19,11 @@ const EXAMPLES: &str = "\
 Examples:
   farrow audit
   farrow audit 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
-  farrow audit --json --limit 1000 | jq -r '.[] | select(.action == \"token-created\") | .token_name'
+  farrow audit --json --limit 1000 | jq -c '.[] | select(.token_name == \"ada\")'
 
-It tells of jobs submitted, cancelled, retried and deleted, agents drained, tokens made and revoked; the
-server keeps it for as long as its --audit-keep says. REQUEST is the X-Request-Id of the answer, and
-stands in the server's log.
+It tells of jobs submitted, cancelled, retried and deleted, agents drained, tokens made and
+revoked; the server keeps it for as long as its --audit-keep says. REQUEST is the X-Request-Id of
+the answer, and stands in the server's log.
 ";
 
 /// Show what was done, when and by whom, the newest first (needs an administrator's token)

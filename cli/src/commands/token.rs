@@ -24,9 +24,9 @@ Examples:
   farrow token list
   farrow token revoke \"ada's laptop\"
 
-`submit` submits jobs and sees its own; `agent` runs them; `admin` may do all, and alone makes tokens.
-A token is shown once, when it is made: the server keeps no more than its SHA-256. Give it to a command
-in FARROW_TOKEN or, in a file, by --token-file.
+`submit` submits jobs and sees its own; `agent` runs them; `admin` may do all, and alone makes
+tokens. A token is shown once, when it is made: the server keeps no more than its SHA-256. Give it
+to a command in FARROW_TOKEN or, in a file, by --token-file.
 ";
 
 /// Make, list and revoke tokens, which let people and agents in
