@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tests::audit::taking;
 use tests::wait::until;
 use tests::{Audit, Finished, Gate, World};
 
@@ -162,7 +163,7 @@ async fn what_was_running_goes_on_from_a_backup() {
     let world = World::start().await;
     let one = world.python_agent("one", 1).await;
     let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
-    let job = gate.hold_from(5, audit.python(&json!({"range": [0, 10]}), "x * x"));
+    let job = gate.hold_from(5, taking(0.02, audit.python(&json!({"range": [0, 10]}), "x * x")));
     let id = world.client.submit(&job).await;
     world.client.done(&id, 5).await;
     let (data, target) = (world.data(), world.path("backup"));
