@@ -140,13 +140,14 @@ async fn what_a_killed_agent_could_not_report_the_next_one_reports_before_it_ask
     server.start_again();
     let next = finisher.next(&server);
     Finisher::asks_for_work(&server, asked).await;
-    let record = server.record();
-    let values: Vec<_> =
-        record.outcomes_of(finisher.lease.id).into_iter().map(|o| o.result).collect();
-    let expected: Vec<_> = (0..5).map(|x| Ok(format!("value of {x}").into())).collect();
-    assert_eq!(values, expected);
-    assert!(record.reported_for.iter().all(|agent| *agent == finisher.id));
-    drop(record);
+    {
+        let record = server.record();
+        let values: Vec<_> =
+            record.outcomes_of(finisher.lease.id).into_iter().map(|o| o.result).collect();
+        let expected: Vec<_> = (0..5).map(|x| Ok(format!("value of {x}").into())).collect();
+        assert_eq!(values, expected);
+        assert!(record.reported_for.iter().all(|agent| *agent == finisher.id));
+    }
     next.stop().await;
     assert_eq!(finisher.left(), Vec::<PathBuf>::new());
     let ran = fs::read_to_string(finisher.folder.path().join("ran")).unwrap();
@@ -169,14 +170,17 @@ async fn what_the_server_had_accepted_when_its_answer_was_lost_is_sent_again_in_
     };
     let next = finisher.next(&server);
     Finisher::asks_for_work(&server, asked).await;
-    let record = server.record();
-    let pieces = |reports: &[(protocol::agent::Report, Vec<u8>)]| {
-        reports.iter().flat_map(|(report, _)| report.pieces.clone()).collect::<Vec<_>>()
-    };
-    let (sent, again) = (pieces(&record.reports[..before]), pieces(&record.reports[before..]));
-    assert!(!sent.is_empty() && sent.iter().all(|piece| again.contains(piece)), "{again:?}");
-    assert_eq!(record.outcomes_of(finisher.lease.id).len(), 5);
-    drop(record);
+    {
+        let record = server.record();
+        let pieces = |reports: &[(protocol::agent::Report, Vec<u8>)]| {
+            let pieces = reports.iter().flat_map(|(report, _)| &report.pieces);
+            let same = pieces.map(|piece| (piece.lease, piece.first, piece.lengths.clone()));
+            same.collect::<Vec<_>>()
+        };
+        let (sent, again) = (pieces(&record.reports[..before]), pieces(&record.reports[before..]));
+        assert!(!sent.is_empty() && sent.iter().all(|piece| again.contains(piece)), "{again:?}");
+        assert_eq!(record.outcomes_of(finisher.lease.id).len(), 5);
+    }
     next.stop().await;
     assert_eq!(finisher.left(), Vec::<PathBuf>::new());
 }
