@@ -142,6 +142,8 @@ impl Worker {
         let (agent_in, worker_out) = pipe_of(PIPE_BYTES)?;
         let (stdout, worker_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, worker_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let pipes = [&worker_in, &worker_out, &worker_stdout, &worker_stderr];
+        launcher.confinement.identity().give_pipes(pipes)?;
         let (lifeline, supervisors_end) = StdUnixStream::pair()?;
         lifeline.set_nonblocking(true)?;
 

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown,
 };
@@ -189,6 +190,17 @@ impl Identity {
         let Some(other) = self.0.as_deref() else { return Ok(()) };
         lchown(path, None, Some(other.group.as_raw()))?;
         fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    /// Makes pipes the workers' own, by either end: who opens them once more by `/dev/fd`, as R does and
+    /// scripts that write to `/dev/stderr`, is asked for rights like with any file.
+    ///
+    /// # Errors
+    /// When an owner cannot be changed.
+    pub fn give_pipes<const N: usize>(&self, ends: [&OwnedFd; N]) -> io::Result<()> {
+        let Some(other) = self.0.as_deref() else { return Ok(()) };
+        let (user, group) = (Some(other.user.as_raw()), Some(other.group.as_raw()));
+        ends.into_iter().try_for_each(|end| fchown(end, user, group))
     }
 
     /// Makes a folder and all in it the workers' own. None of them may be running there.

@@ -67,6 +67,7 @@ impl Script<'_> {
         confinement.identity().let_read(&path)?;
         let (stdout, scripts_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, scripts_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        confinement.identity().give_pipes([&scripts_stdout, &scripts_stderr])?;
         let (lifeline, supervisors_end) = StdUnixStream::pair()?;
         lifeline.set_nonblocking(true)?;
         // A supervisor expects frames there, and closes them.

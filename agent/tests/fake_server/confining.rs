@@ -436,7 +436,8 @@ def f(x):
         let expected = if what.starts_with("own") { "done" } else { "PermissionError" };
         assert_eq!(came_to, expected, "{what} in {seen}");
     }
-    let mut job = command(&["sh", "-c", "echo x > here && id -un"]);
+    // What is printed goes through pipes, which may be opened by name as well.
+    let mut job = command(&["sh", "-c", "echo x > here && echo x > /dev/stderr && id -un"]);
     job.options.output = protocol::job::Output::Text;
     assert_eq!(value(&server, &job).await, "nobody");
     agent.stop().await;
@@ -500,7 +501,7 @@ def f(x):
 ";
     let mut job = python(source, agent.folder.path());
     job.files = Some(put_files(&server, &[("packed", "packed")]));
-    job.prepare = "set -e; umask 077; id -un > made; cat packed > /dev/null
+    job.prepare = "set -e; umask 077; echo x > /dev/stderr; id -un > made; cat packed > /dev/null
         printf '#!/bin/sh\\necho tool' > $FARROW_PREPARED/bin/tool; chmod 700 $FARROW_PREPARED/bin/tool"
         .to_owned();
     let check = |seen: &Value| {
