@@ -144,12 +144,10 @@ impl World<'_> {
         if !self.agents[a].is_gone() {
             return;
         }
-        let (slots, life, frozen_until) =
-            (self.agents[a].slots, self.agents[a].life + 1, self.agents[a].frozen_until);
+        let (slots, life) = (self.agents[a].slots, self.agents[a].life + 1);
         let server = self.random.index(self.servers.len());
         let (stage, registering) = (Stage::Working, Some(Vec::new()));
-        self.agents[a] =
-            Agent { life, frozen_until, stage, registering, server, ..Agent::new(slots) };
+        self.agents[a] = Agent { life, stage, registering, server, ..Agent::new(slots) };
         self.audit.agent_started(self.agents[a].id);
         self.agent_acts(a);
     }

@@ -31,6 +31,10 @@ pub struct Server {
     /// Clients that wait for the end of a job.
     pub watchers: Vec<Watcher>,
     is_round_due: bool,
+    /// When it last looked whether those who wait can be given something, and there was nothing.
+    nothing_to_give: Option<(u64, u64)>,
+    /// When it last looked at the jobs that clients wait for.
+    looked_at_jobs: u64,
 }
 
 #[derive(Debug)]
@@ -45,6 +49,8 @@ struct HeldHeartbeat {
     agent: AgentId,
     heartbeat: Heartbeat,
     letter: (u64, Node),
+    /// When it was looked up that there are no orders.
+    version: u64,
 }
 
 /// A client that waits for the end of a job.
@@ -65,11 +71,23 @@ pub enum Fate {
     CrashesAfterAnswer,
 }
 
+impl Fate {
+    /// Whether nothing of it stays.
+    pub fn rolls_back(self) -> bool {
+        matches!(self, Self::Fails | Self::CrashesBeforeCommit)
+    }
+}
+
 /// Runs an operation in a transaction at a server. Nothing, if it was rolled back.
+///
+/// Each way to the database costs, so only a transaction that is to be rolled back is one there: a
+/// savepoint of the one that holds the whole history.
 macro_rules! write {
     ($world:ident, $server:expr, |$tx:ident| $operation:expr) => {{
         let fate = $world.fate();
-        $world.statement("begin").await;
+        if fate.rolls_back() {
+            $world.statement("savepoint operation").await;
+        }
         let result = {
             let mut transaction = $world.tx();
             let $tx = &mut transaction;
@@ -136,13 +154,12 @@ impl World<'_> {
         let value = match result {
             Ok(value) => value,
             Err(error) => {
-                self.statement("rollback").await;
                 self.database_failed(&error);
                 return None;
             }
         };
-        if matches!(fate, Fate::Fails | Fate::CrashesBeforeCommit) {
-            self.statement("rollback").await;
+        if fate.rolls_back() {
+            self.statement("rollback to operation; release operation").await;
             if fate == Fate::Fails {
                 self.coverage.saw("transactions failed");
                 return None;
@@ -155,7 +172,6 @@ impl World<'_> {
             self.crash(server);
             return None;
         }
-        self.statement("commit").await;
         match fate {
             Fate::CrashesBeforeAnswer => {
                 self.coverage.saw("servers crashed between commit and answer");
@@ -214,6 +230,7 @@ impl World<'_> {
             self.crash(server);
             return;
         }
+        self.version += 1;
         self.audit.all_heard_of(alive_until);
         let (look, reap) = (self.random.between(1, LOOK), self.random.between(1, LEASE / 2));
         self.schedule(look, Event::Looks { server, incarnation });
@@ -286,6 +303,7 @@ impl World<'_> {
         let Some(revoked) = revoked else { return Some(Answer::Unavailable) };
         self.audit.heard_of(register.id, alive_until);
         self.coverage.saw("agents registered");
+        self.version += 1;
         if !register.leases.is_empty() {
             self.recount().await;
         }
@@ -295,6 +313,7 @@ impl World<'_> {
 
     async fn given_back(&mut self, server: usize, jobs: Option<Vec<JobId>>) -> Option<Answer> {
         let Some(jobs) = jobs else { return Some(Answer::Unavailable) };
+        self.version += 1;
         if !jobs.is_empty() {
             self.coverage.saw("leases given back");
             self.recount().await;
@@ -364,13 +383,17 @@ impl World<'_> {
             return Some(Answer::UnknownAgent);
         }
         self.audit.heard_of(agent, alive_until);
+        if draining {
+            self.version += 1;
+        }
         let orders = self.orders(agent, &heartbeat).await?;
         if !matches!(&orders, Answer::Orders(orders) if *orders == Orders::default()) {
             return Some(orders);
         }
         let wait = (heartbeat.wait * 1000.0) as Millis;
         let incarnation = self.servers[server].incarnation;
-        self.servers[server].heartbeats.push(HeldHeartbeat { agent, heartbeat, letter });
+        let held = HeldHeartbeat { agent, heartbeat, letter, version: self.version };
+        self.servers[server].heartbeats.push(held);
         self.schedule(wait, Event::Held { server, incarnation, letter: letter.0 });
         None
     }
@@ -406,7 +429,12 @@ impl World<'_> {
     }
 
     async fn answer_heartbeat(&mut self, server: usize, incarnation: u64, held: HeldHeartbeat) {
-        if let Some(orders) = self.orders(held.agent, &held.heartbeat).await {
+        let orders = if held.version == self.version {
+            Some(Answer::Orders(Orders::default()))
+        } else {
+            self.orders(held.agent, &held.heartbeat).await
+        };
+        if let Some(orders) = orders {
             self.answer(server, incarnation, held.letter, orders);
         }
     }
@@ -474,7 +502,8 @@ impl World<'_> {
         let mut waiters: Vec<&Waiter> = place.waiting.values().collect();
         waiters.sort_unstable_by_key(|waiter| waiter.arrival);
         let agents: Vec<Agent> = waiters.into_iter().map(|waiter| waiter.agent.clone()).collect();
-        if agents.is_empty() {
+        let state = (self.version, place.n_arrivals);
+        if agents.is_empty() || place.nothing_to_give == Some(state) {
             return;
         }
         let now = self.now;
@@ -485,6 +514,7 @@ impl World<'_> {
         };
         let grants = decided.unwrap_or_default();
         if grants.is_empty() {
+            self.servers[server].nothing_to_give = Some(state);
             return;
         }
         self.audit.granted(&grants);
@@ -506,7 +536,10 @@ impl World<'_> {
         }
         self.schedule(LOOK, Event::Looks { server, incarnation });
         self.round_soon(server);
-        self.look_at_watchers(server, incarnation, None).await;
+        if std::mem::replace(&mut self.servers[server].looked_at_jobs, self.version) != self.version
+        {
+            self.look_at_watchers(server, incarnation, None).await;
+        }
     }
 
     pub async fn reaps(&mut self, server: usize, incarnation: u64) {

@@ -26,7 +26,7 @@ pub const LEASE: Millis = 3000;
 const START: Millis = 1_000_000;
 
 /// For how long things go wrong.
-const FAULTY: Millis = 3 * LEASE;
+const FAULTY: Millis = 5 * LEASE / 2;
 
 /// For how long after the last fault all may take to come to its end.
 const PATIENCE: Millis = 20 * LEASE;
@@ -103,6 +103,8 @@ pub struct World<'d> {
     pub clients: Vec<Client>,
     pub cuts: Vec<Cut>,
     pub n_letters: u64,
+    /// Counts what may change an answer: what was looked up since need not be looked up again.
+    pub version: u64,
     /// A server that crashes as soon as it has answered.
     pub crashes_when_answered: Option<usize>,
     /// By a deliberate bug, what is being done is answered even if it is rolled back.
@@ -161,6 +163,7 @@ impl<'d> World<'d> {
             clients: Vec::new(),
             cuts: Vec::new(),
             n_letters: 0,
+            version: 1,
             crashes_when_answered: None,
             answers_early: false,
             audit: Audit::default(),
@@ -349,6 +352,8 @@ impl<'d> World<'d> {
             Break::AgentFreezes(agent, span) => {
                 self.coverage.saw("agents frozen");
                 self.agents[agent].frozen_until = self.now + span;
+                let life = self.agents[agent].life;
+                self.schedule(span, Event::AgentActs { agent, life });
             }
             Break::AgentCrashes(agent) => self.agent_crashes(agent),
             Break::AgentDrains(agent) => self.agent_drains(agent),
@@ -366,6 +371,8 @@ impl<'d> World<'d> {
         }
         for agent in 0..self.agents.len() {
             self.agents[agent].frozen_until = self.now;
+            let life = self.agents[agent].life;
+            self.schedule(0, Event::AgentActs { agent, life });
             if self.agents[agent].is_gone() {
                 self.schedule(100, Event::AgentStarts(agent));
             }
@@ -392,6 +399,7 @@ impl<'d> World<'d> {
 
     /// Looks at everything after a transaction.
     pub async fn recount(&mut self) {
+        self.version += 1;
         match recount::everything(&mut self.tx()).await {
             Ok(found) => self.audit.look(found),
             Err(error) => self.database_failed(&error),

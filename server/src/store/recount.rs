@@ -14,18 +14,15 @@ use crate::block::{decode_lengths, decompress};
 
 /// A new database in memory.
 pub async fn in_memory() -> SqliteConnection {
-    let options = SqliteConnectOptions::new().in_memory(true).statement_cache_capacity(500);
+    let options = SqliteConnectOptions::new()
+        .in_memory(true)
+        .statement_cache_capacity(500)
+        .pragma("temp_store", "memory")
+        .disable_statement_logging();
     let mut connection = options.connect().await.unwrap();
     migrations::migrator().run(&mut connection).await.unwrap();
     connection
 }
-
-/// Statements that empty the database.
-pub const EMPTY: &str = "
-    delete from jobs; delete from progress; delete from groups; delete from blocks;
-    delete from agents; delete from leases; delete from outcomes; delete from dependencies;
-    delete from idempotency_keys; delete from trash; delete from drafts; delete from logs;
-    delete from meta;";
 
 /// What a database holds.
 #[derive(Clone, Debug, Default)]
