@@ -114,6 +114,24 @@ impl Client {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Answer {
+        match timeout(HANG, self.try_send(method, path, headers, body)).await {
+            Err(_) => panic!("{path} is not answered"),
+            Ok(Err(error)) => panic!("{path}: {error:?}"),
+            Ok(Ok(answer)) => answer,
+        }
+    }
+
+    /// The same, or why there is no answer.
+    ///
+    /// # Errors
+    /// When the connection fails or breaks.
+    pub async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> reqwest::Result<Answer> {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
@@ -123,18 +141,9 @@ impl Client {
         for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
             request = request.header(*name, *value);
         }
-        let answer = async {
-            let response = request.send().await?;
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            Ok::<_, reqwest::Error>(Answer {
-                status,
-                headers,
-                body: response.bytes().await?.to_vec(),
-            })
-        };
-        let answer = timeout(HANG, answer).await;
-        let answer = answer.unwrap_or_else(|_| panic!("{path} is not answered"));
-        answer.unwrap_or_else(|error| panic!("{path}: {error:?}"))
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
     }
 
     /// `GET`s a path whose answer is read line by line, as it comes.

@@ -10,6 +10,9 @@
 //! * [`audit`]: functions whose elements write down when they start and end.
 //! * [`postgres`]: a real PostgreSQL in a temporary folder.
 //! * [`proxy`]: a network that holds back, loses, delays or cuts what passes.
+//! * [`patient`]: a client that asks again, as every good one does.
+//! * [`namespaces`]: a cable between two network namespaces, and who may pull it.
+//! * [`load`]: many simulated agents and clients, and how long they wait.
 //! * [`chance`]: chance that a seed repeats.
 //! * [`clock`]: the time, for figures.
 //! * [`recount`]: what an auditor finds in that.
@@ -23,7 +26,10 @@ pub mod client;
 pub mod clock;
 pub mod document;
 pub mod doubles;
+pub mod load;
 pub mod matching;
+pub mod namespaces;
+pub mod patient;
 pub mod postgres;
 pub mod process;
 pub mod procfs;
@@ -35,6 +41,7 @@ pub mod world;
 pub use audit::{Audit, Gate};
 pub use chance::Chance;
 pub use client::{Answer, Client, Lines};
+pub use patient::Patient;
 pub use postgres::Postgres;
 pub use process::{Finished, Process};
 pub use proxy::{Flow, Proxy};

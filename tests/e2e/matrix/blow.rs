@@ -81,6 +81,8 @@ enum Hit {
     /// Nobody's.
     #[default]
     Nobody,
+    /// Nobody's; but agents are not heard meanwhile.
+    Everybody,
     /// This worker's, those that were in flight.
     Worker(Pid),
     /// This agent's, those that were in flight.
@@ -165,18 +167,17 @@ impl Struck {
 
     /// The names of the agents that may be given up for it; `None` if any may.
     pub fn may_lose(&self) -> Option<&'static [&'static str]> {
-        match (&self.undo, self.hit) {
-            (_, Hit::Agent(_) | Hit::LivingAgent(_)) => Some(&["one"]),
-            // Who does not answer hears nobody.
-            (Undo::Resume(_) | Undo::ResumeDatabase(_), Hit::Nobody) => None,
-            _ => Some(&[]),
+        match self.hit {
+            Hit::Agent(_) | Hit::LivingAgent(_) => Some(&["one"]),
+            Hit::Everybody => None,
+            Hit::Nobody | Hit::Worker(_) => Some(&[]),
         }
     }
 
     /// Whether an execution was in flight on what was struck.
     pub fn is_in_flight(&self, execution: &Execution) -> bool {
         let is_there = match self.hit {
-            Hit::Nobody => false,
+            Hit::Nobody | Hit::Everybody => false,
             Hit::Worker(pid) => execution.worker == pid,
             Hit::Agent(pid) | Hit::LivingAgent(pid) => execution.agent == pid,
         };
@@ -248,12 +249,12 @@ async fn stop_it(victim: Victim, scene: &mut Scene, audit: &Audit, chance: &mut 
         }
         Victim::Server => {
             let server_idx = chance.between(0, scene.world.n_servers());
-            (scene.world.server_at(server_idx).pid(), Hit::Nobody)
+            (scene.world.server_at(server_idx).pid(), Hit::Everybody)
         }
         Victim::Database => {
             let postgres = scene.world.postgres().expect("the database has a process");
             postgres.pause();
-            return Struck::now(Hit::Nobody, Undo::ResumeDatabase(postgres));
+            return Struck::now(Hit::Everybody, Undo::ResumeDatabase(postgres));
         }
         Victim::Client => unreachable!("a client that is stopped holds nothing up"),
     };

