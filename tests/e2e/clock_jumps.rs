@@ -42,9 +42,10 @@ async fn hour_of_registration(world: &World, name: &str) -> (Agent, i64) {
     let agent = world.python_agent(name, 2).await;
     let logs = fs::read_dir(world.path("")).expect("the folder is there").flatten();
     let mark = format!("name=\"{name}\"");
+    let is_it = |line: &&str| line.contains("an agent has registered") && line.contains(&mark);
     let line = logs
         .filter_map(|log| fs::read_to_string(log.path()).ok())
-        .find_map(|log| log.lines().find(|line| line.contains(&mark)).map(str::to_owned));
+        .find_map(|log| log.lines().find(is_it).map(str::to_owned));
     let line = line.unwrap_or_else(|| panic!("no server tells of {name}"));
     // 2026-11-25T16:37:45.617343Z
     let digits =

@@ -14,7 +14,9 @@ const N_ELEMENTS: usize = 24;
 
 /// The agent "one" stands in a namespace of its own, "two" beside the server.
 async fn map_through_a_cut(cable: &Cable, silent: End) {
-    let world = World::start().await;
+    // The agent calls the server by the address at the far end.
+    let far = cable.address(End::Far).to_string();
+    let world = World::start_with(&["--host", &far]).await;
     let network = Proxy::on(cable.listen(), &world.urls());
     let through = [network.url().to_owned()];
     let flags = ["--runtime", "python"];

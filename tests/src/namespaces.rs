@@ -61,13 +61,21 @@ impl Cable {
         Some(cable)
     }
 
+    /// The address of an end.
+    pub fn address(&self, end: End) -> Ipv4Addr {
+        match end {
+            End::Near => self.addresses[0],
+            End::Far => self.addresses[1],
+        }
+    }
+
     /// Listens at the far end.
     ///
     /// # Panics
     /// When there is no port to listen on.
     pub fn listen(&self) -> TcpListener {
         let namespace = File::open(format!("/run/netns/{}", self.names[1])).expect("a namespace");
-        let address = self.addresses[1];
+        let address = self.address(End::Far);
         // A thread of its own moves there and ends; the socket stays there.
         let listening = thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may move to a namespace");
@@ -102,8 +110,8 @@ impl Cable {
 
     fn way(&self, from: End) -> (&str, Ipv4Addr) {
         match from {
-            End::Near => (&self.names[0], self.addresses[1]),
-            End::Far => (&self.names[1], self.addresses[0]),
+            End::Near => (&self.names[0], self.address(End::Far)),
+            End::Far => (&self.names[1], self.address(End::Near)),
         }
     }
 }
