@@ -1,6 +1,5 @@
 //! What falls on whom, how it is made good, and what it may cost.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tests::clock::wall_millis;
 use tests::recount::{Execution, REPORTED_WITHIN};
 use tests::wait::until;
 use tests::world::LEASE_SECONDS;
-use tests::{Audit, Chance, Database, Flow, Postgres, Recount};
+use tests::{Audit, Chance, Database, Flow, Postgres, Process, Recount};
 
 use super::cell::Scene;
 
@@ -115,17 +114,20 @@ impl Blow {
         strikes
     }
 
-    /// Strikes.
+    /// Strikes; or gives nothing when the map was over first.
     pub async fn strike(
         self,
         victim: Victim,
         scene: &mut Scene,
         audit: &Audit,
         chance: &mut Chance,
-    ) -> Struck {
-        match self {
-            Self::Kill => kill_it(victim, scene, audit, chance).await,
-            Self::Stop => stop_it(victim, scene, audit, chance).await,
+    ) -> Option<Struck> {
+        if scene.client.as_mut().is_some_and(Process::has_ended) {
+            return None;
+        }
+        Some(match self {
+            Self::Kill => kill_it(victim, scene, audit, chance).await?,
+            Self::Stop => stop_it(victim, scene, audit, chance).await?,
             Self::CutRequests => {
                 scene.network.iter().for_each(|network| network.requests(Flow::Held));
                 cut_off(scene)
@@ -134,7 +136,7 @@ impl Blow {
                 scene.network.iter().for_each(|network| network.answers(Flow::Held));
                 cut_off(scene)
             }
-        }
+        })
     }
 }
 
@@ -199,10 +201,15 @@ impl Struck {
     }
 }
 
-async fn kill_it(victim: Victim, scene: &mut Scene, audit: &Audit, chance: &mut Chance) -> Struck {
-    match victim {
+async fn kill_it(
+    victim: Victim,
+    scene: &mut Scene,
+    audit: &Audit,
+    chance: &mut Chance,
+) -> Option<Struck> {
+    Some(match victim {
         Victim::Worker => {
-            let worker = running(audit, chance).await.worker;
+            let worker = running(audit, scene, chance).await?.worker;
             kill(worker, Signal::SIGKILL).expect("a worker that runs is there");
             Struck::now(Hit::Worker(worker), Undo::Nothing)
         }
@@ -237,12 +244,17 @@ async fn kill_it(victim: Victim, scene: &mut Scene, audit: &Audit, chance: &mut 
             assert_eq!(client.stdout(), "", "a client has said what it cannot know");
             Struck::now(Hit::Nobody, Undo::Nothing)
         }
-    }
+    })
 }
 
-async fn stop_it(victim: Victim, scene: &mut Scene, audit: &Audit, chance: &mut Chance) -> Struck {
+async fn stop_it(
+    victim: Victim,
+    scene: &mut Scene,
+    audit: &Audit,
+    chance: &mut Chance,
+) -> Option<Struck> {
     let (pid, hit) = match victim {
-        Victim::Worker => (running(audit, chance).await.worker, Hit::Nobody),
+        Victim::Worker => (running(audit, scene, chance).await?.worker, Hit::Nobody),
         Victim::Agent => {
             let pid = scene.agents[0].process.pid();
             (pid, Hit::LivingAgent(pid))
@@ -254,26 +266,29 @@ async fn stop_it(victim: Victim, scene: &mut Scene, audit: &Audit, chance: &mut 
         Victim::Database => {
             let postgres = scene.world.postgres().expect("the database has a process");
             postgres.pause();
-            return Struck::now(Hit::Everybody, Undo::ResumeDatabase(postgres));
+            return Some(Struck::now(Hit::Everybody, Undo::ResumeDatabase(postgres)));
         }
         Victim::Client => unreachable!("a client that is stopped holds nothing up"),
     };
     kill(pid, Signal::SIGSTOP).expect("what is to be stopped is there");
-    Struck::now(hit, Undo::Resume(pid))
+    Some(Struck::now(hit, Undo::Resume(pid)))
 }
 
 fn cut_off(scene: &Scene) -> Struck {
     Struck::now(Hit::LivingAgent(scene.agents[0].process.pid()), Undo::Reconnect)
 }
 
-/// One of the executions that have not ended.
-async fn running(audit: &Audit, chance: &mut Chance) -> Execution {
+/// One of the executions that have not ended; none when the map is over.
+async fn running(audit: &Audit, scene: &mut Scene, chance: &mut Chance) -> Option<Execution> {
     until("an element runs", async || {
         let recount = Recount::of(audit);
         let is_open = |e: &&Execution| e.ended_at.is_none();
         let open: Vec<&Execution> = recount.executions().iter().filter(is_open).collect();
-        let names: BTreeSet<&str> = open.iter().map(|e| e.element.as_str()).collect();
-        (!names.is_empty()).then(|| (*chance.pick(&open)).clone())
+        if open.is_empty() {
+            let is_over = scene.client.as_mut().is_some_and(Process::has_ended);
+            return is_over.then_some(None);
+        }
+        Some(Some((*chance.pick(&open)).clone()))
     })
     .await
 }

@@ -58,6 +58,8 @@ pub struct Row {
     pub n_in_flight: usize,
     /// Elements that had been finished for a second when the blow fell, and not been reported.
     pub late: BTreeSet<String>,
+    /// Whether the map was over before the blow could fall.
+    pub is_missed: bool,
     /// How often an agent was given up that nothing had happened to.
     pub n_given_up: usize,
     /// From the submission to the value.
@@ -115,8 +117,10 @@ impl Cell {
                 before = Before::look(&scene.world, &id).await;
                 blow.strike(victim, &mut scene, &audit, &mut chance).await
             }
-            None => Struck::default(),
+            None => Some(Struck::default()),
         };
+        let is_missed = struck.is_none();
+        let struck = struck.unwrap_or_default();
         let client = scene.client.take();
         let waiting = async { (scene.value(client, &id).await, stopwatch.elapsed()) };
         let ((value, elapsed), ()) = tokio::join!(waiting, struck.make_good(&scene));
@@ -142,6 +146,7 @@ impl Cell {
                 .collect(),
             n_in_flight: in_flight.count(),
             late: recount.late(before.at, &before.accepted),
+            is_missed,
             n_given_up: given_up.into_values().sum(),
             seconds: elapsed.as_secs_f64(),
         }
@@ -172,19 +177,20 @@ impl Before {
 impl Row {
     /// Whether all is as it must be.
     pub fn is_good(&self) -> bool {
-        self.run_again.is_empty() && self.twice_without_reason.is_empty()
+        !self.is_missed && self.run_again.is_empty() && self.twice_without_reason.is_empty()
     }
 
     /// Whether the machine was too slow for the terms under which anything must hold: outcomes
     /// were not reported within a second, or an agent did not come to say within a lease that it
     /// lives.
     pub fn is_disturbed(&self) -> bool {
-        !self.late.is_empty() || self.n_given_up > 0
+        self.is_missed || !self.late.is_empty() || self.n_given_up > 0
     }
 
     /// Checks what must hold.
     pub fn check(&self) {
         let cell = self.cell;
+        assert!(!self.is_missed, "{cell}: the map was over before the blow could fall");
         assert!(self.run_again.is_empty(), "{cell}: what was reported ran again: {self:#?}");
         assert!(
             self.twice_without_reason.is_empty(),
