@@ -19,7 +19,7 @@ use crate::signals;
 const EXAMPLES: &str = "\
 Examples:
   farrow server
-  farrow server --listen 0.0.0.0:3277 --tls-cert cert.pem --tls-key key.pem --data /var/lib/farrow --keep 30d
+  farrow server --listen 0.0.0.0:3277 --tls-cert cert.pem --tls-key key.pem --keep 30d
   farrow server --behind-proxy --host farrow.example.org        (nginx or Caddy in front does TLS)
   farrow server backup /srv/backups/monday
   farrow server check

@@ -61,12 +61,13 @@ impl Caller {
         }
     }
 
-    /// An administrator, for tests of what does not ask who it is.
+    /// The administrator whose token is `token`, as if by a request, for tests.
     #[cfg(test)]
-    pub fn admin() -> Self {
+    pub fn admin(token: &str) -> Self {
         let (owner, name) = ("ada".to_owned(), "ada's laptop".to_owned());
         let identity = Identity { owner, name, role: Role::Admin };
-        Self { identity, hash: "".into(), address: None, request: "".into() }
+        let hash = crate::token::hash(token).into();
+        Self { identity, hash, address: None, request: "".into() }
     }
 
     /// Whose jobs it may see.

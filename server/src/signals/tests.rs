@@ -76,7 +76,9 @@ impl Two {
 
 /// Waits at `state` for the end of `job`, and has looked once when this returns.
 async fn waiting(state: &AppState, job: JobId) -> JoinHandle<JobState> {
-    let mut waiter = JobWaiter::for_end(state, &Caller::admin(), job, HANG).unwrap();
+    let token = std::fs::read_to_string(state.config.data.join(crate::TOKEN_FILE)).unwrap();
+    let caller = Caller::admin(token.trim());
+    let mut waiter = JobWaiter::for_end(state, &caller, job, HANG).unwrap();
     assert!(!waiter.look().await.unwrap().state.is_final());
     tokio::spawn(async move {
         while waiter.has_news().await {

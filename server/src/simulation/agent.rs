@@ -240,12 +240,12 @@ impl World<'_> {
                 let Some(element) = holding.queue.pop_front() else { break };
                 let execution = self.audit.started(id, lease, holding.job, element);
                 holding.running.insert(element, execution);
-                begun.push(execution);
+                begun.push((execution, self.audit.slowest(holding.job)));
             }
         }
         let life = agent.life;
-        for execution in begun {
-            let takes = self.random.between(30, 900);
+        for (execution, slowest) in begun {
+            let takes = self.random.between(30, slowest);
             self.schedule(takes, Event::Finished { agent: a, life, execution });
         }
     }

@@ -98,6 +98,7 @@ pub struct Execution {
 struct Truth {
     n: u64,
     failing: Vec<u64>,
+    slowest: Millis,
     /// The job whose values it takes over.
     retry_of: Option<JobId>,
     is_acknowledged: bool,
@@ -130,6 +131,8 @@ struct Granted {
 #[derive(Debug, Default)]
 pub struct Audit {
     pub found: Rc<Books>,
+    /// What became of leases since it was asked last.
+    pub turns: Vec<&'static str>,
     objection: Option<Objection>,
     jobs: BTreeMap<JobId, Truth>,
     executions: Vec<Execution>,
@@ -170,6 +173,9 @@ impl Audit {
             if !before.outcomes(row.job).any(|was| was.first == row.first) {
                 self.check(self.is_of_its_elements(row));
             }
+        }
+        for lease in &books.0.leases {
+            self.turns.extend(turn(before.state_of(lease.id), &lease.state));
         }
         for lease in books.0.leases.iter().filter(|lease| lease.state != "live") {
             if let Some(granted) = self.leases.get_mut(&lease.id) {
@@ -271,14 +277,14 @@ impl Audit {
 
     /// A submission was written down.
     pub fn submitted(&mut self, job: JobId, submission: &Submission) {
-        let (n, failing) = (submission.n, submission.failing.clone());
-        self.jobs.insert(job, Truth { n, failing, ..Truth::default() });
+        let (n, failing, slowest) = (submission.n, submission.failing.clone(), submission.slowest);
+        self.jobs.insert(job, Truth { n, failing, slowest, ..Truth::default() });
     }
 
     /// A job is run again as another. Its elements fail no more.
     pub fn retried(&mut self, of: JobId, job: JobId) {
-        let n = self.jobs.get(&of).map_or(0, |truth| truth.n);
-        self.jobs.insert(job, Truth { n, retry_of: Some(of), ..Truth::default() });
+        let (n, slowest) = self.jobs.get(&of).map_or((0, 0), |truth| (truth.n, truth.slowest));
+        self.jobs.insert(job, Truth { n, slowest, retry_of: Some(of), ..Truth::default() });
     }
 
     /// A client is told that its submission is this job.
@@ -348,6 +354,11 @@ impl Audit {
     /// Whether an element gives an error.
     pub fn fails(&self, job: JobId, element: u64) -> bool {
         self.jobs.get(&job).is_some_and(|truth| truth.failing.contains(&element))
+    }
+
+    /// Milliseconds that an element of a job takes at the most.
+    pub fn slowest(&self, job: JobId) -> Millis {
+        self.jobs.get(&job).map_or(0, |truth| truth.slowest).max(100)
     }
 
     // Agents, as servers know them.
@@ -502,5 +513,16 @@ impl Audit {
             let text = format!("{run:?} was accepted, and there is {outcome:?}");
             self.object(Invariant::AcceptedOutcomesStay, text);
         }
+    }
+}
+
+/// What became of a lease that was in the one state and is in the other.
+fn turn(was: Option<&str>, is: &str) -> Option<&'static str> {
+    match (was?, is) {
+        (was, is) if was == is => None,
+        (_, "lapsed") => Some("leases lapsed"),
+        (_, "live") => Some("leases revived"),
+        (_, "torn") => Some("leases torn"),
+        _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! something that the server does at the wrong time or for the wrong one, the simulated server does.
 
 use super::audit::Invariant;
+use super::faults::Faults;
 
 /// A bug that the server does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,16 @@ impl Bug {
         (Self::LateHeartbeatCounts, &[Invariant::AgentsHeardOfAreNotLost]),
         (Self::KeyIgnored, &[Invariant::OneKeyIsOneJob]),
     ];
+
+    /// Lets go wrong what brings the bug to light: rare meetings would take thousands of histories.
+    pub fn provoke(self, faults: &mut Faults) {
+        match self {
+            Self::NoStateCheck => (faults.drains, faults.late) = (3, 200),
+            Self::ReviveWithoutStateCheck => (faults.cuts, faults.freezes) = (3, 3),
+            Self::LateHeartbeatCounts => faults.stall = 100,
+            _ => {}
+        }
+    }
 
     /// How this bug rewrites a statement.
     pub fn rewrite(self, sql: &'static str) -> &'static str {

@@ -28,6 +28,8 @@ pub struct Submission {
     pub after: Vec<JobId>,
     /// Elements that fail.
     pub failing: Vec<u64>,
+    /// Milliseconds that an element takes at the most.
+    pub slowest: Millis,
 }
 
 impl Submission {
@@ -114,8 +116,14 @@ impl Client {
 impl World<'_> {
     /// What a client is going to submit.
     pub fn draw_submission(&mut self, client: usize) -> Submission {
-        let n = if self.random.happens(30) { 0 } else { 1 + self.random.below(10) };
-        let is_nested = self.random.happens(100);
+        // Enough for chunks of several elements, of which a part is leased anew.
+        let is_long = self.random.happens(250);
+        let n = match is_long {
+            true => 12 + self.random.below(18),
+            false if self.random.happens(30) => 0,
+            false => 1 + self.random.below(10),
+        };
+        let is_nested = !is_long && self.random.happens(100);
         let mut groups = Vec::new();
         let mut left = if is_nested { n } else { 0 };
         while left > 0 {
@@ -123,7 +131,9 @@ impl World<'_> {
             groups.push(group);
             left -= group;
         }
-        let chunk = (!is_nested && self.random.happens(700)).then(|| 1 + self.random.below(5));
+        let is_fixed = !is_nested && !is_long && self.random.happens(700);
+        let chunk = is_fixed.then(|| 1 + self.random.below(5));
+        let slowest = if is_long { 250 } else { 900 };
         let fails = self.random.happens(250);
         let failing =
             if fails && n > 0 { vec![self.random.below(n), self.random.below(n)] } else { vec![] };
@@ -135,6 +145,7 @@ impl World<'_> {
             groups,
             after: Vec::new(),
             failing,
+            slowest,
         }
     }
 

@@ -151,7 +151,10 @@ impl<'d> World<'d> {
     /// The world of `seed` on an empty database.
     pub fn new(connection: &'d mut SqliteConnection, seed: u64, bug: Option<Bug>) -> Self {
         let mut random = Random::new(seed);
-        let faults = Faults::draw(&mut random);
+        let mut faults = Faults::draw(&mut random);
+        if let Some(bug) = bug {
+            bug.provoke(&mut faults);
+        }
         let mut world = Self {
             now: START,
             random,
@@ -401,7 +404,12 @@ impl<'d> World<'d> {
     pub async fn recount(&mut self) {
         self.version += 1;
         match recount::everything(&mut self.tx()).await {
-            Ok(found) => self.audit.look(found),
+            Ok(found) => {
+                self.audit.look(found);
+                for turn in std::mem::take(&mut self.audit.turns) {
+                    self.coverage.saw(turn);
+                }
+            }
             Err(error) => self.database_failed(&error),
         }
     }

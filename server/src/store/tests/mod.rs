@@ -7,7 +7,7 @@
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
 //! * [`rights`]: tokens, whose things are whose, the audit log.
-//! * [`keeping`]: old jobs deleted, room given back, references to blobs.
+//! * [`keeping`]: old jobs deleted, references to blobs.
 //! * [`damage`]: databases that are damaged, and what is found wrong with them.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
