@@ -13,8 +13,8 @@ fn squares(n: u64) -> Value {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(bytes).expect("memory can be written");
+    encoder.finish().expect("memory can be written")
 }
 
 async fn submit_gzip(client: &Client, body: Vec<u8>) -> tests::Answer {

@@ -441,6 +441,7 @@ impl World<'_> {
 
     /// Tells all servers what a transaction has changed: this one at once, the others soon, if the
     /// note reaches them.
+    #[expect(clippy::needless_pass_by_value, reason = "news is handed over")]
     pub fn tell(&mut self, server: usize, news: News) {
         for other in 0..self.servers.len() {
             let incarnation = self.servers[other].incarnation;
