@@ -28,7 +28,7 @@ command_from build-essential cc
 module_from python3-venv ensurepip
 module_from python3-pip pip
 command_from parallel parallel
-command_from imagemagick convert
+command_from imagemagick identify
 has_furrr='quit(status = if (requireNamespace("furrr", quietly = TRUE)) 0L else 1L)'
 Rscript --vanilla -e "$has_furrr" >/dev/null 2>&1 || packages+=(r-cran-furrr)
 

@@ -82,7 +82,7 @@ async fn elements_of_a_megabyte_and_values_of_a_hundred_kilobytes() {
 
 #[tokio::test]
 async fn a_large_chunk_travels_as_digests_also_if_a_part_of_it_compresses_well() {
-    let world = World::start().await;
+    let world = World::start_with(&["--lease", "60"]).await;
     let by_hand = Agent::register(&world).await;
     // Text in which nothing repeats for long, beside text in which everything does.
     let varied = |seed: u64| -> String {
