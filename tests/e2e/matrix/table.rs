@@ -7,6 +7,9 @@ use super::cell::Row;
 /// Prints a line a cell: over all its moments, the sums, and the largest time beside that of the
 /// undisturbed run.
 pub fn print(rows: &[Row]) {
+    if rows.is_empty() {
+        return;
+    }
     println!(
         "{:<44} {:>7} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8} {:>5} {:>8}",
         "cell",
