@@ -57,6 +57,7 @@ pub fn print_json(rows: &[Row]) {
             "twice": row.twice.len(), "in_flight": row.n_in_flight,
             "late": row.late.len(), "given_up": row.n_given_up,
             "twice_without_reason": row.twice_without_reason.len(), "seconds": row.seconds,
+            "load": row.load,
         });
         println!("{line}");
     }
