@@ -42,11 +42,11 @@ simulate: setup ## 10000 histories of servers, agents, clients and a network tha
 	cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
 
 kill-matrix: build ## Kill, stop and cut off each part at ten moments of a map, on both databases (some 15 minutes)
-	FARROW_BIN=$(FARROW) cargo test -p tests --test e2e -- --ignored --exact --nocapture matrix::the_whole_kill_matrix
+	FARROW_BIN=$(abspath $(FARROW)) cargo test -p tests --test e2e -- --ignored --exact --nocapture matrix::the_whole_kill_matrix
 
 load: setup ## 200 agents and 500 waiting clients at one server for a minute, with a release build
 	cargo build --release -p cli --bin farrow
-	FARROW_BIN=$(TARGET)/release/farrow cargo test --release -p tests --test e2e -- --ignored --exact --nocapture load::a_minute_of_load
+	FARROW_BIN=$(abspath $(TARGET))/release/farrow cargo test --release -p tests --test e2e -- --ignored --exact --nocapture load::a_minute_of_load
 
 openapi: build ## Write openapi/openapi.json anew from the code
 	@mkdir -p openapi

@@ -15,6 +15,8 @@ use tests::{Audit, Database, Patient, Recount, World};
 const N_CLIENTS: usize = 50;
 /// How often each server is started again.
 const N_ROUNDS: usize = 2;
+/// Values that clients get between one restart and the next.
+const N_VALUES: usize = 10;
 /// Elements of the map that runs meanwhile.
 const N_ELEMENTS: usize = 40;
 
@@ -53,7 +55,7 @@ async fn roll(world: &mut World, progress: &Progress) {
         world.restart_at(server_idx).await;
         until("clients get values again", async || {
             let now = progress.n_values.load(Ordering::Relaxed);
-            (now >= before + N_CLIENTS).then_some(())
+            (now >= before + N_VALUES).then_some(())
         })
         .await;
     }

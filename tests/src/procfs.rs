@@ -18,6 +18,19 @@ pub fn is_alive(pid: Pid) -> bool {
     state.is_some_and(|state| !matches!(state, "Z" | "X"))
 }
 
+/// How many processes each core had to serve at once, over the last minute.
+///
+/// # Panics
+/// When the system does not say.
+pub fn load_of_a_core() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").expect("/proc/loadavg can be read");
+    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).expect("a number");
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[expect(clippy::cast_precision_loss, reason = "there are few cores")]
+    let n_cores = n_cores as f64;
+    load / n_cores
+}
+
 /// The living processes whose arguments contain `mark`.
 pub fn with_argument(mark: &str) -> Vec<Pid> {
     let has_mark = |pid: &Pid| {

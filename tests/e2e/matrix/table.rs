@@ -7,6 +7,9 @@ use super::cell::Row;
 /// Prints a line a cell: over all its moments, the sums, and the largest time beside that of the
 /// undisturbed run.
 pub fn print(rows: &[Row]) {
+    if rows.is_empty() {
+        return;
+    }
     println!(
         "{:<44} {:>7} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8} {:>5} {:>8}",
         "cell",
@@ -54,6 +57,7 @@ pub fn print_json(rows: &[Row]) {
             "twice": row.twice.len(), "in_flight": row.n_in_flight,
             "late": row.late.len(), "given_up": row.n_given_up,
             "twice_without_reason": row.twice_without_reason.len(), "seconds": row.seconds,
+            "load": row.load,
         });
         println!("{line}");
     }
