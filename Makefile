@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate openapi bench bench-against
+.PHONY: help setup venv build demo test check simulate kill-matrix load openapi bench bench-against
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(TARGET)/debug/farrow
