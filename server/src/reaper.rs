@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::AgentId;
 use protocol::job::{AgentState, ElementError};
 use protocol::problem::FailedElement;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::block::compress;
@@ -20,17 +21,45 @@ use crate::store::{self, StoreError, agents};
 
 /// Looks for lost agents until `shutdown`, several times a lease.
 pub async fn run(state: AppState, shutdown: CancellationToken) {
-    let period = state.config.lease().div_f64(8.0).max(Duration::from_millis(50));
+    let lease = state.config.lease();
+    let period = lease.div_f64(8.0).max(Duration::from_millis(50));
+    let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let mut timer = tokio::time::interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_look = state.clock.now();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = timer.tick() => {}
         }
-        if let Err(error) = reap(&state).await {
+        let now = state.clock.now();
+        let looked = if was_away(now - last_look, lease) {
+            spare_all(&state, now + lease).await
+        } else {
+            reap(&state).await
+        };
+        last_look = now;
+        if let Err(error) = looked {
             tracing::error!(%error, "lost agents could not be looked for; tried again shortly");
         }
     }
+}
+
+/// Whether a server that looks after so many milliseconds again was stopped itself, or its database
+/// was: then it has heard of nobody, and that says nothing of the agents.
+fn was_away(since_last_look: Millis, lease: Millis) -> bool {
+    since_last_look > lease / 2
+}
+
+/// Gives every agent another lease, as a server that starts does.
+async fn spare_all(state: &AppState, alive_until: Millis) -> Result<(), StoreError> {
+    tracing::warn!(
+        "this server, or its database, was stopped for a while: agents get another lease"
+    );
+    let spared = state
+        .store
+        .write(move |tx| Box::pin(async move { agents::keep_all_alive(tx, alive_until).await }));
+    spared.await
 }
 
 /// Lapses the leases of the agents that have not been heard of for too long.
@@ -137,5 +166,17 @@ fn given_up(lease: &Grant, element: u64, now: Millis) -> NewPiece {
         pid: 0,
         started_at: now,
         micros: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_stopped_itself_knows_it_and_one_that_is_slow_does_not_think_so() {
+        let lease = 30_000;
+        assert!(!was_away(lease / 8, lease) && !was_away(lease / 2, lease));
+        assert!(was_away(lease / 2 + 1, lease) && was_away(3 * lease, lease));
     }
 }
