@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in tests, also outside of test functions")]
 
+mod another_user;
 mod commands;
 mod confining;
 mod ending;

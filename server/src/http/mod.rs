@@ -16,14 +16,14 @@ mod follow;
 mod health;
 mod jobs;
 mod logs;
-#[cfg(test)]
-mod matrix;
 mod metrics;
 mod ndjson;
 mod openapi;
 mod outcomes;
 mod page;
 mod problems;
+#[cfg(test)]
+mod rights_tests;
 mod status;
 mod submit;
 mod tokens;

@@ -8,7 +8,7 @@
 //! * [`world`]: time, and what happens when.
 //! * [`faults`]: what goes wrong, and how often it did. [`random`]: the chance that chooses it.
 //! * [`network`]: messages, lost, late, repeated, cut off.
-//! * [`server`], [`requests`]: servers, each request a transaction.
+//! * [`server`], [`requests`]: servers, each request a transaction. [`transactions`]: what becomes of it.
 //! * [`agent`], [`client`]: those who ask.
 //! * [`audit`], [`books`]: the auditor, with a truth of its own.
 //! * [`bugs`]: deliberate bugs, to see it object.
@@ -25,6 +25,7 @@ mod random;
 mod requests;
 mod run;
 mod server;
+mod transactions;
 mod world;
 
 pub use bugs::Bug;
