@@ -203,7 +203,11 @@ impl Store {
             }
             Readers::Postgres(pool) => {
                 let reading = async {
-                    let mut transaction = pool.begin_with(SNAPSHOT).await?;
+                    // In a task of its own, because a reader may leave at any moment: a `begin` that is
+                    // dropped halfway goes back to the pool with its transaction open.
+                    let pool = pool.clone();
+                    let beginning = tokio::spawn(async move { pool.begin_with(SNAPSHOT).await });
+                    let mut transaction = beginning.await.map_err(|_| StoreError::Closed)??;
                     let result = operation(&mut Tx::new(&mut *transaction)).await;
                     transaction.rollback().await?;
                     result
