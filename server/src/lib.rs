@@ -76,6 +76,9 @@ use watchers::Watchers;
 /// seconds.
 const DRAIN: Duration = Duration::from_secs(4);
 
+/// How long what is done in the background is given after that: the database may not answer.
+const LAST_WRITES: Duration = Duration::from_millis(500);
+
 /// Serves until `shutdown` is cancelled; then ends every wait, finishes open requests, and returns.
 ///
 /// # Errors
@@ -107,9 +110,15 @@ pub async fn serve(
         () = drained(&shutdown) => tracing::warn!("requests that are still open are cut off"),
     }
     // All end by the same token, which has been cancelled.
-    let _ = tokio::join!(dispatcher, reaper, trash, signals, upkeep, keeper, collector);
-    if let Some(refresh) = refresh {
-        refresh.await.ok();
+    let background = async {
+        let _ = tokio::join!(dispatcher, reaper, trash, signals, upkeep, keeper, collector);
+        if let Some(refresh) = refresh {
+            refresh.await.ok();
+        }
+    };
+    // What is cut off was not acknowledged to anybody.
+    if tokio::time::timeout(LAST_WRITES, background).await.is_err() {
+        tracing::warn!("the database does not answer: what was being written to it is cut off");
     }
     Ok(())
 }

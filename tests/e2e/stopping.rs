@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tests::wait::until;
+use tests::world::Database;
 use tests::{Client, World};
 
 use crate::by_hand::Agent;
@@ -74,4 +75,19 @@ async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
         let status = answer.await.unwrap();
         assert!([200, 202, 503].contains(&status), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_does_not_keep_a_server_from_ending() {
+    let mut world = World::start_on(Database::Postgres, &[], &[]).await;
+    // The last use of a token is written down at the end.
+    assert_eq!(world.client.get("/v1/jobs").await.status, 200);
+    let postgres = world.postgres().expect("it has one");
+    postgres.pause();
+    world.server().signal(Signal::SIGTERM);
+    let ended = world.server().finished().await;
+    postgres.resume();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    // It did not wait for an answer that would have come, or for the limit of the database.
+    assert!(ended.stderr.contains("the database does not answer"), "{}", ended.stderr);
 }
