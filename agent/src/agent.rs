@@ -257,7 +257,10 @@ async fn work(agent: &Arc<Agent>, keeper: Keeper, grace: Duration) -> usize {
             "the server was not there to take all outcomes; the next agent with this spool folder \
              delivers them"
         ),
-        _ => tracing::error!(outcomes = left, "the server was not there to take all outcomes"),
+        _ => tracing::error!(
+            outcomes = left,
+            "the server was not there to take all outcomes; their elements run again"
+        ),
     }
     left
 }

@@ -94,13 +94,14 @@ impl Legacy {
                 Ok(left) => left,
                 Err(Failure::Unreadable(error)) => {
                     tracing::error!(file = %segment.display(), %error,
-                        "outcomes that a dead agent has left cannot be read; their elements run again");
+                        "outcomes that a dead agent has left cannot be read; their elements run again; \
+                         remove the file when it is not needed any more");
                     true
                 }
                 Err(Failure::Refused(problem)) => {
                     tracing::error!(file = %segment.display(), %problem,
                         "the server does not take outcomes that a dead agent has left; an agent \
-                         that is started later tries again");
+                         that is started later, with the token of the dead one, tries again");
                     true
                 }
             };
@@ -136,6 +137,11 @@ async fn deliver_segment(client: &Client, path: &Path) -> Result<bool, Failure> 
     loop {
         let (rest, parcels) = read_some(reader).await.map_err(Failure::Unreadable)?;
         if parcels.is_empty() {
+            if rest.left() > 0 {
+                tracing::warn!(file = %path.display(), from = rest.position(), bytes = rest.left(),
+                    "the end of what a dead agent has left was not written whole, or is damaged; the \
+                     elements that are in it run again");
+            }
             break;
         }
         report(client, agent, parcels, &mut delivered).await.map_err(Failure::Refused)?;

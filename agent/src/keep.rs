@@ -59,7 +59,8 @@ impl Keeper {
             is_failing = kept.is_err();
         }
         if let Err(error) = self.keep(Duration::ZERO).await {
-            tracing::error!(%error, "outcomes that were not accepted cannot be kept on disk");
+            tracing::error!(folder = %self.spool.folder().path().display(), %error,
+                "outcomes that were not accepted cannot be kept on disk; their elements run again");
         }
         self.spool.records()
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use protocol::LeaseId;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::clock;
 use crate::parcel::{Finished, Parcel};
@@ -23,6 +24,9 @@ use crate::spool::{Place, SpoolFolder, Stretch};
 pub const REPORT_BYTES: usize = 4 << 20;
 /// Bytes of memory that outcomes take, from which on those that are on disk leave it.
 const MOST_BYTES: usize = 64 << 20;
+
+/// How long it waits before what could not be read is tried again.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// What waits to be reported, and what has been sent and not been judged.
 #[derive(Debug)]
@@ -129,12 +133,20 @@ impl Outbox {
             spawn_blocking(move || folder.read(&mut rest, REPORT_BYTES).map(|read| (rest, read)));
         match reading.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok((rest, read)) => self.lock().bring_back(rest, read),
-            Err(error) => {
+            Err(error) if is_damage(&error) => {
                 let path = self.folder.path();
                 tracing::error!(folder = %path.display(), %error, outcomes = stretch.counts.values().sum::<usize>(),
-                    "outcomes cannot be read back; their elements will run again");
+                    "outcomes on disk are damaged; their elements will run again");
                 self.lock().lose(&stretch);
                 self.settled.notify_waiters();
+            }
+            // Too many open files, say, or a disk that does not answer: what was written is good.
+            Err(error) => {
+                let path = self.folder.path();
+                tracing::error!(folder = %path.display(), %error,
+                    "outcomes cannot be read back now; tried again in a moment");
+                sleep(PAUSE_AFTER_FAILURE).await;
+                self.lock().put_back(stretch);
             }
         }
     }
@@ -217,6 +229,12 @@ impl Outbox {
     }
 }
 
+/// Whether what was written is not there any more as it was, so that reading it again is of no use.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
 impl Contents {
     fn put(&mut self, parcel: Parcel, now: Instant) {
         let (key, size) = ((parcel.piece.lease, parcel.piece.slot), parcel.size());
@@ -285,14 +303,20 @@ impl Contents {
         self.forget_discarded();
     }
 
-    /// Gives up what cannot be read.
+    /// Leaves on disk what cannot be read now.
+    fn put_back(&mut self, stretch: Stretch) {
+        self.reading = false;
+        self.full.push_front(Entry::Away(stretch));
+    }
+
+    /// Gives up what cannot be read. It stays on disk, for the next agent, which delivers what is
+    /// good of it.
     fn lose(&mut self, stretch: &Stretch) {
         self.reading = false;
         let wanted = stretch.counts.iter().filter(|(lease, _)| !self.discarded.contains_key(lease));
         for (lease, count) in wanted {
             subtract(&mut self.unsettled, *lease, *count);
         }
-        *self.freed.entry(stretch.segment).or_default() += stretch.records;
         self.forget_discarded();
     }
 

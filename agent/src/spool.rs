@@ -127,7 +127,10 @@ impl SpoolFolder {
         let mut reader = record::Reader::open(&self.segment(stretch.segment), stretch.from)?;
         let (mut read, mut size) = (Vec::new(), 0);
         while stretch.from < stretch.to && (size < most || read.is_empty()) {
-            let gone = || io::Error::other("what was written there is not there any more");
+            let gone = || {
+                let text = "what was written there is not there any more";
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            };
             let (kept, body) = match reader.next::<Kept>().and_then(|kept| kept.ok_or_else(gone)) {
                 Ok(kept) => kept,
                 // What was read first; then it is tried again.

@@ -164,7 +164,8 @@ impl Identity {
         let inside = folder.join(".");
         self.act(|| fs::metadata(&inside))?.map(drop).map_err(|error| {
             let story = format!(
-                "the workers' user {name} cannot come there ({error}); each folder on its way must let                  that user through, as by chmod o+x"
+                "the workers' user {name} cannot come there ({error}); each folder on its way must let \
+                 that user through, as by chmod o+x"
             );
             io::Error::new(error.kind(), story)
         })

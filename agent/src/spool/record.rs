@@ -61,6 +61,12 @@ impl Reader {
         self.at
     }
 
+    /// Bytes that follow the last record that was read. More than none at the end: it was not written
+    /// whole, or is damaged.
+    pub fn left(&self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+
     /// The next record: its header and its body. Nothing at the end, and where the bytes are none
     /// that were written whole: behind these nothing was written any more.
     ///
@@ -84,7 +90,8 @@ impl Reader {
         if checksum(&sealed) != sum {
             return Ok(None);
         }
-        let (header, start) = envelope::open(&sealed).map_err(io::Error::other)?;
+        let unread = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let (header, start) = envelope::open(&sealed).map_err(unread)?;
         self.at += PREFIX + u64::from(length);
         Ok(Some((header, sealed.split_off(start))))
     }
