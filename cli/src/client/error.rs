@@ -113,10 +113,18 @@ impl CallError {
         }
     }
 
-    /// Tells also of the servers that were asked before.
-    pub fn after(mut self, earlier: &[Self]) -> Self {
+    /// Tells also of the servers that were asked before. Of servers that have all failed, in different
+    /// ways, the one that may come back counts: which was asked last is chance.
+    pub fn after(mut self, mut earlier: Vec<Self>) -> Self {
+        let comes_back = |error: &Self| error.outlook() == Outlook::Passing;
+        if self.is_of_server()
+            && !comes_back(&self)
+            && let Some(at) = earlier.iter().position(comes_back)
+        {
+            std::mem::swap(&mut self, &mut earlier[at]);
+        }
         if let Self::Unreachable { reason, .. } | Self::Lost { reason, .. } = &mut self {
-            earlier.iter().for_each(|error| reason.push_str(&format!("; and before, {error}")));
+            earlier.iter().for_each(|error| reason.push_str(&format!("; and also, {error}")));
         }
         self
     }

@@ -140,7 +140,7 @@ impl Client {
             }
             match spare.filter(|spare| error.allows_another(spare)) {
                 Some(spare) => request = spare,
-                None => return Err(error.after(&failed)),
+                None => return Err(error.after(failed)),
             }
             failed.push(error);
         }
