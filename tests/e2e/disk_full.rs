@@ -9,6 +9,7 @@ use std::process::Command;
 use nix::unistd::Uid;
 use serde_json::{Value, json};
 use tests::audit::taking;
+use tests::procfs;
 use tests::recount::RESULT;
 use tests::wait::until;
 use tests::world::Agent;
@@ -110,7 +111,9 @@ impl InMidMap {
         let values = value.as_array().expect("a value is a list");
         recount.check(&self.world.client, &self.id, values, N_ELEMENTS).await;
         let repeated = recount.repeated();
-        assert!(repeated.is_empty() || !self.world.given_up().is_empty(), "{repeated:#?}");
+        let given_up = self.world.given_up();
+        let is_excused = procfs::load_of_a_core() > procfs::BUSY && !given_up.is_empty();
+        assert!(repeated.is_empty() || is_excused, "{given_up:?} {repeated:#?}");
         assert_eq!(self.world.client.run(&another()).await, json!([2, 3]));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tests::audit::taking;
 use tests::namespaces::{Cable, End};
+use tests::procfs;
 use tests::recount::{REPORTED_WITHIN, RESULT};
 use tests::world::LEASE_SECONDS;
 use tests::{Audit, Chance, Flow, Proxy, Recount, World, chance, clock};
@@ -40,10 +41,11 @@ async fn map_through_a_cut(cable: &Cable, silent: End) {
     recount.check(&world.client, &id, values, N_ELEMENTS).await;
     let mut given_up = world.given_up();
     given_up.remove("one");
-    if !given_up.is_empty() {
+    if !given_up.is_empty() && procfs::load_of_a_core() > procfs::BUSY {
         eprintln!("the machine was too slow to count what ran twice");
         return;
     }
+    assert!(given_up.is_empty(), "agents were given up that nothing was done to: {given_up:?}");
     // What ran twice ran on the agent that was cut off when it could not report.
     for (element, executions) in recount.repeated() {
         let is_cut_off = |e: &&&tests::recount::Execution| {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::audit::taking;
+use tests::procfs;
 use tests::recount::RESULT;
 use tests::wait::until;
 use tests::{Audit, Database, Patient, Recount, World};
@@ -114,7 +115,9 @@ async fn rolls_without_a_failure(database: Database) {
     recount.check(&world.answering().await, &map, values, N_ELEMENTS).await;
     let repeated = recount.repeated();
     // On a machine so slow that an agent is given up for it, what it ran runs again.
-    assert!(repeated.is_empty() || !world.given_up().is_empty(), "{repeated:#?}");
+    let given_up = world.given_up();
+    let is_excused = procfs::load_of_a_core() > procfs::BUSY && !given_up.is_empty();
+    assert!(repeated.is_empty() || is_excused, "{given_up:?} {repeated:#?}");
 }
 
 #[tokio::test]

@@ -18,6 +18,10 @@ pub fn is_alive(pid: Pid) -> bool {
     state.is_some_and(|state| !matches!(state, "Z" | "X"))
 }
 
+/// Above so many processes a core a machine is too busy to keep the terms. The cells of `make test`
+/// alone are some two.
+pub const BUSY: f64 = 3.0;
+
 /// How many processes each core had to serve at once, over the last minute.
 ///
 /// # Panics

@@ -18,10 +18,6 @@ use super::blow::{Blow, Struck, Victim};
 /// The variable that chooses cells: those whose name contains its text.
 const CHOICE: &str = "FARROW_CELL";
 
-/// Above so many processes a core a machine is too busy to keep the terms. The cells of `make test`
-/// alone are some two.
-const BUSY: f64 = 3.0;
-
 /// Slots of each of the two agents.
 const SLOTS: u32 = 2;
 
@@ -191,7 +187,7 @@ impl Row {
     /// were not reported within a second, or an agent did not come to say within a lease that it
     /// lives. On one that is not busy, that is a failure like any other.
     pub fn is_disturbed(&self) -> bool {
-        self.load > BUSY && self.breaks_terms()
+        self.load > procfs::BUSY && self.breaks_terms()
     }
 
     fn breaks_terms(&self) -> bool {
