@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{Blobs, N_PARTS, Removed};
 use crate::state::AppState;
-use crate::store::{Store, StoreError, references};
+use crate::store::{Store, StoreError, references, uploads};
 
 /// Blobs that are looked up together, and removed while others wait.
 const SLICE: usize = 100;
+
+/// How long the second look may take: a database that does not answer must not hold others up.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Looks for such blobs until `shutdown`, often enough that a grace is late by little.
 pub async fn run(state: AppState, shutdown: CancellationToken) {
@@ -65,13 +68,32 @@ pub async fn collect(
                 continue;
             }
             let Some(removing) = blobs.begin_removing().await? else { return Ok(removed) };
-            let candidates = unreferenced(store, candidates).await?;
-            let now = removing.remove(candidates, grace).await?;
+            // All servers of the folder wait meanwhile.
+            let looking = tokio::time::timeout(SECOND_LOOK, unreferenced(store, candidates));
+            let Ok(candidates) = looking.await else { return Ok(removed) };
+            let candidates = candidates?;
+            let now = removing.remove(candidates.clone(), grace).await?;
+            let forgetting = tokio::time::timeout(SECOND_LOOK, forget(store, blobs, candidates));
+            // Rows that stay give nobody a right that they had not, and go with the next blob.
+            forgetting.await.unwrap_or(Ok(()))?;
+            drop(removing);
             removed.n += now.n;
             removed.bytes += now.bytes;
         }
     }
     Ok(removed)
+}
+
+/// Forgets who has uploaded those of `digests` that are gone.
+async fn forget(store: &Store, blobs: &Blobs, digests: Vec<String>) -> Result<(), CollectError> {
+    let mut gone = Vec::new();
+    for digest in digests {
+        if blobs.size(&digest).await?.is_none() {
+            gone.push(digest);
+        }
+    }
+    store.write(|tx| Box::pin(async move { uploads::forget(tx, &gone).await })).await?;
+    Ok(())
 }
 
 async fn unreferenced(store: &Store, digests: Vec<String>) -> Result<Vec<String>, StoreError> {

@@ -103,8 +103,8 @@ pub enum ApiError {
     /// The server is stopping.
     #[error("the server is stopping: ask again in a moment")]
     Stopping,
-    /// The database is away; why is logged and told to nobody.
-    #[error("the server cannot reach its database: ask again in a moment")]
+    /// The database or the folder of the blobs is away; why is logged and told to nobody.
+    #[error("the server cannot reach its database or its blobs: ask again in a moment")]
     Unavailable(String),
     /// The disk of the database or of the blobs is full.
     #[error(
@@ -133,6 +133,7 @@ impl From<std::io::Error> for ApiError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Self::NoRoom(error.to_string())
             }
+            std::io::ErrorKind::TimedOut => Self::Unavailable(error.to_string()),
             _ => Self::Internal(error.to_string()),
         }
     }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -25,9 +25,32 @@ pub const LOCKS: &str = "locks";
 #[derive(Debug)]
 pub struct Held(#[expect(dead_code, reason = "it is held, not used")] Flock<File>);
 
+/// How long one waits for a collector, which needs milliseconds unless its server was stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two attempts to get a lock.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Held by who names or finds a blob. It may wait for a collector, a few milliseconds.
+///
+/// # Errors
+/// `TimedOut` when a collector does not let go: whoever waits must not be stopped with its server.
 pub fn naming(folder: &Path) -> io::Result<Held> {
-    lock(folder, "names", FlockArg::LockShared)
+    let mut waited = Duration::ZERO;
+    loop {
+        match lock(folder, "names", FlockArg::LockSharedNonblock) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && waited < PATIENCE => {
+                std::thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let path = folder.join(LOCKS).join("names");
+                let text = format!("another server holds {} and does not let go", path.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            locked => return locked,
+        }
+    }
 }
 
 /// Held by a collector while it removes blobs: nobody names or finds one.

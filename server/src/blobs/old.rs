@@ -95,9 +95,10 @@ impl Removing {
     ///
     /// # Errors
     /// When one cannot be removed.
-    pub async fn remove(self, digests: Vec<String>, grace: Duration) -> io::Result<Removed> {
+    pub async fn remove(&self, digests: Vec<String>, grace: Duration) -> io::Result<Removed> {
+        let blobs = self.blobs.clone();
         run(move || {
-            let folder = &self.blobs.folder;
+            let folder = &blobs.folder;
             let now = locks::now(folder)?;
             let mut removed = Removed::default();
             for hex in digests.iter().filter_map(|digest| parse_digest(digest)) {

@@ -110,6 +110,7 @@ async fn a_blob_is_looked_at_once_more_before_it_is_removed() {
     let finding = tokio::spawn(async move { other.find(&digest).await.unwrap() });
     // Who finds it waits for the collector, or was before it: never in the middle.
     let removed = removing.remove(vec![gone.clone()], DAY).await.unwrap();
+    drop(removing);
     assert_eq!((removed.n, finding.await.unwrap()), (1, Some(5)));
     let removing = blobs.begin_removing().await.unwrap().unwrap();
     assert_eq!(removing.remove(vec![found.clone(), gone], DAY).await.unwrap().n, 0);

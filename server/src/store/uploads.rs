@@ -2,7 +2,7 @@
 //! had them before.
 
 use super::StoreError;
-use super::db::{Tx, args};
+use super::db::{Tx, args, json_text};
 use crate::clock::Millis;
 
 /// Writes down that `owner` has sent all bytes of the blob `digest`. Says whether it had not
@@ -24,6 +24,19 @@ pub async fn add(
     )
     .await?;
     Ok(!had)
+}
+
+/// Forgets who has sent the blobs `digests`, which are gone.
+///
+/// # Errors
+/// The database's.
+pub async fn forget(tx: &mut Tx<'_>, digests: &[String]) -> Result<(), StoreError> {
+    tx.execute(
+        "delete from uploads where digest in (select value from json_each($1))",
+        args![json_text(&digests)?],
+    )
+    .await?;
+    Ok(())
 }
 
 /// Whether `owner` has uploaded the blob `digest`.

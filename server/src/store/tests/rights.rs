@@ -158,6 +158,22 @@ async fn a_blob_is_its_uploaders() {
     assert!(has("ada", "sha256:00").await);
     assert!(!has("eve", "sha256:00").await);
     assert!(!has("ada", "sha256:01").await);
+    write!(fixture, |tx| uploads::forget(tx, &["sha256:01".to_owned()]));
+    assert!(has("ada", "sha256:00").await);
+    write!(fixture, |tx| uploads::forget(tx, &["sha256:00".to_owned()]));
+    assert!(!has("ada", "sha256:00").await && !has("bob", "sha256:00").await);
+}
+
+#[tokio::test]
+async fn administrators_that_are_made_at_a_start_have_names_of_their_own() {
+    let fixture = Fixture::new().await;
+    for hash in ["one", "one", "two"] {
+        write!(fixture, |tx| tokens::ensure_admin(tx, hash, 1));
+    }
+    let one = read!(fixture, |tx| tokens::find(tx, "one")).unwrap();
+    let two = read!(fixture, |tx| tokens::find(tx, "two")).unwrap();
+    assert_eq!(one.identity.name, "first administrator");
+    assert_eq!(two.identity.name, "first administrator 2");
 }
 
 #[tokio::test]
