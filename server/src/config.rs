@@ -24,9 +24,9 @@ pub struct Settings {
     #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
-    /// Folder of the blobs, which all servers of one database share [default: blobs in the data
-    /// folder].
-    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR")]
+    /// Folder of the blobs, which all servers of the database share: local, or a file system that
+    /// keeps locks (flock) and hard links between machines [default: blobs in the data folder].
+    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR", requires = "database_url")]
     pub blobs: Option<PathBuf>,
 
     /// Seconds for which an agent's leases are good without a word from it.

@@ -86,6 +86,11 @@ impl Dispatcher {
         self.work.notify_one();
     }
 
+    /// Forgets an agent that is gone.
+    pub fn forget(&self, agent: AgentId) {
+        self.waiting().regulars.remove(&agent);
+    }
+
     /// Notes that `agent` has asked another server for work: what it still waits for here would be
     /// granted for slots that it offers there.
     pub fn waits_elsewhere(&self, agent: AgentId) {

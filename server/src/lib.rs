@@ -146,9 +146,10 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         }
         None => {
             let store = Store::open(&data).await?;
+            let clock = store.start_clock().await?;
             // The store's lock keeps other servers off the folder.
             blobs.sweep().map_err(&cannot_write)?;
-            (store, Arc::new(Clock::start()))
+            (store, Arc::new(clock))
         }
     };
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);

@@ -78,6 +78,7 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
             .await?;
         let Some(outcome) = reaped else { continue };
         tracing::warn!(%agent, "the agent was not heard of for a lease; what it held is free again");
+        state.dispatcher.forget(agent);
         state.moved(&outcome);
         state.wake_for_agents();
     }

@@ -146,7 +146,10 @@ async fn write_draft(
     let mut position = 0;
     while store
         .write(move |tx| {
-            Box::pin(async move { drafts::copy_groups(tx, of, id, position, slice).await })
+            Box::pin(async move {
+                drafts::must_be_there(tx, id).await?;
+                drafts::copy_groups(tx, of, id, position, slice).await
+            })
         })
         .await?
     {
@@ -156,18 +159,31 @@ async fn write_draft(
     while let Some(first) = next {
         next = store
             .write(move |tx| {
-                Box::pin(async move { drafts::copy_outcomes(tx, of, id, first, slice).await })
+                Box::pin(async move {
+                    drafts::must_be_there(tx, id).await?;
+                    drafts::copy_outcomes(tx, of, id, first, slice).await
+                })
             })
             .await?;
     }
     for cuts in slices(std::mem::take(&mut retry.cut), slice) {
         store
-            .write(move |tx| Box::pin(async move { drafts::insert_cuts(tx, of, id, &cuts).await }))
+            .write(move |tx| {
+                Box::pin(async move {
+                    drafts::must_be_there(tx, id).await?;
+                    drafts::insert_cuts(tx, of, id, &cuts).await
+                })
+            })
             .await?;
     }
     for rows in slices(std::mem::take(&mut retry.rows), slice) {
         store
-            .write(move |tx| Box::pin(async move { drafts::return_all(tx, id, &rows, now).await }))
+            .write(move |tx| {
+                Box::pin(async move {
+                    drafts::must_be_there(tx, id).await?;
+                    drafts::return_all(tx, id, &rows, now).await
+                })
+            })
             .await?;
     }
     store

@@ -2,7 +2,9 @@
 //!
 //! A note says only "look": what happened stands in the database. Notes are collected for a moment
 //! and sent outside of transactions; one that is lost (its server was killed between the commit and
-//! the note) costs a second, because each server also looks by itself.
+//! the note) costs a second, because each server also looks by itself. For orders to agents it does
+//! not: an agent learns of them with its next heartbeat, a sixth of a lease later at the most, or when
+//! whoever had no answer asks once more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
@@ -93,6 +95,11 @@ impl Outbound {
         self.add(|note| note.agents = true);
     }
 
+    /// Tells to look at everything.
+    pub fn all(&self) {
+        self.add(|note| note.all = true);
+    }
+
     fn add(&self, add: impl FnOnce(&mut Note)) {
         add(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         self.filled.notify_one();
@@ -118,7 +125,7 @@ fn split(mut note: Note) -> Vec<Note> {
         .into_iter()
         .flat_map(|(topic, ids)| ids.into_iter().map(move |id| (topic, id)))
         .collect();
-    if ids.len() > MAX_IDS * MAX_NOTES {
+    if note.all || ids.len() > MAX_IDS * MAX_NOTES {
         return vec![Note { all: true, ..note }];
     }
     let mut notes = Vec::new();
@@ -236,6 +243,7 @@ async fn look(state: &AppState) {
         tokio::time::sleep(LOOK).await;
         state.dispatcher.wake_here();
         state.log_watchers.wake_all_here();
+        state.agents_changed.notify_waiters();
         match look_at_jobs(state, &seen).await {
             Ok(now) => seen = now,
             Err(error) => tracing::debug!(%error, "what is waited for could not be looked at"),

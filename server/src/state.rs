@@ -66,6 +66,14 @@ impl AppState {
         self.dispatcher.wake();
     }
 
+    /// Lets all agents look for orders, at whichever server they hold a heartbeat.
+    pub fn look_for_orders(&self) {
+        self.agent_watchers.wake_all_here();
+        if let Some(outbound) = &self.outbound {
+            outbound.all();
+        }
+    }
+
     /// Wakes all who wait for a job that has ended.
     pub fn ended(&self, job: JobId) {
         self.metrics.jobs_ended.add(1);

@@ -13,7 +13,7 @@ use crate::store::{StoreError, drafts, trash};
 const SLICE: u32 = 500;
 
 /// Milliseconds after which a draft is given up: another server of the database may be writing it.
-pub const DRAFT_LIMIT: Millis = 3_600_000;
+pub const DRAFT_LIMIT: Millis = 24 * 3_600_000;
 
 /// How long it waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);

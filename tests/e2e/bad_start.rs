@@ -83,6 +83,7 @@ async fn settings_that_cannot_be() {
         (&["server", "--tls-cert", "x.pem"], &["--tls-key"]),
         (&["server", "--host", "https://x"], &["--host", "farrow.example.org"]),
         (&["server", "--lease", "0"], &["--lease", "0.5"]),
+        (&["server", "--blobs", "x"], &["--database-url"]),
         (&["server", "--max-body", "1 GB"], &["--max-body"]),
         (&["server", "--dta", "x"], &["--dta"]),
         (&["agent", "--server", "localhost"], &["--server", "http://"]),

@@ -23,9 +23,9 @@ use crate::labels::label_failures;
 use crate::presence;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
+use crate::store;
 use crate::store::agents;
 use crate::store::blocks::{Place, StoredBlock};
-use crate::store::identity;
 use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
 
@@ -62,6 +62,9 @@ pub async fn register(
         let message = format!("is {}, must be from 1 to {MAX_SLOTS}", agent.slots);
         return Err(ApiError::field("slots", message));
     }
+    if agent.name.chars().any(char::is_control) {
+        return Err(ApiError::field("name", "holds a control character"));
+    }
     let (now, lease) = (state.clock.now(), lease_millis(&state));
     let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
     let identity = caller.identity;
@@ -74,14 +77,13 @@ pub async fn register(
                 }
                 let revoked = presence::register(tx, &agent, now, now + lease).await?;
                 agents::give(tx, agent.id, &identity.owner).await?;
-                Ok(Some(revoked))
+                Ok(Some((revoked, store::identity::database_id(tx).await?)))
             })
         })
         .await?;
-    let revoked = taken_in.ok_or_else(|| foreign(id))?;
+    let (revoked, database) = taken_in.ok_or_else(|| foreign(id))?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
     state.wake_for_agents();
-    let database = state.store.write(|tx| Box::pin(identity::database_id(tx))).await?;
     let lease_seconds = state.config.settings.lease;
     Ok(axum::Json(Registered { lease_seconds, revoked, database: Some(database) }))
 }
@@ -104,6 +106,7 @@ pub async fn leave(
         .await?;
     jobs.iter().for_each(|job| state.job_watchers.wake(job));
     state.wake_for_agents();
+    state.dispatcher.forget(agent);
     tracing::info!(%agent, "an agent has left");
     Ok(StatusCode::NO_CONTENT)
 }

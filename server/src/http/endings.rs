@@ -54,7 +54,8 @@ pub async fn cancel(
         .await?;
     match ended {
         Ended::Now(ending) => state.all_ended(&ending),
-        Ended::Before(JobState::Cancelled) => {}
+        // A server that was killed when it had cancelled the job may not have told its agents.
+        Ended::Before(JobState::Cancelled) => state.look_for_orders(),
         Ended::Before(before) => {
             return Err(ApiError::Conflict(format!(
                 "job {job} is {} already and cannot be cancelled",

@@ -57,6 +57,8 @@ pub async fn submit(
     let ids = match before {
         Some(before) => before,
         None => {
+            // Before anything of it is stored.
+            state.limits.room(state.clock.now())?;
             let submission: SubmitJob = submission::read_json(&body)?;
             let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
             let owner = caller.identity.owner.clone();
@@ -109,6 +111,7 @@ pub async fn submit_batch(
     let ids = match before {
         Some(before) => all_there(before, &body)?,
         None => {
+            state.limits.room(state.clock.now())?;
             let submissions: SubmitJobs = submission::read_json(&body)?;
             let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
             let owner = &caller.identity.owner;

@@ -68,6 +68,17 @@ pub async fn discard_old(tx: &mut Tx<'_>, until: Millis) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Fails if a draft was given up: what is written of it now would be cleared by nobody.
+///
+/// # Errors
+/// That, and the database's.
+pub async fn must_be_there(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
+    match tx.first("select job_id from drafts where job_id = $1", args![job]).await? {
+        Some(_) => Ok(()),
+        None => Err(StoreError::corrupt("drafts", "a draft was given up before its end")),
+    }
+}
+
 /// Copies the outer elements of job `from` from `position` on, at most `limit`. Says whether there
 /// may be more.
 ///

@@ -332,6 +332,11 @@ pub enum StoreError {
         /// What.
         value: String,
     },
+    /// An operation panicked, which is a bug; it was undone.
+    #[error(
+        "an operation on the database panicked: this is a bug of farrow, and the log says where"
+    )]
+    Panicked,
     /// The server is stopping.
     #[error("the database is closed: the server is stopping")]
     Closed,

@@ -67,13 +67,20 @@ pub fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
 pub async fn open(options: &PgConnectOptions) -> Result<PgPool, StoreError> {
     // The pool would try for long, and then tell only that it did.
     let mut connection = connect(options).await?;
-    sqlx::raw_sql(JSON_EACH).execute(&mut connection).await?;
     match migrations::run(&mut connection).await {
         Ok(()) => migrations::sign(&mut Tx::new(&mut connection)).await?,
         Err(refused) => {
             return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
         }
     }
+    // Not before: a newer program's is left to it.
+    sqlx::raw_sql(JSON_EACH).execute(&mut connection).await.map_err(|error| {
+        StoreError::Open(format!(
+            "{}; to make a function there: grant create on schema public to {}",
+            unusable(options, &error),
+            options.get_username()
+        ))
+    })?;
     let _ = connection.close().await;
     Ok(PgPoolOptions::new()
         .max_connections(READERS)
@@ -90,13 +97,18 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreEr
 }
 
 fn unreachable(options: &PgConnectOptions, error: &sqlx::Error) -> String {
-    let (host, port) = (options.get_host(), options.get_port());
-    let database = options.get_database().unwrap_or("(the user's)");
+    let database = options.get_database().unwrap_or(options.get_username());
     format!(
-        "the PostgreSQL database {database} on {host}:{port} cannot be used: {error}; is it running, \
-         does the database exist (createdb {database}), and may {} use it?",
+        "{}; is it running, does the database exist (createdb {database}), and may {} use it?",
+        unusable(options, error),
         options.get_username()
     )
+}
+
+fn unusable(options: &PgConnectOptions, error: &sqlx::Error) -> String {
+    let (host, port) = (options.get_host(), options.get_port());
+    let database = options.get_database().unwrap_or(options.get_username());
+    format!("the PostgreSQL database {database} on {host}:{port} cannot be used: {error}")
 }
 
 /// The database's time.

@@ -43,7 +43,10 @@ impl Snapshot {
     /// # Errors
     /// When it cannot be reached, or its schema is not this program's.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let mut connection = postgres::connect(&postgres::options(url)?).await?;
+        // What is read is worked on between two statements, and no server waits for it.
+        let options =
+            postgres::options(url)?.options([("idle_in_transaction_session_timeout", "0")]);
+        let mut connection = postgres::connect(&options).await?;
         if let Err(refused) = migrations::check(&mut connection).await {
             return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
         }

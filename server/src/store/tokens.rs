@@ -112,14 +112,33 @@ fn role(row: &Row) -> Result<Role, StoreError> {
 /// # Errors
 /// The database's.
 pub async fn ensure_admin(tx: &mut Tx<'_>, hash: &str, now: Millis) -> Result<(), StoreError> {
+    if find(tx, hash).await?.is_some() {
+        return Ok(());
+    }
+    let name = admin_name(tx).await?;
     tx.execute(
-        "insert into tokens (id, hash, role, name, created_at) values ($1, $2, 'admin', $3, $4)
-         on conflict (hash) do nothing",
+        "insert into tokens (id, hash, role, name, created_at) values ($1, $2, 'admin', $3, $4)",
         // An owner is known to agents by this id, so it must not be the hash.
-        args![TokenId::new(), hash, "first administrator", now],
+        args![TokenId::new(), hash, name, now],
     )
     .await?;
     Ok(())
+}
+
+/// A name for an administrator that is made at a start: the first one, or the one after those.
+async fn admin_name(tx: &mut Tx<'_>) -> Result<String, StoreError> {
+    let row = tx
+        .first("select count(*) as n from tokens where name like 'first administrator%'", args![])
+        .await?;
+    let n = row.map_or(Ok(0), |row| row.count("n"))?;
+    if n == 0 {
+        return Ok("first administrator".to_owned());
+    }
+    tracing::warn!(
+        "this server's token makes one more administrator of a database that has one; servers of one \
+         database are started with the same FARROW_TOKEN"
+    );
+    Ok(format!("first administrator {}", n + 1))
 }
 
 /// A token to be written down.
@@ -142,7 +161,6 @@ pub struct NewToken {
 /// # Errors
 /// The database's.
 pub async fn create(tx: &mut Tx<'_>, token: NewToken, now: Millis) -> Result<bool, StoreError> {
-    one_by_one(tx, now).await?;
     let taken = tx
         .first(
             "select id from tokens where name = $1 and revoked_at is null
@@ -160,18 +178,6 @@ pub async fn create(tx: &mut Tx<'_>, token: NewToken, now: Millis) -> Result<boo
     )
     .await?;
     Ok(true)
-}
-
-/// Lets changes of tokens come one after the other, also those of several servers: what one has
-/// seen of the others holds until it is committed.
-async fn one_by_one(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError> {
-    tx.execute(
-        "insert into meta (key, value) values ('tokens', $1)
-         on conflict (key) do update set value = excluded.value",
-        args![now.to_string()],
-    )
-    .await?;
-    Ok(())
 }
 
 /// What an attempt to revoke a token came to.
@@ -192,7 +198,6 @@ pub enum Revoked {
 /// # Errors
 /// The database's.
 pub async fn revoke(tx: &mut Tx<'_>, id: TokenId, now: Millis) -> Result<Revoked, StoreError> {
-    one_by_one(tx, now).await?;
     let row = tx
         .first("select hash, role, expires_at, revoked_at from tokens where id = $1", args![id])
         .await?;

@@ -36,8 +36,7 @@ pub async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<Deleted, StoreError> 
 }
 
 async fn erase(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
-    // Another server may just do the same.
-    tx.execute("insert into trash (job_id) values ($1) on conflict do nothing", args![job]).await?;
+    tx.execute("insert into trash (job_id) values ($1)", args![job]).await?;
     // The key of a submission goes with the last of its jobs.
     tx.execute(
         "delete from idempotency_keys where (owner, key) in (
@@ -150,16 +149,6 @@ pub async fn clear(tx: &mut Tx<'_>, limit: u32) -> Result<bool, StoreError> {
             return Ok(true);
         }
     }
-    // Another server may be clearing the same rows: the last one is who sees that there are none.
-    tx.execute(
-        "delete from trash where job_id = $1
-             and not exists (select 1 from outcomes where job_id = $1)
-             and not exists (select 1 from leases where job_id = $1)
-             and not exists (select 1 from logs where job_id = $1)
-             and not exists (select 1 from groups where job_id = $1)
-             and not exists (select 1 from blocks where job_id = $1)",
-        args![job],
-    )
-    .await?;
+    tx.execute("delete from trash where job_id = $1", args![job]).await?;
     Ok(true)
 }

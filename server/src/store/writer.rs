@@ -85,7 +85,8 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let operation = Box::new(Asked { operation, answer });
         self.operations.send(operation).await.map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        // It was begun, and cut off with its connection.
+        answered.await.map_err(|_| StoreError::Unavailable("a write was cut off".into()))?
     }
 }
 
@@ -114,9 +115,10 @@ where
 {
     fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> {
         let Self { operation, answer } = *self;
-        let running = operation(tx);
+        let running = AssertUnwindSafe(operation(tx)).catch_unwind();
         Box::pin(async move {
-            let result = running.await;
+            // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
+            let result = running.await.unwrap_or(Err(StoreError::Panicked));
             let succeeded = result.is_ok();
             let finish: Finish = Box::new(move |committed| {
                 let _ = answer.send(committed.and(result));
@@ -179,10 +181,9 @@ async fn write_batch(
         if !is_alone {
             session.script(savepoint).await?;
         }
-        // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
-        let ran = AssertUnwindSafe(operation.run(&mut session.tx())).catch_unwind().await;
-        last_succeeded = ran.as_ref().is_ok_and(|(succeeded, _)| *succeeded);
-        batch.finishes.extend(ran.ok().map(|(_, finish)| finish));
+        let (succeeded, finish) = operation.run(&mut session.tx()).await;
+        last_succeeded = succeeded;
+        batch.finishes.push(finish);
         savepoint = if last_succeeded {
             "release savepoint operation; savepoint operation"
         } else {
@@ -281,7 +282,9 @@ impl Session {
         self.script(match self {
             Self::Sqlite(_) => "begin immediate",
             // The key is "farrow" in ASCII.
-            Self::Postgres(_) => "begin; select pg_advisory_xact_lock(112568717963127)",
+            Self::Postgres(_) => {
+                "begin isolation level read committed; select pg_advisory_xact_lock(112568717963127)"
+            },
         })
         .await
     }

@@ -30,6 +30,11 @@ pub fn check(submission: &SubmitJob, faults: &mut Faults) {
         "name",
         format!("has {name_length} characters, at most {MAX_NAME} are allowed"),
     );
+    faults.unless(
+        !submission.name.as_deref().unwrap_or_default().chars().any(char::is_control),
+        "name",
+        "holds a control character".to_owned(),
+    );
     check_function(submission, faults);
     check_packages(submission, faults);
     for (field, values) in [("args", &submission.args), ("globals", &submission.globals)] {

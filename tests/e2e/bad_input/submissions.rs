@@ -71,6 +71,7 @@ pub fn submissions() -> Vec<Refusal> {
         ),
         submission(&json!({"workdir": 3}), "workdir", &["expected a string"]),
         submission(&json!({"name": "x".repeat(201)}), "name", &["201 characters", "200"]),
+        submission(&json!({"name": "a\u{0}b"}), "name", &["control character"]),
         submission(&json!({"elements": 3}), "elements", &["is a number", "must be an array"]),
         submission(&json!({"elements": "abc"}), "elements", &["is a string"]),
         submission(

@@ -33,7 +33,7 @@ pub(super) struct Check {
     #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
     /// The folder of the blobs [default: blobs in the data folder]
-    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR")]
+    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR", requires = "database_url")]
     blobs: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,

@@ -12,7 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   farrow server compact --data /var/lib/farrow
 
-Needed once for a large database of version 0.1, which does not give room back by itself; the server's
+Needed once for a large database that an earlier farrow has made: the server's
 log says so. The server must be stopped, and the disk have room for a second copy meanwhile.
 ";
 

@@ -444,7 +444,7 @@ async fn an_operation_that_panics_takes_nothing_else_down() {
             Ok(())
         })
     });
-    assert!(matches!(panicking.await, Err(StoreError::Closed)));
+    assert!(matches!(panicking.await, Err(StoreError::Panicked)));
     write!(fixture, |tx| tokens::ensure_admin(tx, "after", 0));
     assert!(read!(fixture, |tx| tokens::find(tx, "after")).is_some());
     assert!(read!(fixture, |tx| tokens::find(tx, "half done")).is_none());

@@ -76,8 +76,11 @@ async fn what_a_killed_server_has_left_of_a_retry_is_there_for_nobody_and_cleare
     assert!(!fixture.is_runnable(id).await);
     assert_eq!(fixture.job(of).await.retried_as, None);
 
-    // The next server begins.
+    // The next server begins; were the first one still there, it would write no more.
+    write!(fixture, |tx| drafts::must_be_there(tx, id));
     write!(fixture, |tx| drafts::discard_old(tx, 11));
+    let late = fixture.store.write(move |tx| Box::pin(drafts::must_be_there(tx, id))).await;
+    assert!(late.unwrap_err().to_string().contains("given up"));
     while write!(fixture, |tx| trash::clear(tx, 2)) {}
     let left = read!(fixture, |tx| tx.all(
         "select 1 from outcomes where job_id = $1 union all select 1 from leases
