@@ -11,8 +11,29 @@ use tokio::net::unix::pipe;
 
 use crate::tap::Tap;
 
-/// Bytes kept of what an element prints to one stream, at the start and at the end.
-const KEPT: usize = 32 * 1024;
+/// How much is kept of what an element prints to one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Bytes at its start, and as many at its end.
+    each_end: usize,
+}
+
+impl Keep {
+    /// Bytes that are kept unless a setting says otherwise.
+    pub const DEFAULT: u32 = 64 << 10;
+
+    /// Keeps so many bytes: one half of them from the start, the other from the end.
+    pub fn bytes(bytes: u32) -> Self {
+        Self { each_end: bytes as usize / 2 }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self::bytes(Self::DEFAULT)
+    }
+}
+
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 /// Bytes read at most when the pipe is emptied. More than a pipe holds, so that all that was
@@ -22,18 +43,30 @@ const DRAIN: usize = 1 << 20;
 /// The start and the end of a text of any length.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Clip {
+    keep: Keep,
     head: Vec<u8>,
     tail: VecDeque<u8>,
     dropped: u64,
 }
 
 impl Clip {
+    fn new(keep: Keep) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
+    /// What was pushed up to now; from now on it is another one.
+    fn take(&mut self) -> Self {
+        let next = Self::new(self.keep);
+        std::mem::replace(self, next)
+    }
+
     fn push(&mut self, mut bytes: &[u8]) {
-        let room = KEPT - self.head.len();
+        let Keep { each_end } = self.keep;
+        let room = each_end - self.head.len();
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
         bytes = rest;
-        let excess = (self.tail.len() + bytes.len()).saturating_sub(KEPT);
+        let excess = (self.tail.len() + bytes.len()).saturating_sub(each_end);
         self.dropped += excess as u64;
         let old = excess.min(self.tail.len());
         self.tail.drain(..old);
@@ -42,7 +75,7 @@ impl Clip {
 
     /// Whether nothing was printed.
     pub fn is_empty(&self) -> bool {
-        self.head.is_empty()
+        self.head.is_empty() && self.dropped == 0
     }
 
     /// Bytes in the middle that were not kept.
@@ -62,9 +95,9 @@ impl Clip {
     }
 }
 
-/// A text with its middle taken out if it is longer than what is kept of output.
+/// A text with its middle taken out if it is longer than [`Keep::DEFAULT`].
 pub fn clip(text: &mut String) {
-    if text.len() > 2 * KEPT {
+    if text.len() > Keep::DEFAULT as usize {
         let mut clip = Clip::default();
         clip.push(text.as_bytes());
         *text = clip.text();
@@ -82,9 +115,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(name: LogStream, pipe: OwnedFd) -> io::Result<Self> {
+    fn new(name: LogStream, pipe: OwnedFd, keep: Keep) -> io::Result<Self> {
         let pipe = Some(pipe::Receiver::from_owned_fd(pipe)?);
-        Ok(Self { name, pipe, clip: Clip::default(), buffer: vec![0; CHUNK] })
+        Ok(Self { name, pipe, clip: Clip::new(keep), buffer: vec![0; CHUNK] })
     }
 
     /// Waits until there is something to read. For ever once the stream is closed.
@@ -161,13 +194,13 @@ impl Printed {
 }
 
 impl Output {
-    /// Reads from these ends of pipes.
+    /// Reads from these ends of pipes, and keeps so much of each stream.
     ///
     /// # Errors
     /// When they are no pipes.
-    pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
-        let stdout = Stream::new(LogStream::Stdout, stdout)?;
-        Ok(Self { stdout, stderr: Stream::new(LogStream::Stderr, stderr)?, tap: None })
+    pub fn new(stdout: OwnedFd, stderr: OwnedFd, keep: Keep) -> io::Result<Self> {
+        let stdout = Stream::new(LogStream::Stdout, stdout, keep)?;
+        Ok(Self { stdout, stderr: Stream::new(LogStream::Stderr, stderr, keep)?, tap: None })
     }
 
     /// From now on what is read goes to `tap` as well; what the one before still holds goes on.
@@ -207,10 +240,7 @@ impl Output {
 
     /// Takes what has been read.
     pub fn take(&mut self) -> Printed {
-        Printed {
-            stdout: std::mem::take(&mut self.stdout.clip),
-            stderr: std::mem::take(&mut self.stderr.clip),
-        }
+        Printed { stdout: self.stdout.clip.take(), stderr: self.stderr.clip.take() }
     }
 
     /// Whether the worker has closed a stream: whoever runs in it next would be robbed of it.
@@ -222,6 +252,9 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is kept of each end by default.
+    const KEPT: usize = Keep::DEFAULT as usize / 2;
 
     #[test]
     fn short_texts_are_kept_whole() {
@@ -254,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_says_how_much_is_kept_and_may_be_nothing() {
+        let mut clip = Clip::new(Keep::bytes(6));
+        clip.push(b"abcdefgh");
+        assert_eq!(clip.take().text(), "abc\n[… 2 bytes are not kept …]\nfgh");
+        clip.push(b"xyz");
+        assert_eq!(clip.text(), "xyz");
+        let mut clip = Clip::new(Keep::bytes(0));
+        assert!(clip.is_empty());
+        clip.push(b"abc");
+        assert!(!clip.is_empty());
+        assert_eq!(clip.text(), "\n[… 3 bytes are not kept …]\n");
+    }
+
+    #[test]
     fn texts_are_clipped_as_output_is() {
         let mut text = "x".repeat(2 * KEPT);
         clip(&mut text);
@@ -274,7 +321,7 @@ mod tests {
     async fn a_drain_finds_what_the_runtime_has_not_heard_of() {
         let (read_out, write_out) = nix::unistd::pipe().unwrap();
         let (read_err, write_err) = nix::unistd::pipe().unwrap();
-        let mut output = Output::new(read_out, read_err).unwrap();
+        let mut output = Output::new(read_out, read_err, Keep::default()).unwrap();
         nix::unistd::write(&write_out, b"out").unwrap();
         nix::unistd::write(&write_err, b"err").unwrap();
         output.drain();

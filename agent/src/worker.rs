@@ -178,7 +178,7 @@ impl Worker {
             silent_since: None,
             lifeline: UnixStream::from_std(lifeline)?,
             supervisor,
-            output: Output::new(stdout, stderr)?,
+            output: Output::new(stdout, stderr, launcher.confinement.output())?,
             scratch,
             group,
             death: None,

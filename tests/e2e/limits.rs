@@ -111,6 +111,25 @@ async fn a_value_that_is_too_large_is_an_error_of_its_element() {
 }
 
 #[tokio::test]
+async fn of_what_an_element_prints_as_much_is_kept_as_the_agent_was_told() {
+    let world = World::start().await;
+    let flags = ["--runtime", "python", "--max-output", "20"];
+    let _agent = world.agent_with("one", 1, &flags).await;
+    let job = json!({
+        "runtime": "python", "function": "lambda n: print('<' + 'x' * n + '>')", "elements": [10, 100],
+    });
+    let id = world.client.submit(&job).await;
+    world.client.value(&id).await;
+    let outcomes = world.client.get(&format!("/v1/jobs/{id}/outcomes")).await.text();
+    let printed: Vec<Value> = outcomes
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["stdout"].clone())
+        .collect();
+    assert_eq!(printed[0], "<xxxxxxxxxx>\n");
+    assert_eq!(printed[1], "<xxxxxxxxx\n[… 83 bytes are not kept …]\nxxxxxxxx>\n");
+}
+
+#[tokio::test]
 async fn a_disk_below_its_floor_takes_results_but_no_submissions() {
     let floor = u64::MAX.to_string();
     let world = World::start_with(&["--min-free", &floor]).await;

@@ -47,15 +47,15 @@ async fn two_owners_with_ten_thousand_elements_each_share_the_slots() {
     let second = submit_as(&world.client, other, &job).await;
     let _agent = world.python_agent("one", 4).await;
     let mut shares = Vec::new();
-    for at in [2_000, 4_000, 6_000] {
+    for at in [4_000, 6_000, 8_000] {
         let done = |status: &Value| status["elements"]["done"].as_u64().unwrap_or_default();
         let reached = world.client.status_when(&first, |status| done(status) >= at).await;
         shares.push((done(&reached), done(&world.client.status(&second).await)));
     }
     for (mine, theirs) in shares {
-        // Chunks of a second on four slots: what is on its way is not counted yet.
+        // A chunk is up to a second on each of four slots, and what is on its way is not counted.
         let apart = mine.abs_diff(theirs);
-        assert!(apart <= 2_500, "{mine} and {theirs} elements done");
+        assert!(apart <= 3_500, "{mine} and {theirs} elements done");
     }
     for (job, token) in [(&first, TOKEN), (&second, other)] {
         let headers = [("authorization", &*format!("Bearer {token}"))];

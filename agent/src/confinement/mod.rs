@@ -31,6 +31,7 @@ pub use self::group::{Group, NotBounded, Version, kill_at_once};
 pub use self::identity::{Identity, IdentityError};
 pub use self::settings::WorkerSettings;
 use crate::descriptors;
+use crate::output::Keep;
 
 /// Programs map more than they use, so a limit of what is mapped must leave them room: it stops
 /// only what goes far beyond, faster than the watch looks.
@@ -44,6 +45,7 @@ pub struct Confinement {
     allow_setuid: bool,
     processes: u32,
     slots: u32,
+    output: Keep,
     cgroups: Cgroups,
 }
 
@@ -84,6 +86,7 @@ impl Confinement {
             allow_setuid: settings.allow_setuid,
             processes: settings.worker_processes,
             slots,
+            output: Keep::bytes(settings.max_output),
             cgroups: Cgroups::default(),
         };
         if let Some(name) = confinement.identity.name() {
@@ -104,6 +107,11 @@ impl Confinement {
     /// Who workers are.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// How much is kept of what an element prints.
+    pub fn output(&self) -> Keep {
+        self.output
     }
 
     /// The groups of a new worker, if there are any to be had.

@@ -2,6 +2,8 @@
 
 use clap::builder::FalseyValueParser;
 
+use crate::output::Keep;
+
 /// The agent's own key, which no setting hands to workers.
 const TOKEN: &str = "FARROW_TOKEN";
 
@@ -23,6 +25,12 @@ pub struct WorkerSettings {
           value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     pub worker_processes: u32,
 
+    /// Bytes kept of what an element prints to standard output, and of what it prints to standard error:
+    /// half from the start, half from the end
+    #[arg(long, env = "FARROW_MAX_OUTPUT", default_value_t = Keep::DEFAULT, value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(..=16 << 20))]
+    pub max_output: u32,
+
     /// Let workers and `prepare` scripts gain rights by programs such as sudo, su or fusermount
     #[arg(long, env = "FARROW_ALLOW_SETUID", value_parser = FalseyValueParser::new())]
     pub allow_setuid: bool,
@@ -40,6 +48,7 @@ impl Default for WorkerSettings {
             worker_user: None,
             pass_env: Vec::new(),
             worker_processes: processes,
+            max_output: Keep::DEFAULT,
             allow_setuid: false,
         }
     }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::confinement::{Confinement, Group};
 use crate::descriptors;
 use crate::lifeline::{Ended, Order, Status};
-use crate::output::{Output, Printed};
+use crate::output::{Keep, Output, Printed};
 use crate::tap::Tap;
 
 /// A script and where it runs.
@@ -84,7 +84,7 @@ impl Script<'_> {
         Ok(Running {
             supervisor: tokio::process::Command::from(command).spawn()?,
             lifeline: UnixStream::from_std(lifeline)?,
-            output: Output::new(stdout, stderr)?,
+            output: Output::new(stdout, stderr, Keep::default())?,
             group,
         })
     }

@@ -14,11 +14,18 @@ use tests::{Audit, Chance, Database, Flow, Postgres, Process, Recount};
 
 use super::cell::Scene;
 
+/// For how many leases something is stopped, or away.
+const STOPPED_LEASES: f64 = 1.5;
+/// For how many leases something is cut off.
+const CUT_OFF_LEASES: f64 = 3.0;
+
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
     /// SIGKILL. Servers and databases are started again, as their supervisors do.
     Kill,
+    /// SIGKILL, and all servers are away for one and a half leases.
+    Outage,
     /// SIGSTOP, and SIGCONT one and a half leases later.
     Stop,
     /// What the agent says does not arrive, for three leases.
@@ -46,6 +53,7 @@ impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kill => "killed",
+            Self::Outage => "killed and away for 1.5 leases",
             Self::Stop => "stopped for 1.5 leases",
             Self::CutRequests => "not heard for 3 leases",
             Self::CutAnswers => "not answered for 3 leases",
@@ -105,9 +113,10 @@ impl Blow {
     /// The cells of a deployment.
     pub fn strikes(database: Database) -> Vec<(Self, Victim)> {
         use Victim::{Agent, Client, Database as TheDatabase, Server, Worker};
-        let mut strikes: Vec<(Self, Victim)> =
-            [Worker, Agent, Server, TheDatabase, Client].map(|victim| (Self::Kill, victim)).into();
-        strikes.extend([Worker, Agent, Server, TheDatabase].map(|victim| (Self::Stop, victim)));
+        let all = [Worker, Agent, Server, TheDatabase, Client];
+        let mut strikes: Vec<(Self, Victim)> = all.map(|victim| (Self::Kill, victim)).into();
+        strikes.push((Self::Outage, Server));
+        strikes.extend(all.map(|victim| (Self::Stop, victim)));
         strikes.extend([(Self::CutRequests, Agent), (Self::CutAnswers, Agent)]);
         // A database in a file has no process.
         strikes.retain(|(_, victim)| *victim != TheDatabase || database == Database::Postgres);
@@ -127,6 +136,7 @@ impl Blow {
         }
         Some(match self {
             Self::Kill => kill_it(victim, scene, audit, chance).await?,
+            Self::Outage => take_down(scene).await,
             Self::Stop => stop_it(victim, scene, audit, chance).await?,
             Self::CutRequests => {
                 scene.network.iter().for_each(|network| network.requests(Flow::Held));
@@ -149,8 +159,8 @@ impl Struck {
     pub async fn make_good(&self, scene: &Scene) {
         let n_leases = match self.undo {
             Undo::Nothing => return,
-            Undo::Resume(_) | Undo::ResumeDatabase(_) => 1.5,
-            Undo::Reconnect => 3.0,
+            Undo::Resume(_) | Undo::ResumeDatabase(_) => STOPPED_LEASES,
+            Undo::Reconnect => CUT_OFF_LEASES,
         };
         // Not for luck: that so much time passes is the blow.
         tokio::time::sleep(Duration::from_secs_f64(LEASE_SECONDS * n_leases)).await;
@@ -247,6 +257,19 @@ async fn kill_it(
     })
 }
 
+/// Kills all servers. When they are back, leases have run out by the clock, but not one agent could
+/// say that it lives: none may be given up, and nothing may run again.
+async fn take_down(scene: &mut Scene) -> Struck {
+    let server_idxs = 0..scene.world.n_servers();
+    server_idxs.clone().for_each(|server_idx| scene.world.server_at(server_idx).kill());
+    let struck = Struck::now(Hit::Nobody, Undo::Nothing);
+    tokio::time::sleep(Duration::from_secs_f64(LEASE_SECONDS * STOPPED_LEASES)).await;
+    for server_idx in server_idxs {
+        scene.world.restart_at(server_idx).await;
+    }
+    struck
+}
+
 async fn stop_it(
     victim: Victim,
     scene: &mut Scene,
@@ -268,7 +291,10 @@ async fn stop_it(
             postgres.pause();
             return Some(Struck::now(Hit::Everybody, Undo::ResumeDatabase(postgres)));
         }
-        Victim::Client => unreachable!("a client that is stopped holds nothing up"),
+        Victim::Client => {
+            let client = scene.client.as_ref().expect("the client waits");
+            (client.pid(), Hit::Nobody)
+        }
     };
     kill(pid, Signal::SIGSTOP).expect("what is to be stopped is there");
     Some(Struck::now(hit, Undo::Resume(pid)))

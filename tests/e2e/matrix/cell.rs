@@ -180,7 +180,7 @@ impl Before {
 impl Row {
     /// Whether all is as it must be.
     pub fn is_good(&self) -> bool {
-        !self.is_missed && self.run_again.is_empty() && self.twice_without_reason.is_empty()
+        !self.breaks_terms() && self.run_again.is_empty() && self.twice_without_reason.is_empty()
     }
 
     /// Whether the machine was too busy for the terms under which anything must hold: outcomes
@@ -203,6 +203,12 @@ impl Row {
             self.twice_without_reason.is_empty(),
             "{cell}: what was not in flight on what was struck ran twice: {self:#?}"
         );
+        // It was tried again, and nothing was lost: how late all is says nothing there.
+        if self.load > procfs::BUSY {
+            return;
+        }
+        assert!(self.late.is_empty(), "{cell}: not reported within a second: {self:#?}");
+        assert_eq!(self.n_given_up, 0, "{cell}: an agent was given up for nothing: {self:#?}");
     }
 }
 

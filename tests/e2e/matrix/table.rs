@@ -11,7 +11,7 @@ pub fn print(rows: &[Row]) {
         return;
     }
     println!(
-        "{:<44} {:>7} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8} {:>5} {:>8}",
+        "{:<48} {:>7} {:>9} {:>9} {:>6} {:>9} {:>8} {:>8} {:>5} {:>8}",
         "cell",
         "moments",
         "delivered",
@@ -37,7 +37,7 @@ pub fn print(rows: &[Row]) {
         }
         let against = undisturbed.map_or("-".to_owned(), |base| format!("{:+.1}", seconds - base));
         println!(
-            "{name:<44} {n:>7} {:>9} {:>9} {:>6} {:>9} {seconds:>8.1} {against:>8} {:>5} {:>8}",
+            "{name:<48} {n:>7} {:>9} {:>9} {:>6} {:>9} {seconds:>8.1} {against:>8} {:>5} {:>8}",
             sum(|row| row.n_delivered),
             sum(|row| row.run_again.len()),
             sum(|row| row.twice.len()),
