@@ -1,5 +1,7 @@
 //! Requests and their answers. Nothing here knows farrow's types: a test sees what a user sees.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -173,6 +175,17 @@ impl Client {
         self.send("POST", path, &json, body.to_string().into_bytes()).await
     }
 
+    /// Uploads bytes and gives their digest, `sha256:` and 64 hex digits.
+    ///
+    /// # Panics
+    /// When they are refused.
+    pub async fn upload(&self, bytes: Vec<u8>) -> String {
+        let digest = digest(&bytes);
+        let answer = self.send("PUT", &format!("/v1/blobs/{digest}"), &[], bytes).await;
+        assert!([200, 201].contains(&answer.status), "{}", answer.text());
+        digest
+    }
+
     /// Submits a job and gives its id.
     ///
     /// # Panics
@@ -325,4 +338,16 @@ impl Answer {
         }
         problem
     }
+}
+
+/// The digest of bytes, as another program than ours tells it.
+fn digest(bytes: &[u8]) -> String {
+    let mut command = Command::new("sha256sum");
+    let mut program =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum runs");
+    let mut input = program.stdin.take().expect("it has an input");
+    input.write_all(bytes).expect("it reads");
+    drop(input);
+    let output = program.wait_with_output().expect("it ends").stdout;
+    format!("sha256:{}", String::from_utf8_lossy(&output[..64]))
 }
