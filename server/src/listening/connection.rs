@@ -24,6 +24,8 @@ pub struct Connection {
     has_asked: Arc<AtomicBool>,
     /// Until the first request: what ends the wait for it.
     silence: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether it had ended before a request came.
+    is_over: bool,
 }
 
 /// What is read and written.
@@ -45,7 +47,7 @@ impl Connection {
         let silence = async move {
             timeout(limit, shutdown.cancelled_owned()).await.ok();
         };
-        Self { stream, has_asked: Arc::default(), silence: Some(Box::pin(silence)) }
+        Self { stream, has_asked: Arc::default(), silence: Some(Box::pin(silence)), is_over: false }
     }
 
     /// To be set when a request has come.
@@ -64,7 +66,13 @@ impl Connection {
         if self.has_asked.load(Ordering::Relaxed) {
             self.silence = None;
         }
-        self.silence.as_mut().is_some_and(|silence| silence.as_mut().poll(context).is_ready())
+        let silence = self.silence.as_mut();
+        self.is_over |= silence.is_some_and(|silence| silence.as_mut().poll(context).is_ready());
+        if self.is_over {
+            // It may be read again, and what has ended must not be asked again.
+            self.silence = None;
+        }
+        self.is_over
     }
 }
 
@@ -162,6 +170,8 @@ mod tests {
     async fn one_without_a_request_is_over_after_a_while() {
         let soon = Duration::from_millis(1);
         let (mut silent, _client) = connection(soon, &CancellationToken::new()).await;
-        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        for _ in 0..2 {
+            assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "also when it is read again");
+        }
     }
 }
