@@ -123,8 +123,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("temp_store", "memory");
-        let options = space::reclaiming(options);
-        let mut connection = options.connect().await?;
+        let options = space::cutting(options);
+        let mut connection = space::reclaiming(options.clone()).connect().await?;
         space::reclaim_from_now_on(&mut connection).await?;
         migrate(&mut connection).await?;
         connection.close().await?;

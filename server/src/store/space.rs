@@ -32,11 +32,15 @@ const SPARE_PAGES: u64 = 256;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// Settings under which a new database can give room back.
+/// Settings under which a new database can give room back. For the connection that makes it: the
+/// file remembers it, and each connection that is told so waits for whoever writes.
 pub(super) fn reclaiming(options: SqliteConnectOptions) -> SqliteConnectOptions {
-    options
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
-        .pragma("journal_size_limit", KEPT_LOG.to_string())
+    options.auto_vacuum(SqliteAutoVacuum::Incremental)
+}
+
+/// Settings under which the log is cut when it can be.
+pub(super) fn cutting(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options.pragma("journal_size_limit", KEPT_LOG.to_string())
 }
 
 /// Writes a database of an earlier version anew, so that it can give room back; if that takes long,

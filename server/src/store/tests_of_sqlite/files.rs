@@ -1,5 +1,6 @@
 //! The files of a database: one server on them, and what they hold after a crash.
 
+use super::super::db::args;
 use super::super::tests::new_job;
 use super::super::{Store, jobs};
 
@@ -28,4 +29,29 @@ async fn what_was_acknowledged_is_there_after_the_process_is_gone() {
     let found =
         reopened.read(|tx| Box::pin(async move { jobs::find(tx, id).await })).await.unwrap();
     assert_eq!(found.unwrap().counts.total, 3);
+}
+
+#[tokio::test]
+async fn who_reads_does_not_wait_for_who_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let (outer, inner) = (store.clone(), store.clone());
+    let count = "select count(*) as n from jobs";
+    let reading = async move {
+        // The second reader needs a connection that is made now.
+        let both = outer.read(move |tx| {
+            Box::pin(async move {
+                tx.all(count, args![]).await?;
+                inner.read(move |tx| Box::pin(tx.all(count, args![]))).await
+            })
+        });
+        both.await
+    };
+    let writing = store.write(|tx| {
+        Box::pin(async move {
+            tx.execute("update meta set value = value", args![]).await?;
+            reading.await
+        })
+    });
+    assert_eq!(writing.await.unwrap().len(), 1);
 }
