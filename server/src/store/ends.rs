@@ -186,6 +186,7 @@ async fn end_all(
               from dependencies where job_id = jobs.id)
          where id in (select value from json_each($1))",
         "delete from dependencies where job_id in (select value from json_each($1))",
+        "delete from needs where job_id in (select value from json_each($1))",
         "delete from leases where job_id in (select value from json_each($1))",
         "update progress set running = 0, slots = 0, version = version + 1
          where job_id in (select value from json_each($1))",
@@ -225,13 +226,19 @@ pub async fn wait_for(tx: &mut Tx<'_>, job: JobId, after: &[JobId]) -> Result<Wa
     if after.is_empty() {
         return Ok(Waits::No);
     }
+    let list = json_text(&after)?;
+    tx.execute(
+        "insert into needs (job_id, on_id) select distinct $1, value from json_each($2)",
+        args![job, list.as_str()],
+    )
+    .await?;
     let n_waiting = tx
         .execute(
             "insert into dependencies (job_id, on_id)
              select distinct $1, one.value from json_each($2) as one
              left join jobs on_job on on_job.id = one.value
              where coalesce(on_job.state, 'missing') <> 'resolved'",
-            args![job, json_text(&after)?],
+            args![job, list],
         )
         .await?;
     if n_waiting == 0 {

@@ -18,6 +18,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (5, "rights", include_str!("../../../migrations/0005_rights.sql")),
     (6, "keeping", include_str!("../../../migrations/0006_keeping.sql")),
     (8, "servers", include_str!("../../../migrations/0008_servers.sql")),
+    (9, "needs", include_str!("../../../migrations/0009_needs.sql")),
 ];
 
 /// All migrations, to be run at the start.

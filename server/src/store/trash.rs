@@ -1,8 +1,6 @@
 //! Deleted jobs. A job is gone for its clients at once; its large tables are cleared in slices, so
 //! that no transaction takes long, and from where they were after a restart.
 
-use std::collections::HashSet;
-
 use protocol::JobId;
 use protocol::job::JobState;
 
@@ -68,14 +66,16 @@ pub struct Expired {
     pub next: Option<(Millis, String)>,
 }
 
+/// Each look for whoever needs a job is a subquery of one value: of `exists` and `or` PostgreSQL makes
+/// a table of all jobs that have not ended, however few are looked at.
 pub(super) const ENDED_BEFORE: &str = "
     select j.id, j.finished_at,
-        exists (select 1 from dependencies where on_id = j.id)
-        or exists (select 1 from drafts where source = j.id)
-        or exists (select 1 from jobs r where r.id = j.retried_as and r.finished_at is null)
+        (select min(job_id) from needs where on_id = j.id) is not null
+        or (select min(job_id) from drafts where source = j.id) is not null
+        or (select r.id from jobs r where r.id = j.retried_as and r.finished_at is null) is not null
             as is_held
     from jobs j
-    where j.finished_at < $1 and (j.finished_at > $2 or j.finished_at = $2 and j.id > $3)
+    where j.finished_at < $1 and (j.finished_at, j.id) > ($2, $3)
     order by j.finished_at, j.id limit $4";
 
 /// Deletes jobs that ended before `before`, looking at those behind `from` and at most at `limit`.
@@ -93,13 +93,9 @@ pub async fn expire(
     let (finished_at, id) = from.unwrap_or((Millis::MIN, String::new()));
     let rows = tx.all(ENDED_BEFORE, args![before, finished_at, id, limit]).await?;
     let mut expired = Expired::default();
-    if rows.is_empty() {
-        return Ok(expired);
-    }
-    let waited_for = come_before_others(tx).await?;
     for row in &rows {
-        let job: JobId = row.id("id")?;
-        if !row.flag("is_held")? && !waited_for.contains(&job) {
+        if !row.flag("is_held")? {
+            let job: JobId = row.id("id")?;
             erase(tx, job).await?;
             expired.deleted.push(job);
         }
@@ -108,18 +104,6 @@ pub async fn expire(
         expired.next = Some((last.int("finished_at")?, last.text("id")?));
     }
     Ok(expired)
-}
-
-pub(super) const COMES_AFTER: &str = "
-    select after_jobs from jobs where finished_at is null and after_jobs <> '[]'";
-
-/// The jobs that one that has not ended was submitted to come after.
-async fn come_before_others(tx: &mut Tx<'_>) -> Result<HashSet<JobId>, StoreError> {
-    let mut jobs = HashSet::new();
-    for row in tx.all(COMES_AFTER, args![]).await? {
-        jobs.extend(row.json::<Vec<JobId>>("after_jobs")?);
-    }
-    Ok(jobs)
 }
 
 /// Statements that clear a slice of `$2` rows of the deleted job `$1`.

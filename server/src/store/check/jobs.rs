@@ -218,7 +218,24 @@ impl Check<'_> {
         for on in must.difference(&waits_for) {
             self.add(book, Kind::Dependencies, format!("the job does not wait for {on}"));
         }
+        self.needs(tx, book).await?;
         Ok(!waits_for.is_empty())
+    }
+
+    /// A job keeps those before it until it has ended.
+    async fn needs(&mut self, tx: &mut Tx<'_>, book: &Book) -> Result<(), StoreError> {
+        let rows = tx.all("select on_id from needs where job_id = $1", args![book.id]).await?;
+        let needs: BTreeSet<String> =
+            rows.iter().map(|row| row.text("on_id")).collect::<Result<_, _>>()?;
+        let after = book.after.iter().filter(|_| !book.state.is_final());
+        let must: BTreeSet<String> = after.map(ToString::to_string).collect();
+        for on in needs.difference(&must) {
+            self.add(book, Kind::Dependencies, format!("the job keeps {on} without need"));
+        }
+        for on in must.difference(&needs) {
+            self.add(book, Kind::Dependencies, format!("the job does not keep {on}"));
+        }
+        Ok(())
     }
 
     /// A job with all its outcomes has ended, and one that is resolved has all of them.

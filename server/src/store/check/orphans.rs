@@ -17,9 +17,10 @@ macro_rules! orphans {
 }
 
 /// What is large is cleared after its job, and written before a retry is a job.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     orphans!("progress"),
     orphans!("dependencies"),
+    orphans!("needs"),
     orphans!("job_blobs"),
     orphans!("logs", "trash"),
     orphans!("blocks", "trash", "drafts"),

@@ -6,7 +6,7 @@ use protocol::job::JobState;
 
 use super::super::jobs::NewJob;
 use super::super::tokens::Scope;
-use super::super::{ends, submissions};
+use super::super::{ends, submissions, trash};
 use super::{Fixture, new_job, write};
 
 /// Two stages: jobs, and as many others that each come after all of these.
@@ -82,4 +82,21 @@ async fn those_that_come_after_a_job_are_freed_and_failed_together() {
             "{state:?}: the 60 more are read, and nothing is done to each: {more}"
         );
     }
+}
+
+#[tokio::test]
+async fn deleting_by_age_costs_the_same_whether_few_or_many_jobs_are_open() {
+    let mut costs = Vec::new();
+    for n_open in [2, 60] {
+        let stages = Stages::new(3, n_open).await;
+        for job in 0..2 {
+            stages.end(job, JobState::Resolved).await;
+        }
+        costs.push(write!(stages.fixture, |tx| async {
+            let expired = trash::expire(tx, 100, None, 9).await?;
+            assert_eq!(expired.deleted, []);
+            Ok(tx.cost)
+        }));
+    }
+    assert_eq!(costs[0], costs[1]);
 }

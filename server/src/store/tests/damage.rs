@@ -223,6 +223,12 @@ are_found! {
     a_job_that_does_not_wait: waiting,
         "delete from dependencies where job_id = $1",
         Dependencies, "does not wait for";
+    a_job_that_does_not_keep_what_it_comes_after: waiting,
+        "delete from needs where job_id = $1",
+        Dependencies, "does not keep";
+    a_job_that_keeps_another_in_vain: running,
+        "insert into needs (job_id, on_id) values ($1, 'another')",
+        Dependencies, "keeps another without need";
     a_job_that_waits_in_vain: waiting,
         "update jobs set after_jobs = '[]' where id = $1",
         Dependencies, "without need";

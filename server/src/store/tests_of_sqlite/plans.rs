@@ -47,9 +47,13 @@ async fn what_is_read_often_is_found_by_an_index() {
         ),
         (
             trash::ENDED_BEFORE,
-            vec!["j USING INDEX jobs_finished (finished_at>? AND finished_at<?)"],
+            vec![
+                "j USING INDEX jobs_finished ((finished_at,id)>(?,?) AND finished_at<?)",
+                "needs USING COVERING INDEX needs_on (on_id=?)",
+                "drafts USING COVERING INDEX drafts_source (source=?)",
+                "r USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+            ],
         ),
-        (trash::COMES_AFTER, vec!["jobs USING INDEX jobs_after"]),
         (jobs::SELECT_PAGE_OF_STATE, vec!["j USING INDEX jobs_state (state=? AND id<?)"]),
     ] {
         let plan = plan_of(&fixture, sql).await;

@@ -19,17 +19,23 @@ use crate::block::{compress, encode_lengths};
 use crate::retry::work_out;
 use crate::store::retries::Retried;
 
-/// A database as a server of version 0.1 leaves it: the first migration only.
+/// A database as an earlier server leaves it.
 struct Old {
     connection: SqliteConnection,
 }
 
 impl Old {
+    /// As version 0.1 leaves it: the first migration only.
     async fn new(folder: &Path) -> Self {
+        Self::after(folder, 1).await
+    }
+
+    /// After the first so many migrations.
+    async fn after(folder: &Path, n_migrations: usize) -> Self {
         let options =
             SqliteConnectOptions::new().filename(folder.join("farrow.db")).create_if_missing(true);
         let mut connection = options.connect().await.unwrap();
-        let first = migrator().iter().take(1).cloned().collect();
+        let first = migrator().iter().take(n_migrations).cloned().collect();
         sqlx::migrate::Migrator::with_migrations(first).run(&mut connection).await.unwrap();
         Self { connection }
     }
@@ -328,4 +334,30 @@ async fn an_earlier_database_gives_room_back_after_it_was_opened_once() {
     let fixture = old.open(folder).await;
     let mode = read!(fixture, |tx| tx.first("pragma auto_vacuum", args![])).unwrap();
     assert_eq!(mode.int("auto_vacuum").unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_jobs_of_an_earlier_version_come_after_stays_until_they_have_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = Old::after(folder.path(), 7).await;
+    let mut before = Vec::new();
+    for _ in 0..3 {
+        before.push(old.job("resolved", 1, 1, 1).await);
+    }
+    for (state, n) in [("queued", 3), ("queued", 1), ("resolved", 2)] {
+        let job = old.job(state, 1, 0, 0).await;
+        let after = json!(before[..n]).to_string();
+        old.insert(
+            "update jobs set after_jobs = $2, finished_at = case when state = 'resolved' then 9 end
+             where id = $1",
+            args![job, after],
+        )
+        .await;
+    }
+    let fixture = old.open(folder).await;
+    let rows = read!(fixture, |tx| tx
+        .all("select on_id, count(*) as n from needs group by on_id order by on_id", args![]));
+    let needed = rows.iter().map(|row| (row.id("on_id").unwrap(), row.count("n").unwrap()));
+    let expected: Vec<(JobId, u64)> = before.into_iter().zip([2, 1, 1]).collect();
+    assert_eq!(needed.collect::<Vec<_>>(), expected);
 }
