@@ -25,13 +25,12 @@ use crate::attempts::Attempts;
 use crate::held::Held;
 use crate::parcel::{self, Parcel};
 use crate::transport::{self, Failure, Transport};
+use crate::upload::upload_time;
 
 /// For how long a request that the server does not hold may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// For how long a report may take, besides what its bytes take.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
-/// Bytes a second of the slowest link over which a report is expected to arrive.
-const SLOWEST_LINK: usize = 10_000;
 /// Bytes of a report that is sent again from its beginning only if it must be.
 const LARGE: usize = 256 << 10;
 /// What a request that the server holds may take beyond the time for which it holds it.
@@ -199,13 +198,8 @@ impl Client {
         self.persist("reporting", stay, || async {
             let request = self.transport.request(Method::POST, &format!("agents/{agent}/report"));
             let request = request.header(CONTENT_TYPE, envelope::MEDIA_TYPE);
-            let answered = answer(request.body(sealed.clone()), upload_limit(sealed.len())).await;
-            // To register this agent would not make another one known.
-            let is_own = agent == self.registration.register.id;
-            answered.map_err(|failure| match failure {
-                Failure::UnknownAgent if !is_own => Failure::Refused(Box::new(unknown(agent))),
-                failure => failure,
-            })
+            let limit = REPORT_LIMIT + upload_time(sealed.len() as u64);
+            answer(request.body(sealed.clone()), limit).await
         })
         .await
     }
@@ -376,19 +370,6 @@ pub struct NotRegistered {
     pub failure: Failure,
 }
 
-/// The problem of a server that does not know an agent for which another one reports.
-fn unknown(agent: AgentId) -> Problem {
-    Problem {
-        kind: "urn:farrow:unknown-agent".to_owned(),
-        title: "The server does not know the agent".to_owned(),
-        status: 404,
-        detail: format!("no agent {agent} has registered there"),
-        instance: None,
-        errors: Vec::new(),
-        element: None,
-    }
-}
-
 /// The problem of a server whose answers make no sense.
 fn unreadable(why: &str) -> Problem {
     Problem {
@@ -405,11 +386,6 @@ fn unreadable(why: &str) -> Problem {
 /// How long the answer to a request may take that the server holds for `wait` seconds.
 fn held_for(wait: f64, margin: Duration) -> Duration {
     Duration::try_from_secs_f64(wait).unwrap_or_default() + margin
-}
-
-/// How long the answer to a request may take that carries this many bytes.
-fn upload_limit(bytes: usize) -> Duration {
-    REPORT_LIMIT + Duration::from_secs((bytes / SLOWEST_LINK) as u64)
 }
 
 /// Sends a request, whose answer must begin within `limit`, and reads the answer.

@@ -60,11 +60,13 @@ pub mod topology;
 mod transport;
 mod trees;
 pub mod trust;
+mod upload;
 mod work;
 mod worker;
 
 pub use agent::{AgentError, run};
 pub use config::{Config, Label, Seconds, Secret, Settings, Slots};
 pub use confinement::{ConfinementError, IdentityError, WorkerSettings, hide_this_process};
-pub use servers::{AddressError, Servers};
+pub use servers::{AddressError, Servers, parse_url};
 pub use transport::TransportError;
+pub use upload::upload_time;

@@ -40,7 +40,7 @@ impl Servers {
     pub fn new(addresses: &[String], random: u64) -> Result<Self, AddressError> {
         let mut urls: Vec<Url> = Vec::new();
         for address in addresses {
-            let url = base(address).ok_or_else(|| AddressError::Unusable(address.clone()))?;
+            let url = parse_url(address).ok_or_else(|| AddressError::Unusable(address.clone()))?;
             if !urls.contains(&url) {
                 urls.push(url);
             }
@@ -97,7 +97,8 @@ impl Servers {
     }
 }
 
-fn base(address: &str) -> Option<Url> {
+/// The address of a server, with a slash at its end; `None`: this is none.
+pub fn parse_url(address: &str) -> Option<Url> {
     let mut url: Url = address.trim().parse().ok()?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return None;

@@ -74,10 +74,9 @@ fn token_variable() -> Option<String> {
 
 /// Checks the address of a server and takes a slash from its end.
 pub fn parse_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    match url {
-        Some(url) if url.has_host() => Ok(text.trim_end_matches('/').to_owned()),
-        _ => Err(format!("not an address such as {}", default_url())),
+    match agent::parse_url(text) {
+        Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        None => Err(format!("not an address such as {}", default_url())),
     }
 }
 

@@ -16,8 +16,8 @@ pub use streams::{LogQuery, Order, OutcomeQuery};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::Servers;
 use agent::trust::Trust;
+use agent::{Servers, upload_time};
 use protocol::Problem;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
@@ -32,9 +32,6 @@ pub const WAIT: u32 = 30;
 /// How long an answer may take, the held time included, before the connection counts as dead: a
 /// machine that vanished sends no error.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
-/// Bytes that the slowest connection worth waiting for carries in a second.
-const SLOWEST_LINK: u64 = 10_000;
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -222,11 +219,6 @@ async fn in_time<T>(
     }
 }
 
-/// How long an upload of so many bytes may take before its answer is waited for.
-fn upload_time(bytes: u64) -> Duration {
-    Duration::from_secs(bytes / SLOWEST_LINK)
-}
-
 fn authorization(token: &str) -> Result<HeaderMap, Failure> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
         Failure::usage("the token holds characters that no token has")
@@ -344,11 +336,5 @@ mod tests {
         ] {
             assert_eq!(at(&Url::parse(server).unwrap(), &asked).as_str(), url);
         }
-    }
-
-    #[test]
-    fn an_upload_takes_the_time_that_a_slow_connection_needs() {
-        assert_eq!(upload_time(0), Duration::ZERO);
-        assert_eq!(upload_time(3_600 * SLOWEST_LINK), Duration::from_secs(3_600));
     }
 }
