@@ -14,7 +14,7 @@ use protocol::agent::{
     Heartbeat, LeaseRequest, Leases, Logs, Orders, Register, Registered, Release, Reported,
 };
 use protocol::{AgentId, DatabaseId, Problem, envelope};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
@@ -25,7 +25,7 @@ use crate::attempts::Attempts;
 use crate::held::Held;
 use crate::parcel::{self, Parcel};
 use crate::transport::{self, Failure, Transport};
-use crate::upload::upload_time;
+use crate::upload::{Upload, upload_time};
 
 /// For how long a request that the server does not hold may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -194,12 +194,17 @@ impl Client {
     ) -> Result<Reported, Problem> {
         let (report, body) = parcel::report_of(parcels);
         let sealed = envelope::seal(&report, &body).map(Bytes::from).unwrap_or_default();
-        let stay = if sealed.len() > LARGE { Stay::Yes } else { Stay::No };
+        let is_large = sealed.len() > LARGE;
+        let upload = Upload::new(sealed);
+        let stay = if is_large { Stay::WhileItMoves(&upload) } else { Stay::No };
         self.persist("reporting", stay, || async {
             let request = self.transport.request(Method::POST, &format!("agents/{agent}/report"));
-            let request = request.header(CONTENT_TYPE, envelope::MEDIA_TYPE);
-            let limit = REPORT_LIMIT + upload_time(sealed.len() as u64);
-            answer(request.body(sealed.clone()), limit).await
+            let request = request
+                .header(CONTENT_TYPE, envelope::MEDIA_TYPE)
+                .header(CONTENT_LENGTH, upload.n_bytes());
+            let limit = REPORT_LIMIT + upload_time(upload.n_bytes());
+            let body = if is_large { upload.begin() } else { upload.whole() };
+            answer(request.body(body), limit).await
         })
         .await
     }
@@ -311,7 +316,7 @@ impl Client {
     async fn persist<T, F>(
         &self,
         what: &'static str,
-        stay: Stay,
+        stay: Stay<'_>,
         attempt: impl Fn() -> F,
     ) -> Result<T, Problem>
     where
@@ -324,7 +329,7 @@ impl Client {
             let server = servers.current();
             let answer = tokio::select! {
                 answer = attempt() => answer,
-                () = servers.left(server), if stay == Stay::No => Err(Failure::Left),
+                () = self.given_up(server, stay) => Err(Failure::Left),
             };
             match answer {
                 Ok(answer) => {
@@ -335,6 +340,18 @@ impl Client {
                 Err(Failure::Refused(problem)) => return Err(*problem),
                 Err(failure) => attempts.wait(&self.transport, server, &failure).await,
             }
+        }
+    }
+
+    /// Waits until nothing is hoped for any more of a request to this server.
+    async fn given_up(&self, server: usize, stay: Stay<'_>) {
+        self.transport.servers().left(server).await;
+        match stay {
+            Stay::Yes => std::future::pending().await,
+            Stay::WhileItMoves(upload) => {
+                upload.stands_still(self.registration.lease_time() / 3).await;
+            }
+            Stay::No => {}
         }
     }
 
@@ -353,11 +370,12 @@ impl Client {
 }
 
 /// Whether a request that is on its way stays with its server though another one is asked from now
-/// on: the heartbeat has got no answer there. Whoever waits does not, nor who sends a little; what
-/// is large may be why the heartbeat was late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stay {
+/// on: the heartbeat has got no answer there. Whoever waits does not, nor who sends a little.
+#[derive(Clone, Copy, Debug)]
+enum Stay<'a> {
     Yes,
+    /// What is large may be why the heartbeat was late.
+    WhileItMoves(&'a Upload),
     No,
 }
 

@@ -44,6 +44,8 @@ struct Own {
     asked: AtomicU32,
     /// Takes requests and answers none.
     is_frozen: AtomicBool,
+    /// Is frozen as soon as a report comes.
+    freezes_at_report: AtomicBool,
     /// Refuses for now whatever is asked.
     is_stopping: AtomicBool,
 }
@@ -78,6 +80,11 @@ impl FakeServer {
     /// From now on it answers nothing, though it is there.
     pub fn freeze(&self) {
         self.own.is_frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// From the next report on, of which it takes nothing, it answers nothing.
+    pub fn freeze_at_the_next_report(&self) {
+        self.own.freezes_at_report.store(true, Ordering::SeqCst);
     }
 
     /// From now on it answers to everything that it is stopping, also to what it holds.
@@ -234,6 +241,9 @@ fn serve(shared: &Arc<Shared>, own: &Arc<Own>, address: SocketAddr) -> (Runtime,
 /// Answers as a server in this state does.
 async fn as_it_is(State(own): State<Arc<Own>>, request: Request, next: Next) -> Response {
     own.asked.fetch_add(1, Ordering::SeqCst);
+    if request.uri().path().ends_with("/report") && own.freezes_at_report.load(Ordering::SeqCst) {
+        own.is_frozen.store(true, Ordering::SeqCst);
+    }
     let answer = match own.is_frozen.load(Ordering::SeqCst) {
         true => std::future::pending().await,
         false => next.run(request).await,

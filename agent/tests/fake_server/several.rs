@@ -81,6 +81,29 @@ async fn one_that_is_there_and_answers_nothing() {
     goes_on_after(|server| server.freeze()).await;
 }
 
+/// Large enough that it does not fit into what the kernel holds of a connection.
+const LARGE: &str = "
+import os, time
+def f(x):
+    with open('@/at', 'w') as at: at.write('started\\n')
+    while not os.path.exists('@/go'): time.sleep(0.005)
+    return 'x' * (24 << 20)
+";
+
+#[tokio::test]
+async fn one_that_takes_nothing_more_of_a_large_report() {
+    let (agent, asked, other) = agent_of_two().await;
+    let job = python(LARGE, agent.folder.path());
+    let lease = integers(&job, 0, 1);
+    asked.grant(lease.clone(), b"", &job);
+    file(&agent.path("at")).await;
+    asked.freeze_at_the_next_report();
+    std::fs::write(agent.path("go"), "").unwrap();
+    let outcomes = timeout(SOON, other.outcomes(lease.id));
+    assert!(outcomes.await.expect("the report stays with a lost server")[0].result.is_ok());
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn one_that_is_stopping() {
     goes_on_after(|server| server.begin_to_stop()).await;
