@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::{JobId, LeaseId, Range};
 
-use super::audit::Invariant;
+use super::invariant::Invariant;
 use super::network::Piece;
 use crate::store::recount::{Job, Lease, Outcomes, Recount};
 

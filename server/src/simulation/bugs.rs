@@ -3,8 +3,8 @@
 //! Where a bug is a statement that lacks a guard, the statement is run without it. Where it is
 //! something that the server does at the wrong time or for the wrong one, the simulated server does.
 
-use super::audit::Invariant;
 use super::faults::Faults;
+use super::invariant::Invariant;
 
 /// A bug that the server does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use protocol::JobId;
 use protocol::job::{JobState, Level, Strategy};
 
-use super::audit::Invariant;
+use super::invariant::Invariant;
 use super::network::{Answer, Node, Request};
 use super::world::{Event, LEASE, World};
 use crate::clock::Millis;

@@ -20,6 +20,7 @@ mod books;
 mod bugs;
 mod client;
 mod faults;
+mod invariant;
 mod network;
 mod random;
 mod requests;
@@ -45,7 +46,7 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, must be a number")))
 }
 
-/// Nothing is lost, nothing is counted twice, all comes to its end: `audit::Invariant` says what
+/// Nothing is lost, nothing is counted twice, all comes to its end: `invariant::Invariant` says what
 /// that means. `FARROW_SIM_HISTORIES` says how many, `FARROW_SIM_SEED` from which on, or the one to
 /// be repeated.
 #[test]

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use super::audit::Objection;
 use super::bugs::Bug;
 use super::faults::Coverage;
+use super::invariant::Objection;
 use super::world::World;
 use crate::store::recount;
 

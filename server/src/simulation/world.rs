@@ -7,10 +7,11 @@ use protocol::{AgentId, JobId};
 use sqlx::sqlite::SqliteConnection;
 
 use super::agent::Agent;
-use super::audit::{Audit, Invariant, Objection};
+use super::audit::Audit;
 use super::bugs::Bug;
 use super::client::Client;
 use super::faults::{Coverage, Faults};
+use super::invariant::{Invariant, Objection};
 use super::network::{Answer, Cut, Direction, Letter, Node};
 use super::random::Random;
 use super::server::Server;

@@ -2,6 +2,7 @@
 //! `tests` on SQLite and as `tests_on_postgres` on PostgreSQL.
 //!
 //! * [`conformance`]: each function, by example.
+//! * [`losses`]: agents that are lost, come back or leave.
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
@@ -20,6 +21,7 @@ mod damage;
 mod drafts;
 mod history;
 mod keeping;
+mod losses;
 mod rights;
 mod watching;
 
