@@ -1,10 +1,15 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate kill-matrix load openapi bench bench-against
+.PHONY: help setup venv build demo test check simulate kill-matrix load fuzz openapi bench bench-against
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(TARGET)/debug/farrow
 VENV := $(TARGET)/venv
+FUZZ := $(TARGET)/fuzz
+TOOLS := $(TARGET)/tools
+CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_TARGETS = $(or $(TARGETS),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -27,12 +32,14 @@ demo: build ## Models by gear and the two-by-four topology, by curl, on two agen
 
 test: venv ## Everything that must hold before a change lands
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build -p cli --bin farrow
 	cargo test --workspace
 
 check: ## The quick part of `test`: format, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked"; fi
@@ -47,6 +54,17 @@ kill-matrix: build ## Kill, stop and cut off each part at ten moments of a map, 
 load: setup ## 200 agents and 500 waiting clients at one server for a minute, with a release build
 	cargo build --release -p cli --bin farrow
 	FARROW_BIN=$(abspath $(TARGET))/release/farrow cargo test --release -p tests --test e2e -- --ignored --exact --nocapture load::a_minute_of_load
+
+fuzz: setup $(CARGO_FUZZ) ## Inputs that nobody would write, for every parser of what others send; SECONDS=n a target, TARGETS="a b" choose
+	PATH=$(abspath $(TOOLS))/bin:$$PATH cargo fuzz build --sanitizer none --target-dir $(FUZZ) $(if $(filter 1,$(words $(TARGETS))),$(TARGETS))
+	python3 fuzz/seeds.py $(FUZZ)/corpora
+	python3 fuzz/run.py --programs $(FUZZ)/$(HOST)/release --corpora $(FUZZ)/corpora \
+	--artifacts $(FUZZ)/artifacts --dictionaries fuzz/dictionaries --seconds $(or $(SECONDS),60) $(FUZZ_TARGETS)
+
+# All code that is fuzzed is safe Rust, so no sanitizer is needed beside its checks; and without one the
+# stable compiler does.
+$(CARGO_FUZZ):
+	cargo install cargo-fuzz --version 0.13.2 --locked --root $(TOOLS)
 
 openapi: build ## Write openapi/openapi.json anew from the code
 	@mkdir -p openapi

@@ -46,6 +46,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+#[cfg(fuzzing)]
+pub use jobs::ListJobs;
+
 use crate::listening::{Names, client_address, note_request};
 use crate::state::AppState;
 use protocol::rights::Role;

@@ -37,7 +37,8 @@ pub struct Cursor<T>(pub T);
 const MARK: &str = "after:";
 
 impl<T: Display> Cursor<T> {
-    fn encode(&self) -> String {
+    /// Its text on the wire.
+    pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(format!("{MARK}{}", self.0))
     }
 }
