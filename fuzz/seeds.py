@@ -3,10 +3,12 @@
 Usage: seeds.py FOLDER. Each target gets a folder of its own there.
 """
 
+import base64
 import json
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 # What R's own `serialize` makes of values of every kind that is translated, and of some that are not.
@@ -58,11 +60,30 @@ SUBMISSIONS = [
      "slots": 1, "memory": 1000000, "retry_on_error": True, "stdout": False, "conditions": False}},
 ]
 
+ID = "019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"
+
+
+def cursor(place: str) -> str:
+    """Where a list goes on, as the server writes it."""
+    return base64.urlsafe_b64encode(f"after:{place}".encode()).decode().rstrip("=")
+
+
+# The list, by its number in the target, and a query.
 QUERIES = [
-    "", "limit=10&state=running", "after=YWZ0ZXI6MDE5YWFiMWUtN2MzZi03YTUxLTlkN2UtNWIyZjBjNmExZDQy",
-    "id=019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42&id=019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d43", "state=done",
-    "after=%00", "limit=many", "limit=1001&limit=1",
+    (0, ""), (0, f"limit=10&state=running&after={cursor(ID)}"), (0, f"id={ID}&id={ID[:-1]}3"),
+    (0, "state=done"), (0, "after=%00"), (0, "limit=many"), (0, "limit=1&limit=1"),
+    (1, f"after={cursor(ID)}&gone=true"), (2, f"name=ada%27s+laptop&after={cursor(ID)}"),
+    (3, f"object={ID}&after={cursor(ID + '/' + ID)}"), (3, f"after={cursor('/')}"),
+    (4, "state=failed&order=completion&after=41&limit=5&wait=1.5"), (4, "order=index"),
+    (5, "after=4096&element=7&source=prepare&wait=30"), (5, "after=18446744073709551615"), (5, "end"),
 ]
+
+PIECE = {
+    "lease": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "job": ID, "first": 40, "lengths": [2, 60, 0],
+    "errors": [1], "slot": 0, "pid": 4711, "started_at": 1795428000000, "seconds": 0.5,
+    "notes": [{"position": 0, "attempts": 2, "stdout": "fitting\n", "stderr": "slow\n", "dropped": 10,
+               "conditions": [{"kind": "warning", "message": "NaNs", "call": "log(-1)"}]}],
+}
 
 
 def frame(kind: str, body: bytes) -> bytes:
@@ -72,10 +93,16 @@ def frame(kind: str, body: bytes) -> bytes:
 
 def python_outcomes() -> bytes:
     """Two values and an error, as the Python worker writes them."""
-    error = {"kind": "ValueError", "message": "no", "call": None, "traceback": ["f"], "fatal": False}
+    error = {"type": "ValueError", "message": "no", "call": None, "traceback": ["f"], "fatal": False}
     texts = [b"1", b'"two"', json.dumps(error).encode()]
     lengths = [len(texts[0]), len(texts[1]), len(texts[2]) | 1 << 31]
     return struct.pack("<4I", 3, *lengths) + b"".join(texts)
+
+
+def envelope(header: object, payload: bytes) -> bytes:
+    """A header and what it speaks of."""
+    text = json.dumps(header).encode()
+    return struct.pack("<I", len(text)) + text + payload
 
 
 def main() -> None:
@@ -88,18 +115,28 @@ def main() -> None:
     write("r_to_json", "empty", b"")
     r_folder = folder / "r_to_json"
     subprocess.run(["Rscript", "--vanilla", "-e", R_SCRIPT, str(r_folder)], check=True)
-    for path in r_folder.glob("r-*"):
-        # What the R worker says is such a value in a frame.
-        for kind in "jcop":
-            write("worker_frames", f"{path.name}-{kind}", b"\x07" + frame(kind, path.read_bytes()))
-    hello = json.dumps({"runtime": "python", "version": "3.11", "pid": 1}).encode()
+
+    # What workers say: the first byte chooses among three runtimes, and behind that six kinds.
+    error = {"type": "ValueError", "message": "no", "call": None, "traceback": ["f"]}
     condition = {"position": 0, "kind": "warning", "message": "careful", "call": "f(x)"}
-    stream = (frame("h", hello) + frame("j", b"") + frame("c", json.dumps(condition).encode())
-              + frame("o", python_outcomes()) + frame("p", python_outcomes()) + frame("r", b""))
-    for cut in (0, 6, 255):
-        write("worker_frames", f"python-{cut}", bytes([cut]) + stream)
+    answers = [(0, kind, path.read_bytes()) for path in sorted(r_folder.glob("r-*")) for kind in "jcop"]
+    for runtime in (1, 2):
+        answers += [(runtime, "h", b'{"version": "3.11"}'), (runtime, "j", json.dumps(error).encode())]
+    answers += [(1, "c", json.dumps(condition).encode()), (1, "o", python_outcomes()), (0, "j", b""),
+                (2, "o", b'v{"a": 1}'), (2, "p", b"e" + json.dumps(error).encode()), (0, "r", b"")]
+    for i, (runtime, kind, body) in enumerate(answers):
+        write("worker_answers", str(i), bytes([runtime + 3 * "hjcopr".index(kind)]) + body)
+    stream = frame("h", b'{"version": "3.11"}') + frame("j", b"") + frame("o", b"ab") + frame("p", b"")
+    for cut in (0, 7, 300):
+        write("worker_frames", str(cut), struct.pack("<H", cut) + stream + frame("r", b"")[:cut % 5])
+    write("worker_frames", "printed", struct.pack("<H", 3) + b"what user code printed")
+
     for i, text in enumerate(JSON_TEXTS):
         write("json_to_r", str(i), text.encode())
+    deep = 256
+    write("json_to_r", "deep", b"[" * deep + b"{}" + b"]" * deep)
+    write("json_to_r", "deep-rows", b'[{"a":' * (deep // 2) + b"1" + b"}]" * (deep // 2))
+
     lines = "\n".join(JSON_TEXTS).encode()
     nested_lines = b"[1, 2]\n\n[]\r\n[{}]"
     plain = frame("v", b"a") + frame("v", b"")
@@ -108,13 +145,26 @@ def main() -> None:
     for i, (how, blob) in enumerate([(0, lines), (2, nested_lines), (1, plain), (1, named), (3, groups)]):
         for at_a_time in (0, 5, 63):
             write("elements_of_blob", f"{i}-{at_a_time}", bytes([how | at_a_time << 2]) + blob)
-    header = json.dumps({"lengths": [1, 2]}).encode()
-    for i, body in enumerate([plain, named, groups, struct.pack("<I", len(header)) + header + b"abc"]):
-        write("body_frames", str(i), body)
-    for i, query in enumerate(QUERIES):
-        write("list_query", str(i), query.encode())
+    for i, body in enumerate([plain, named, groups, groups[:-1]]):
+        write("value_frames", str(i), struct.pack("<H", 7 * i) + body)
+
+    outcome = json.dumps(error).ljust(60).encode()[:60]
+    write("report", "piece", envelope({"pieces": [PIECE]}, b"12" + outcome))
+    write("report", "two", envelope({"pieces": [PIECE, PIECE]}, (b"12" + outcome) * 2))
+    write("report", "short", envelope({"pieces": [PIECE]}, b"12"))
+    write("report", "none", envelope({"pieces": []}, b""))
+    for i, (of, query) in enumerate(QUERIES):
+        write("cursors", str(i), bytes([of]) + query.encode())
     for i, job in enumerate(SUBMISSIONS):
         write("submission", str(i), json.dumps(job).encode())
+    write("blocks", "payloads", b"\x01\x03one\0two\0three\0four")
+    write("blocks", "lengths", b"\0\0\x01\x80\x01\xff\xff\xff\xff\x0f")
+    # Twelve bytes of lz4: a literal, and a match behind it that repeats it.
+    write("blocks", "row", b"\0\0\x0c\0\0\0\x14a\x01\0\x30aaa")
+    record = envelope({"a": 1}, b"body")
+    record = struct.pack("<II", len(record), zlib.crc32(record)) + record
+    write("spool_records", "bodies", struct.pack("<HHB", 20, 9, 1) + b"one\0\0three")
+    write("spool_records", "file", struct.pack("<HHB", 40, 0, 0) + record * 2 + b"\0" * 16)
 
 
 main()

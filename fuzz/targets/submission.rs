@@ -10,12 +10,12 @@ use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use server::fuzzing::{Submissions, Taken};
+use server::fuzzing::{Bodies, Taken};
 use tempfile::TempDir;
 
-static SERVER: LazyLock<(Submissions, TempDir)> = LazyLock::new(|| {
+static SERVER: LazyLock<(Bodies, TempDir)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    (Submissions::new(folder.path()).expect("the folder can be used"), folder)
+    (Bodies::new(folder.path()).expect("the folder can be used"), folder)
 });
 
 /// What of a submission says how its elements are taken.
@@ -33,10 +33,15 @@ struct Options {
 }
 
 fuzz_target!(|body: &[u8]| {
-    match SERVER.0.take(body) {
-        Ok(taken) => check(&taken, body),
+    let taken = SERVER.0.submission(body);
+    match &taken {
+        Ok(taken) => check(taken, body),
         Err(400) => assert!(serde_json::from_slice::<IgnoredAny>(body).is_err(), "it was JSON"),
-        Err(status) => assert_eq!(status, 422, "whatever is sent is no fault of the server's"),
+        Err(status) => assert_eq!(*status, 422, "whatever is sent is no fault of the server's"),
+    }
+    if serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+        let batch = [b"{\"jobs\":[", body, b"]}"].concat();
+        assert_eq!(SERVER.0.batch(&batch), taken.map(|taken| vec![taken]), "a batch of one");
     }
 });
 

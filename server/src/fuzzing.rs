@@ -1,19 +1,31 @@
-//! What anybody may send, read as the handlers read it, for `fuzz/`; built with `--cfg fuzzing` alone.
+//! What anybody may send, read as the handlers read it, for `fuzz/`; built with the feature `fuzzing`
+//! alone.
 
 use std::io;
 use std::path::Path;
 
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
-use protocol::job::{Encoding, SubmitJob, Variant};
+use clap::Parser as _;
+use protocol::agent::Report;
+use protocol::envelope;
+use protocol::job::{Encoding, SubmitJob, SubmitJobs, Variant};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::blobs::Blobs;
 use crate::elements::{self, Wanted};
 use crate::error::ApiError;
-use crate::http::ListJobs;
-use crate::store::blocks::{Kind, StoredBlock};
+use crate::http::fuzzed;
+use crate::limits::{LimitSettings, Limits};
+use crate::store::blocks::Kind;
+use crate::store::jobs::NewJob;
 use crate::submission;
+
+pub use crate::block::{Block, compress, decode_lengths, decompress, encode_lengths, pack};
+pub use crate::store::blocks::{Place, StoredBlock};
 
 /// Elements as the server would store them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,13 +42,27 @@ pub struct Taken {
     pub outer_names: Vec<Bytes>,
 }
 
-/// Takes submissions.
-pub struct Submissions {
-    runtime: Runtime,
-    blobs: Blobs,
+/// A piece of a report, as the server would store it.
+#[derive(Debug, PartialEq)]
+pub struct TakenPiece {
+    /// The index of the first element.
+    pub first: u64,
+    /// What became of each.
+    pub outcomes: Vec<Bytes>,
+    /// Which are errors.
+    pub errors: Vec<u32>,
+    /// The index of the first error, as it is told of the job.
+    pub first_error: Option<u64>,
 }
 
-impl Submissions {
+/// Takes what is stored in part: submissions and reports.
+pub struct Bodies {
+    runtime: Runtime,
+    blobs: Blobs,
+    limits: Limits,
+}
+
+impl Bodies {
     /// Stores large parts in a folder.
     ///
     /// # Errors
@@ -44,20 +70,64 @@ impl Submissions {
     pub fn new(folder: &Path) -> io::Result<Self> {
         // Large bodies are worked on in place, which the other kind of runtime cannot.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
-        Ok(Self { runtime, blobs: Blobs::open(folder)? })
+        let limits = Limits::new(default_limits(), vec![folder.to_owned()]);
+        Ok(Self { runtime, blobs: Blobs::open(folder)?, limits })
     }
 
     /// Reads the body of a submission.
     ///
     /// # Errors
     /// The status of its refusal.
-    pub fn take(&self, body: &[u8]) -> Result<Taken, u16> {
-        self.runtime.block_on(self.prepare(body)).map_err(|error| status(error))
+    pub fn submission(&self, body: &[u8]) -> Result<Taken, u16> {
+        let taken = async {
+            let submission: SubmitJob = submission::read_json(body)?;
+            let job = submission::prepare(submission, "ada".to_owned(), &self.blobs).await?;
+            self.taken(job).await
+        };
+        self.runtime.block_on(taken).map_err(status)
     }
 
-    async fn prepare(&self, body: &[u8]) -> Result<Taken, ApiError> {
-        let submission: SubmitJob = submission::read_json(body)?;
-        let job = submission::prepare(submission, "ada".to_owned(), &self.blobs).await?;
+    /// Reads the body of a batch of submissions.
+    ///
+    /// # Errors
+    /// The status of its refusal.
+    pub fn batch(&self, body: &[u8]) -> Result<Vec<Taken>, u16> {
+        let taken = async {
+            let submissions: SubmitJobs = submission::read_json(body)?;
+            let jobs = submission::prepare_all(submissions.jobs, "ada", &self.blobs).await?;
+            let mut all = Vec::new();
+            for job in jobs {
+                all.push(self.taken(job).await?);
+            }
+            Ok(all)
+        };
+        self.runtime.block_on(taken).map_err(status)
+    }
+
+    /// Reads the body of a report.
+    ///
+    /// # Errors
+    /// The status of its refusal.
+    pub fn report(&self, body: &Bytes) -> Result<Vec<TakenPiece>, u16> {
+        let (report, start) = envelope::open::<Report>(body).map_err(|_| 400_u16)?;
+        let payload = body.slice(start..);
+        let taken = async {
+            let pieces = fuzzed::read_pieces(&self.limits, &self.blobs, report, payload).await?;
+            let mut all = Vec::new();
+            for piece in pieces {
+                all.push(TakenPiece {
+                    first: piece.block.first,
+                    outcomes: self.load(vec![piece.block]).await?,
+                    errors: piece.errors,
+                    first_error: piece.first_error.map(|failed| failed.index),
+                });
+            }
+            Ok(all)
+        };
+        self.runtime.block_on(taken).map_err(status)
+    }
+
+    async fn taken(&self, job: NewJob) -> Result<Taken, ApiError> {
         let elements = job.elements;
         Ok(Taken {
             total: elements.total,
@@ -75,6 +145,16 @@ impl Submissions {
         }
         Ok(payloads)
     }
+}
+
+/// Those of a server that was started without a flag.
+fn default_limits() -> LimitSettings {
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        limits: LimitSettings,
+    }
+    Flags::parse_from(["server"]).limits
 }
 
 /// Reads the elements of a blob, `at_a_time` bytes each: NDJSON, or frames for `encoding: bytes`.
@@ -103,12 +183,48 @@ pub fn elements_of_blob(
     Ok(taken)
 }
 
-/// Reads the query of a list of jobs, its cursor among it, and gives another one that asks for the same.
+/// What is asked for by a query.
+#[derive(Clone, Copy, Debug)]
+pub enum List {
+    /// `GET /v1/jobs`.
+    Jobs,
+    /// `GET /v1/agents`.
+    Agents,
+    /// `GET /v1/tokens`.
+    Tokens,
+    /// `GET /v1/audit`.
+    Audit,
+    /// `GET /v1/jobs/{id}/outcomes`.
+    Outcomes,
+    /// `GET /v1/jobs/{id}/logs`.
+    Logs,
+}
+
+/// Reads a query, its cursor among it: every parameter as it was taken.
 ///
 /// # Errors
 /// The status of its refusal.
-pub fn list_query(query: &str) -> Result<String, u16> {
-    ListJobs::read(query).map(|(_, again)| again).map_err(|error| status(error))
+pub fn read_query(list: List, query: &str) -> Result<Value, u16> {
+    fn read<T: DeserializeOwned + Serialize>(query: &str) -> Result<Value, u16> {
+        let taken: T = fuzzed::read_query(query).map_err(status)?;
+        Ok(serde_json::to_value(taken).expect("parameters can be said in JSON"))
+    }
+    match list {
+        List::Jobs => read::<fuzzed::ListJobs>(query),
+        List::Agents => read::<fuzzed::ListAgents>(query),
+        List::Tokens => read::<fuzzed::ListTokens>(query),
+        List::Audit => read::<fuzzed::ReadAudit>(query),
+        List::Outcomes => read::<fuzzed::ReadOutcomes>(query),
+        List::Logs => read::<fuzzed::ReadLogs>(query),
+    }
+}
+
+/// Reads a `Last-Event-ID`.
+///
+/// # Errors
+/// The status of its refusal.
+pub fn read_event_id(id: &str) -> Result<u64, u16> {
+    fuzzed::rank_of(id).map_err(status)
 }
 
 fn status(error: ApiError) -> u16 {

@@ -13,7 +13,7 @@ mod config;
 mod dispatcher;
 mod elements;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
 mod inputs;

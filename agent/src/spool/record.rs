@@ -38,8 +38,8 @@ fn checksum(sealed: &[u8]) -> u32 {
 
 /// Reads records one after the other.
 #[derive(Debug)]
-pub struct Reader {
-    file: BufReader<File>,
+pub struct Reader<F = BufReader<File>> {
+    file: F,
     at: u64,
     end: u64,
 }
@@ -53,7 +53,14 @@ impl Reader {
         let mut file = BufReader::new(File::open(path)?);
         let end = file.get_ref().metadata()?.len();
         file.seek(SeekFrom::Start(start))?;
-        Ok(Self { file, at: start, end })
+        Ok(Self::over(file, start, end))
+    }
+}
+
+impl<F: Read> Reader<F> {
+    /// Reads the records of a file of `end` bytes, of which `start` were read.
+    pub fn over(file: F, start: u64, end: u64) -> Self {
+        Self { file, at: start, end }
     }
 
     /// Where the next record begins.

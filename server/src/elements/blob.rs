@@ -172,7 +172,7 @@ impl Sink {
 }
 
 /// Reads `body` as a blob is read, `at_a_time` bytes each; it must not fill more blocks than may wait.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub fn read_body(
     body: &[u8],
     wanted: Wanted,

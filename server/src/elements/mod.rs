@@ -18,7 +18,7 @@ use crate::store::blocks::StoredBlock;
 use crate::store::jobs::Shape;
 use crate::submission::heavy;
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use blob::read_body;
 pub use json::parse;
 

@@ -25,6 +25,7 @@ use crate::store::tokens::Scope;
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListJobs {
@@ -47,21 +48,6 @@ pub struct ListJobs {
 
 /// Jobs that can be asked for by their ids at once.
 const MAX_IDS: usize = 1000;
-
-#[cfg(fuzzing)]
-impl ListJobs {
-    /// The jobs that `query` asks for, as the handler reads it, and the query that asks for the same.
-    pub fn read(query: &str) -> Result<(Self, String), ApiError> {
-        let list: Self = super::extract::read_query(query)?;
-        let mut pairs: Vec<String> = list.id.iter().map(|id| format!("id={id}")).collect();
-        let state = list.state.map(|state| format!("state={}", state.as_str()));
-        let after = list.after.as_ref().map(|after| format!("after={}", after.encode()));
-        pairs.extend(
-            [state, after, list.limit.map(|limit| format!("limit={limit}"))].into_iter().flatten(),
-        );
-        Ok((list, pairs.join("&")))
-    }
-}
 
 impl ListJobs {
     /// Refuses what cannot be asked together with ids.

@@ -37,9 +37,15 @@ pub struct Cursor<T>(pub T);
 const MARK: &str = "after:";
 
 impl<T: Display> Cursor<T> {
-    /// Its text on the wire.
-    pub fn encode(&self) -> String {
+    fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(format!("{MARK}{}", self.0))
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+impl<T: Display> serde::Serialize for Cursor<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.encode())
     }
 }
 
