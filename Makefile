@@ -1,10 +1,15 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate kill-matrix load openapi bench bench-against
+.PHONY: help setup venv build demo test check simulate kill-matrix load fuzz openapi bench bench-against
 
-TARGET := $(or $(CARGO_TARGET_DIR),target)
-FARROW := $(TARGET)/debug/farrow
-VENV := $(TARGET)/venv
+OUT := $(or $(CARGO_TARGET_DIR),target)
+FARROW := $(OUT)/debug/farrow
+VENV := $(OUT)/venv
+FUZZ := $(OUT)/fuzz
+TOOLS := $(OUT)/tools
+CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_TARGETS = $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -27,12 +32,14 @@ demo: build ## Models by gear and the two-by-four topology, by curl, on two agen
 
 test: venv ## Everything that must hold before a change lands
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build -p cli --bin farrow
 	cargo test --workspace
 
 check: ## The quick part of `test`: format, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked"; fi
@@ -46,7 +53,20 @@ kill-matrix: build ## Kill, stop and cut off each part at ten moments of a map, 
 
 load: setup ## 200 agents and 500 waiting clients at one server for a minute, with a release build
 	cargo build --release -p cli --bin farrow
-	FARROW_BIN=$(abspath $(TARGET))/release/farrow cargo test --release -p tests --test e2e -- --ignored --exact --nocapture load::a_minute_of_load
+	FARROW_BIN=$(abspath $(OUT))/release/farrow cargo test --release -p tests --test e2e -- --ignored --exact --nocapture load::a_minute_of_load
+
+# The sanitizer, which finds what reads or takes more memory than it may, is not among what a stable
+# compiler offers, but is part of it: RUSTC_BOOTSTRAP=1 has it, and no other toolchain is needed, which
+# `make` would have to download and which would not be the compiler that builds the program. SQLite is
+# not fuzzed; optimising it under the sanitizer would take longer than all of the rest.
+fuzz: setup $(CARGO_FUZZ) ## Inputs that nobody would write, for every parser of what others send; SECONDS=n a target, TARGET=name choose
+	RUSTC_BOOTSTRAP=1 CFLAGS="-O0 -g0" PATH=$(abspath $(TOOLS))/bin:$$PATH cargo fuzz build --target-dir $(FUZZ) $(TARGET)
+	python3 fuzz/seeds.py $(FUZZ)/corpora
+	python3 fuzz/run.py --programs $(FUZZ)/$(HOST)/release --corpora $(FUZZ)/corpora \
+	--artifacts $(FUZZ)/artifacts --dictionaries fuzz/dictionaries --seconds $(or $(SECONDS),60) $(FUZZ_TARGETS)
+
+$(CARGO_FUZZ):
+	cargo install cargo-fuzz --version 0.13.2 --locked --root $(TOOLS)
 
 openapi: build ## Write openapi/openapi.json anew from the code
 	@mkdir -p openapi
@@ -55,8 +75,8 @@ openapi: build ## Write openapi/openapi.json anew from the code
 
 bench: setup ## Measure, with a release build; BENCH_ARGS='--help' tells what can be chosen
 	cargo build --release -p cli --bin farrow
-	python3 bench/run.py --farrow $(TARGET)/release/farrow $(BENCH_ARGS)
+	python3 bench/run.py --farrow $(OUT)/release/farrow $(BENCH_ARGS)
 
 bench-against: setup ## Compare with another build in the same run: make bench-against OLD=path/to/farrow
 	cargo build --release -p cli --bin farrow
-	python3 bench/compare.py --farrow $(TARGET)/release/farrow --against $(OLD) $(BENCH_ARGS)
+	python3 bench/compare.py --farrow $(OUT)/release/farrow --against $(OLD) $(BENCH_ARGS)

@@ -26,6 +26,12 @@ mod death;
 mod descriptors;
 mod elements;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    //! What is not public otherwise, for `fuzz/`.
+
+    pub use crate::spool::record;
+}
 mod heartbeat;
 mod held;
 mod inherit;

@@ -106,7 +106,13 @@ pub fn decode_lengths(encoded: &[u8]) -> Option<Vec<u32>> {
     let mut lengths = Vec::with_capacity(encoded.len());
     let (mut value, mut shift) = (0_u32, 0);
     for &byte in encoded {
-        value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+        let bits = u32::from(byte & 0x7f);
+        let shifted = bits.checked_shl(shift)?;
+        // What does not fit, and zeros at the end, were never written.
+        if shifted >> shift != bits || (byte == 0 && shift > 0) {
+            return None;
+        }
+        value |= shifted;
         if byte & 0x80 == 0 {
             lengths.push(value);
             (value, shift) = (0, 0);
@@ -124,6 +130,11 @@ pub fn compress(data: &[u8]) -> Vec<u8> {
 
 /// Undoes [`compress`]; `None` if the bytes are damaged.
 pub fn decompress(data: &[u8]) -> Option<Vec<u8>> {
+    // The size stands in front. One that lies must not take all memory: a byte stands for 255 at most.
+    let (size, _) = lz4_flex::block::uncompressed_size(data).ok()?;
+    if size > data.len().saturating_mul(255) {
+        return None;
+    }
     lz4_flex::decompress_size_prepended(data).ok()
 }
 
@@ -151,6 +162,22 @@ mod tests {
                 next = block.end();
             }
         }
+    }
+
+    #[test]
+    fn lengths_that_were_never_written_are_none() {
+        for damaged in [&[0x80][..], &[0x80, 0], &[0xff, 0xff, 0xff, 0xff, 0x10], &[0xff; 6]] {
+            assert_eq!(decode_lengths(damaged), None, "{damaged:x?}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_lies_takes_no_memory() {
+        let mut row = compress(b"payload");
+        row[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(decompress(&row), None);
+        let long = vec![7; 1 << 20];
+        assert_eq!(decompress(&compress(&long)), Some(long));
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod config;
 mod dispatcher;
 mod elements;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod inputs;
 mod inspection;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Untranslatable;
-use super::to_json::{Items, check_length, check_rows, dollar, keys, member};
+use super::to_json::{Items, check_length, check_rows, check_size, dollar, keys, member};
 use super::value::{Data, Value};
 
 /// Appends the rows of a data frame.
@@ -43,6 +43,7 @@ impl<'v, 'a> Columns<'v, 'a> {
     }
 
     fn write_row(&self, out: &mut Vec<u8>, row: usize) -> Result<(), Untranslatable> {
+        check_size(out)?;
         out.push(b'{');
         for (index, (name, cells)) in self.0.iter().enumerate() {
             if index > 0 {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use serde::de::IgnoredAny;
+
 use super::json::{Cursor, Scalar, check_depth};
 use super::writer::Writer;
 use super::{NA_INTEGER, Untranslatable, tag};
@@ -206,12 +208,18 @@ impl<'a> Column<'a> {
     }
 }
 
+/// Cells that a data frame may miss: objects that have each their own keys, a few bytes a row, must not
+/// become all of memory.
+const MOST_MISSING: usize = if cfg!(feature = "fuzzing") { 50_000 } else { 10_000_000 };
+
 /// The cells of a data frame, column by column.
 #[derive(Default)]
 struct Table<'a> {
     names: Vec<Cow<'a, str>>,
     columns: Vec<Vec<Option<&'a [u8]>>>,
     rows: usize,
+    /// Cells that rows have.
+    given: usize,
     /// Filled when rows have their keys in another order than the first.
     index: HashMap<Cow<'a, str>, usize>,
 }
@@ -243,7 +251,12 @@ impl<'a> Table<'a> {
             loop {
                 let at = self.column(cursor.key()?, expected);
                 let cell = cursor.skip()?;
+                self.given += 1;
                 let column = &mut self.columns[at];
+                if let Some(Some(earlier)) = column.get(self.rows) {
+                    // The last one counts, but all of it must be JSON.
+                    check(earlier)?;
+                }
                 column.truncate(self.rows);
                 column.push(Some(cell));
                 expected = at + 1;
@@ -253,11 +266,26 @@ impl<'a> Table<'a> {
             }
         }
         self.rows += 1;
+        let missing = (self.rows * self.columns.len()).saturating_sub(self.given);
+        if missing > MOST_MISSING {
+            return Err(Untranslatable::new(format!(
+                "an array of objects would be a data frame of {} rows and {} columns, most of whose \
+                 cells are missing: more than {MOST_MISSING}",
+                self.rows,
+                self.columns.len(),
+            )));
+        }
         for column in &mut self.columns {
             column.resize(self.rows, None);
         }
         Ok(())
     }
+}
+
+/// Whether what was only stepped over is JSON.
+fn check(json: &[u8]) -> Result<(), Untranslatable> {
+    let read = serde_json::from_slice::<IgnoredAny>(json);
+    read.map(drop).map_err(|error| Untranslatable::new(format!("it is not JSON: {error}")))
 }
 
 /// Writes an array of objects; `false` if it is none. The cursor is behind its `[`.

@@ -45,6 +45,8 @@ mod value;
 mod writer;
 
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod tests;
 
 pub use from_json::{write_arguments, write_json};

@@ -15,7 +15,7 @@ use super::{DEPTH_LIMIT, Untranslatable, tag};
 /// When it is something else, or holds a package's own kind of vector.
 pub fn read(bytes: &[u8]) -> Result<Value<'_>, Untranslatable> {
     let rest = bytes.strip_prefix(b"B\n").ok_or_else(|| broken("it has no header"))?;
-    let mut reader = Reader { rest, references: Vec::new(), depth: 0 };
+    let mut reader = Reader { rest, references: Vec::new(), depth: 0, spelling: MOST_SPELLED_OUT };
     let version = reader.word()?;
     if version != 3 {
         return Err(broken(format!("it is of version {version}, not 3")));
@@ -32,6 +32,16 @@ pub(super) fn broken(why: impl Into<String>) -> Untranslatable {
     Untranslatable::new(format!("cannot be read from R's serialization: {}", why.into()))
 }
 
+/// How deeply what is read may be nested: a value that is as deep as can be written stands in the lists
+/// of a frame, and its attributes stand deeper than it does.
+const DEEPEST: usize = DEPTH_LIMIT + 8;
+
+/// Numbers of sequences that are spelled out, in all of a serialization: R keeps three for any number.
+const MOST_SPELLED_OUT: usize = if cfg!(feature = "fuzzing") { 50_000 } else { 10_000_000 };
+
+/// Items for which room is made before they are read: lists within lists may all say that they are long.
+const ROOM: usize = 4096;
+
 type Pairs<'a> = Vec<(Option<Cow<'a, str>>, Value<'a>)>;
 
 pub(super) struct Reader<'a> {
@@ -39,6 +49,8 @@ pub(super) struct Reader<'a> {
     /// What later parts may refer to by number: names, and things that are not values.
     references: Vec<Data<'a>>,
     depth: usize,
+    /// Numbers of sequences that may still be spelled out.
+    spelling: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -85,7 +97,7 @@ impl<'a> Reader<'a> {
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Untranslatable>,
     ) -> Result<T, Untranslatable> {
-        if self.depth > DEPTH_LIMIT {
+        if self.depth > DEEPEST {
             return Err(Untranslatable::new(format!("is nested more than {DEPTH_LIMIT} deep")));
         }
         self.depth += 1;
@@ -167,8 +179,8 @@ impl<'a> Reader<'a> {
         one: fn(&mut Self) -> Result<T, Untranslatable>,
     ) -> Result<Vec<T>, Untranslatable> {
         let length = self.length()?;
-        // Each item takes four bytes at least; a length that lies must not take all memory.
-        let mut items = Vec::with_capacity(length.min(self.rest.len() / 4));
+        // A length that lies must not take all memory.
+        let mut items = Vec::with_capacity(length.min(ROOM));
         for _ in 0..length {
             items.push(one(self)?);
         }
@@ -185,7 +197,7 @@ impl<'a> Reader<'a> {
             return Ok(Text::Na);
         }
         let bytes = self.bytes(length as usize)?;
-        if flags & tag::LATIN1 != 0 {
+        if flags & tag::LATIN1 != 0 && !bytes.is_ascii() {
             return Ok(Text::Known(bytes.iter().copied().map(char::from).collect()));
         }
         Ok(match std::str::from_utf8(bytes) {
@@ -195,12 +207,14 @@ impl<'a> Reader<'a> {
     }
 
     fn symbol(&mut self) -> Result<Data<'a>, Untranslatable> {
+        // A reference to it is four bytes and must be little more here. Names that were made of Latin 1
+        // mean nothing to us, and would have to be copied.
         let name = match self.string()? {
-            Text::Known(name) => name,
-            Text::Na | Text::Bytes => "NA".into(),
+            Text::Known(Cow::Borrowed(name)) => name,
+            Text::Known(Cow::Owned(_)) | Text::Na | Text::Bytes => "NA",
         };
-        self.references.push(Data::Symbol(name.clone()));
-        Ok(Data::Symbol(name))
+        self.references.push(Data::Symbol(name.into()));
+        Ok(Data::Symbol(name.into()))
     }
 
     fn refer(&mut self, what: &'static str) -> Data<'a> {
@@ -292,7 +306,7 @@ impl<'a> Reader<'a> {
         let data = match &*class {
             "compact_intseq" => Data::Integer(Integers::Sequence(sequence(&state)?)),
             "compact_realseq" => Data::Double(Doubles::Sequence(sequence(&state)?)),
-            "deferred_string" => deferred_strings(&first(state)?)?,
+            "deferred_string" => self.deferred_strings(&first(state)?)?,
             wrapped if wrapped.starts_with("wrap_") => first(state)?.data,
             other => {
                 let what = format!("is a vector of the kind `{other}`, which a package defines");
@@ -300,6 +314,23 @@ impl<'a> Reader<'a> {
             }
         };
         Ok(Value { data, attributes })
+    }
+}
+
+impl Reader<'_> {
+    /// What `as.character()` has not made yet: the numbers' text.
+    fn deferred_strings<'a>(&mut self, numbers: &Value<'_>) -> Result<Data<'a>, Untranslatable> {
+        if let Data::Integer(Integers::Sequence(_)) | Data::Double(Doubles::Sequence(_)) =
+            &numbers.data
+        {
+            match self.spelling.checked_sub(numbers.len()) {
+                Some(left) => self.spelling = left,
+                None => {
+                    return Ok(Data::Other(format!("text of {} numbers", numbers.len()).into()));
+                }
+            }
+        }
+        deferred_strings(numbers)
     }
 }
 
@@ -325,7 +356,6 @@ fn first(state: Value<'_>) -> Result<Value<'_>, Untranslatable> {
     first.ok_or_else(|| broken("a compact vector has no content"))
 }
 
-/// What `as.character()` has not made yet: the numbers' text.
 fn deferred_strings<'a>(numbers: &Value<'_>) -> Result<Data<'a>, Untranslatable> {
     let known = |text: Option<String>| text.map_or(Text::Na, |text| Text::Known(text.into()));
     let texts = match &numbers.data {

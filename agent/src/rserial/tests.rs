@@ -211,6 +211,7 @@ fn what_r_cannot_hold_is_refused() {
         ("01", "not JSON"),
         ("", "not JSON at byte 0"),
         ("1 2", "not JSON at byte 2"),
+        (r#"[{"a": [1}, "a": 2}]"#, "not JSON"),
     ];
     for (json, why) in cases {
         let error = there_and_back(json).unwrap_err().to_string();
@@ -228,6 +229,8 @@ fn missing_cells_are_null() {
 fn nesting_is_bounded_both_ways() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert_eq!(there_and_back(&nested(200)).unwrap(), nested(200));
+    let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+    assert_eq!(there_and_back(&objects(256)).unwrap(), objects(256), "what goes in comes out");
     let error = there_and_back(&nested(100_000)).unwrap_err();
     assert!(error.to_string().contains("nested more than 256 deep"), "{error}");
 }

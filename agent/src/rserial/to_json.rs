@@ -1,42 +1,38 @@
 //! R values to JSON text.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
 use super::data_frame::write_data_frame;
 use super::value::{Data, Doubles, Integers, Text, Value};
-use super::{Untranslatable, calendar};
+use super::{DEPTH_LIMIT, Untranslatable, calendar};
 
 /// How many rows without a cell are still written out: a few bytes must not become all of memory.
 const MOST_EMPTY_ROWS: usize = 1_000_000;
 
-/// The length of a sequence that is still written out, for the same reason.
-const LONGEST_SEQUENCE: usize = 50_000_000;
+/// The length of a sequence that is still written out, for the same reason. Inputs of fuzzing are small,
+/// and so is what may become of them.
+const LONGEST_SEQUENCE: usize = if cfg!(feature = "fuzzing") { 50_000 } else { 50_000_000 };
 
-/// Bytes of text from which on a list is not written further: twenty sequences are nothing in R and
-/// gigabytes here, and a server takes less in any case.
-const LARGEST_TEXT: usize = 512 << 20;
+/// Bytes of text from which on nothing is written further: twenty sequences, or a factor whose levels
+/// are long, are nothing in R and gigabytes here, and a server takes less in any case.
+pub(super) const LARGEST_TEXT: usize = if cfg!(feature = "fuzzing") { 4 << 20 } else { 512 << 20 };
 
 /// Appends the JSON text of a value.
 ///
 /// # Errors
 /// When it has none; what was appended is then to be thrown away.
 pub fn write_value(out: &mut Vec<u8>, value: &Value<'_>) -> Result<(), Untranslatable> {
-    if out.len() > LARGEST_TEXT {
-        let what = format!("comes after {} MiB of JSON text, too much", out.len() >> 20);
-        return Err(Untranslatable::new(what));
-    }
+    check_size(out)?;
     if value.inherits("data.frame") {
         return write_data_frame(out, value);
     }
     let as_is = value.inherits("AsIs");
     let items = Items::of(value)?;
     if value.dim().len() > 1 {
-        let size = value.dim().iter().try_fold(1_usize, |size, next| size.checked_mul(*next));
-        check_length(size, value.len())?;
-        check_rows(value.dim().iter().copied().max().unwrap_or(0), value.len())?;
+        check_dim(value)?;
         return nested(out, &items, value.dim(), 0, 1);
     }
     if let Some(names) = value.names() {
@@ -49,6 +45,28 @@ pub fn write_value(out: &mut Vec<u8>, value: &Value<'_>) -> Result<(), Untransla
         (_, 1) if !as_is => items.write(out, 0),
         (_, length) => array(out, &items, length),
     }
+}
+
+/// Stops what becomes too large.
+pub(super) fn check_size(out: &[u8]) -> Result<(), Untranslatable> {
+    if out.len() <= LARGEST_TEXT {
+        return Ok(());
+    }
+    let what = format!("comes after {} MiB of JSON text, too much", out.len() >> 20);
+    Err(Untranslatable::new(what))
+}
+
+/// Whether a matrix or array can be written: how deeply, and how many brackets if it has no cell.
+fn check_dim(value: &Value<'_>) -> Result<(), Untranslatable> {
+    let dim = value.dim();
+    if dim.len() > DEPTH_LIMIT {
+        let what = format!("is an array of more than {DEPTH_LIMIT} dimensions");
+        return Err(Untranslatable::new(what));
+    }
+    let product = |sizes: &[usize]| sizes.iter().try_fold(1_usize, |n, size| n.checked_mul(*size));
+    check_length(if dim.contains(&0) { Some(0) } else { product(dim) }, value.len())?;
+    let n_filled = dim.iter().position(|size| *size == 0).unwrap_or(0);
+    check_rows(product(&dim[..n_filled]).unwrap_or(usize::MAX), value.len())
 }
 
 /// What R guarantees, but bytes from a pipe do not.
@@ -108,6 +126,7 @@ impl Numbers<'_, '_> {
 
 impl<'v, 'a> Items<'v, 'a> {
     pub(super) fn of(value: &'v Value<'a>) -> Result<Self, Untranslatable> {
+        check_sequence(&value.data)?;
         let mut classes = value.class().iter().filter_map(Text::as_str);
         match classes.find(|class| *class != "AsIs") {
             None => Self::plain(value),
@@ -124,7 +143,6 @@ impl<'v, 'a> Items<'v, 'a> {
     }
 
     fn plain(value: &'v Value<'a>) -> Result<Self, Untranslatable> {
-        check_sequence(&value.data)?;
         Ok(match &value.data {
             Data::Null => Self::Nothing,
             Data::Logical(values) => Self::Logicals(values),
@@ -147,6 +165,7 @@ impl<'v, 'a> Items<'v, 'a> {
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>, index: usize) -> Result<(), Untranslatable> {
+        check_size(out)?;
         match self {
             Self::Nothing => json(out, &()),
             Self::Logicals(values) => json(out, &values.get(index).map(|value| value != 0)),
@@ -242,6 +261,7 @@ fn nested(
     let Some((size, rest)) = dim.split_first() else {
         return items.write(out, start).map_err(|fault| fault.within(items.step(start)));
     };
+    check_size(out)?;
     out.push(b'[');
     for index in 0..*size {
         if index > 0 {
@@ -310,15 +330,19 @@ fn has_repeats(keys: &[Cow<'_, str>]) -> bool {
 }
 
 fn make_unique(keys: &mut [Cow<'_, str>]) {
-    let mut seen: HashSet<String> = HashSet::with_capacity(keys.len());
+    // Each key, and the last number that one like it was given: the search goes on from there.
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(keys.len());
     for key in keys {
-        let mut unique = key.to_string();
-        let mut count = 0;
-        while seen.contains(&unique) {
-            count += 1;
-            unique = format!("{key}.{count}");
-        }
-        seen.insert(unique.clone());
+        let Some(last) = seen.get(&**key).copied() else {
+            seen.insert(key.to_string(), 0);
+            continue;
+        };
+        let (unique, count) = (last + 1..)
+            .map(|count| (format!("{key}.{count}"), count))
+            .find(|(unique, _)| !seen.contains_key(unique))
+            .unwrap_or_default();
+        seen.insert(key.to_string(), count);
+        seen.insert(unique.clone(), 0);
         *key = Cow::Owned(unique);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{NA_INTEGER, Untranslatable};
+use super::{DEPTH_LIMIT, NA_INTEGER, Untranslatable};
 
 /// An R value.
 #[derive(Clone, Debug)]
@@ -174,7 +174,8 @@ impl<'a> Attributes<'a> {
                 (Some("class"), Data::Character(class)) => gathered.class = class,
                 (Some("levels"), Data::Character(levels)) => gathered.levels = levels,
                 (Some("dim"), Data::Integer(dim)) => {
-                    let sizes = dim.iter().map(|size| size.unwrap_or(0));
+                    // More than can be written shows that there are too many.
+                    let sizes = dim.iter().take(DEPTH_LIMIT + 1).map(|size| size.unwrap_or(0));
                     gathered.dim = sizes.map(|size| usize::try_from(size).unwrap_or(0)).collect();
                 }
                 _ => {}

@@ -312,7 +312,7 @@ fn raw(values: Vec<Value<'_>>) -> Option<Outcomes> {
 
 fn translated(apart: &Value<'_>, values: &[Value<'_>]) -> Option<Outcomes> {
     let Data::Integer(apart) = &apart.data else { return None };
-    let mut apart = apart.iter().flatten().map(usize::try_from).peekable();
+    let mut apart = apart.iter().map_while(|position| position.map(usize::try_from)).peekable();
     let mut outcomes = Vec::with_capacity(values.len());
     for (position, value) in values.iter().enumerate() {
         let outcome = match apart.next_if_eq(&Ok(position)) {

@@ -38,10 +38,12 @@ fn checksum(sealed: &[u8]) -> u32 {
 
 /// Reads records one after the other.
 #[derive(Debug)]
-pub struct Reader {
-    file: BufReader<File>,
+pub struct Reader<F = BufReader<File>> {
+    file: F,
     at: u64,
     end: u64,
+    /// Whether what comes next is no record: then nothing behind it is.
+    ended: bool,
 }
 
 impl Reader {
@@ -53,7 +55,14 @@ impl Reader {
         let mut file = BufReader::new(File::open(path)?);
         let end = file.get_ref().metadata()?.len();
         file.seek(SeekFrom::Start(start))?;
-        Ok(Self { file, at: start, end })
+        Ok(Self::over(file, start, end))
+    }
+}
+
+impl<F: Read> Reader<F> {
+    /// Reads the records of a file of `end` bytes, of which `start` were read.
+    pub fn over(file: F, start: u64, end: u64) -> Self {
+        Self { file, at: start, end, ended: false }
     }
 
     /// Where the next record begins.
@@ -73,6 +82,10 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read, or a whole record does not hold what is looked for.
     pub fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.ended = true;
         let left = self.end.saturating_sub(self.at);
         if left < PREFIX {
             return Ok(None);
@@ -93,6 +106,7 @@ impl Reader {
         let unread = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let (header, start) = envelope::open(&sealed).map_err(unread)?;
         self.at += PREFIX + u64::from(length);
+        self.ended = false;
         Ok(Some((header, sealed.split_off(start))))
     }
 }
@@ -133,6 +147,20 @@ mod tests {
             spoilt[at] ^= 1;
             std::fs::write(&path, &spoilt).unwrap();
             assert_eq!(records(&path), two, "spoilt at {at} of {whole}");
+        }
+    }
+
+    #[test]
+    fn behind_what_is_damaged_nothing_is_read_however_often_it_is_asked_for() {
+        let mut bytes = Vec::new();
+        for body in ["one", "two", "three"] {
+            write(&mut bytes, &0_u32, body.as_bytes()).unwrap();
+        }
+        bytes[8] ^= 1;
+        let mut reader = Reader::over(&bytes[..], 0, bytes.len() as u64);
+        for _ in 0..3 {
+            assert_eq!(reader.next::<u32>().unwrap(), None);
+            assert_eq!((reader.position(), reader.left()), (0, bytes.len() as u64));
         }
     }
 

@@ -117,7 +117,11 @@ fn what_has_no_likeness_is_named_with_its_place() {
             "has 2000000 rows and not one cell",
         ),
         ("matrix(0, 2e6, 0)", "has 2000000 rows and not one cell"),
+        ("array(0, c(1000, 1000, 1000, 0))", "has 1000000000 rows and not one cell"),
+        ("array(1, rep(1, 1000))", "is an array of more than 256 dimensions"),
         ("1:2e9", "is a sequence of 2000000000 numbers"),
+        ("structure(1:2e9, class = 'Date')", "is a sequence of 2000000000 numbers"),
+        ("as.character(1:1e9)", "is of type `text of 1000000000 numbers`"),
         ("data.frame(a = 1, m = I(matrix(1:2, 1)))", "`$m` is a matrix"),
     ];
     let mut worker = Worker::start(R);

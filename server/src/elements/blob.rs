@@ -5,8 +5,7 @@
 //! grows with their number is their lengths and their names.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead, BufReader, Read};
 
 use protocol::FieldError;
 use protocol::frames::{self, Group, HEAD, kind};
@@ -172,8 +171,32 @@ impl Sink {
     }
 }
 
+/// Reads `body` as a blob is read, `at_a_time` bytes each; it must not fill more blocks than may wait.
+#[cfg(feature = "fuzzing")]
+pub fn read_body(
+    body: &[u8],
+    wanted: Wanted,
+    at_a_time: usize,
+) -> Result<(Elements, Vec<(Kind, Block)>), FieldError> {
+    let (sender, mut blocks) = mpsc::channel(BLOCKS_AHEAD);
+    let sink = Sink::new(sender, wanted.nested);
+    let file = BufReader::with_capacity(at_a_time, body);
+    let read = match wanted.encoding {
+        Encoding::Json => read_lines(file, sink),
+        Encoding::Rds | Encoding::Pickle | Encoding::Bytes => {
+            read_frames(file, body.len() as u64, sink)
+        }
+    };
+    let counted = read.map_err(|error| match error {
+        ReadError::Field(fault) => fault,
+        ReadError::Io(error) => panic!("memory can be read: {error}"),
+    })?;
+    let blocks = std::iter::from_fn(|| blocks.try_recv().ok()).collect();
+    Ok((counted, blocks))
+}
+
 /// NDJSON: an element a line; under a nested plan an outer element, an array.
-fn read_lines(mut file: BufReader<File>, mut sink: Sink) -> Result<Elements, ReadError> {
+fn read_lines(mut file: impl BufRead, mut sink: Sink) -> Result<Elements, ReadError> {
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
@@ -228,7 +251,7 @@ struct Frames {
 }
 
 /// Frames, as a value of another job may be: elements with or without names, or groups of them.
-fn read_frames(mut file: BufReader<File>, size: u64, sink: Sink) -> Result<Elements, ReadError> {
+fn read_frames(mut file: impl Read, size: u64, sink: Sink) -> Result<Elements, ReadError> {
     let mut frames = Frames { sink, at: 0, key: None, in_group: 0, names: HashSet::new() };
     let mut payload = Vec::new();
     while frames.at < size {

@@ -18,6 +18,8 @@ use crate::store::blocks::StoredBlock;
 use crate::store::jobs::Shape;
 use crate::submission::heavy;
 
+#[cfg(feature = "fuzzing")]
+pub use blob::read_body;
 pub use json::parse;
 
 /// What a submission says of its elements elsewhere.

@@ -17,9 +17,11 @@ use protocol::{AgentId, PROTOCOL_VERSION, Problem, envelope};
 use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
 use super::extract::{Body, Json};
+use crate::blobs::Blobs;
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
+use crate::limits::Limits;
 use crate::presence;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
@@ -225,7 +227,8 @@ pub async fn report(
 ) -> Result<axum::Json<Reported>, ApiError> {
     let (report, start) = envelope::open::<Report>(&body)
         .map_err(|e| ApiError::BadRequest(format!("not a report: {e}")))?;
-    let mut pieces = read_pieces(&state, report, body.slice(start..)).await?;
+    let payload = body.slice(start..);
+    let mut pieces = read_pieces(&state.limits, &state.blobs, report, payload).await?;
     label_failures(&state, &mut pieces).await;
     let now = state.clock.now();
     let outcome = state
@@ -236,8 +239,13 @@ pub async fn report(
     Ok(axum::Json(Reported { verdicts: outcome.verdicts }))
 }
 
-async fn read_pieces(
-    state: &AppState,
+/// Takes a report apart and stores the large outcomes.
+///
+/// # Errors
+/// Which piece cannot be, or when a blob cannot be written.
+pub async fn read_pieces(
+    limits: &Limits,
+    blobs: &Blobs,
     report: Report,
     mut payload: Bytes,
 ) -> Result<Vec<NewPiece>, ApiError> {
@@ -251,7 +259,7 @@ async fn read_pieces(
         }
         check_numbers(&piece, field)?;
         if let Some(&largest) = piece.lengths.iter().max() {
-            state.limits.outcome(largest.into())?;
+            limits.outcome(largest.into())?;
         }
         let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
@@ -261,7 +269,7 @@ async fn read_pieces(
                 "must ascend and be positions in the piece",
             ));
         }
-        pieces.push(new_piece(state, piece, payload.split_to(n_bytes)).await?);
+        pieces.push(new_piece(blobs, piece, payload.split_to(n_bytes)).await?);
     }
     Ok(pieces)
 }
@@ -279,14 +287,14 @@ fn check_numbers(piece: &Piece, field: impl Fn(&str) -> String) -> Result<(), Ap
     Ok(())
 }
 
-async fn new_piece(state: &AppState, piece: Piece, data: Bytes) -> Result<NewPiece, ApiError> {
+async fn new_piece(blobs: &Blobs, piece: Piece, data: Bytes) -> Result<NewPiece, ApiError> {
     let first_error = piece.errors.first().map(|&position| {
         let start: usize =
             piece.lengths[..position as usize].iter().map(|&length| length as usize).sum();
         let end = start + piece.lengths[position as usize] as usize;
         FailedElement::new(piece.first + u64::from(position), element_error(&data[start..end]))
     });
-    let place = Place::of(&data, &state.blobs).await?;
+    let place = Place::of(&data, blobs).await?;
     Ok(NewPiece {
         lease: piece.lease,
         job: piece.job,

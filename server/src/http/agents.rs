@@ -16,6 +16,7 @@ use crate::store::{agents, audit};
 
 /// Which agents to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListAgents {

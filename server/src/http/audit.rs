@@ -14,6 +14,7 @@ use crate::store::audit::{self, Place};
 
 /// Which entries to read.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReadAudit {

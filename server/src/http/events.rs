@@ -84,7 +84,11 @@ pub async fn events(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
-fn rank_of(id: &str) -> Result<u64, ApiError> {
+/// The outcomes that the last event a client has received told of.
+///
+/// # Errors
+/// When it is the id of no event.
+pub fn rank_of(id: &str) -> Result<u64, ApiError> {
     if id == END {
         return Ok(0);
     }

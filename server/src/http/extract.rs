@@ -54,7 +54,10 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for Params<T> {
 }
 
 /// Reads a query; a name may come several times where a list is taken.
-fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+///
+/// # Errors
+/// Which parameter cannot be.
+pub fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     // No id, name or cursor holds one, and not every database can be asked for it.
     if query.contains("%00") || query.contains('\0') {
         return Err(ApiError::field("query", "holds a NUL character"));

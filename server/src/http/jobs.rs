@@ -25,6 +25,7 @@ use crate::store::tokens::Scope;
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListJobs {

@@ -19,6 +19,7 @@ use crate::store::logs::{self, Added, Packed};
 
 /// Which lines to read.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReadLogs {

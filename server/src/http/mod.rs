@@ -46,6 +46,21 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzed {
+    //! Queries and reports, as the handlers read them.
+
+    pub use super::agent_api::read_pieces;
+    pub use super::agents::ListAgents;
+    pub use super::audit::ReadAudit;
+    pub use super::events::rank_of;
+    pub use super::extract::read_query;
+    pub use super::jobs::ListJobs;
+    pub use super::logs::ReadLogs;
+    pub use super::outcomes::ReadOutcomes;
+    pub use super::tokens::ListTokens;
+}
+
 use crate::listening::{Names, client_address, note_request};
 use crate::state::AppState;
 use protocol::rights::Role;

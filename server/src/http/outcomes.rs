@@ -19,6 +19,7 @@ use crate::store::outcomes::Start;
 
 /// Which outcomes to read.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReadOutcomes {
@@ -43,6 +44,7 @@ pub struct ReadOutcomes {
 
 /// What became of an element, for a filter.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Which {
     /// It has a value.
@@ -53,6 +55,7 @@ pub enum Which {
 
 /// The order of outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Of the elements.

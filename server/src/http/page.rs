@@ -42,10 +42,19 @@ impl<T: Display> Cursor<T> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+impl<T: Display> serde::Serialize for Cursor<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.encode())
+    }
+}
+
 impl<'de, T: FromStr> Deserialize<'de> for Cursor<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let decoded = URL_SAFE_NO_PAD.decode(&text).ok().and_then(|b| String::from_utf8(b).ok());
+        // Not every database can be asked for a NUL character.
+        let decoded = decoded.filter(|text| !text.contains('\0'));
         let id = decoded.as_deref().and_then(|text| text.strip_prefix(MARK)?.parse().ok());
         id.map(Self).ok_or_else(|| {
             de::Error::custom(format!(
@@ -69,9 +78,17 @@ mod tests {
     use protocol::JobId;
 
     use super::*;
+    use crate::store::audit::Place;
 
     fn read(text: &str) -> Result<Cursor<JobId>, serde_json::Error> {
         serde_json::from_value(text.into())
+    }
+
+    #[test]
+    fn a_cursor_that_no_database_can_be_asked_for_is_refused() {
+        let text = URL_SAFE_NO_PAD.encode("after:a\0/b");
+        let read = serde_json::from_value::<Cursor<Place>>(text.into());
+        assert!(read.unwrap_err().to_string().contains("`next`"));
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn end_of(seconds: f64, now: Millis) -> Result<Millis, ApiError> {
 
 /// Which tokens to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListTokens {
