@@ -147,6 +147,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
             (store, Arc::new(clock))
         }
         None => {
+            shared_blobs::unclaimed(&blobs_folder)?;
             let store = Store::open(&data).await?;
             let clock = store.start_clock().await?;
             // The store's lock keeps other servers off the folder.

@@ -18,9 +18,14 @@ const FACT: &str = "blobs_id";
 /// Makes sure that `folder` is that of the database's blobs; the first that is used is.
 ///
 /// # Errors
-/// When it is another one, or cannot be read or written.
+/// When it is another one's, or cannot be read or written.
 pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
     let path = folder.join(NAME_FILE);
+    // Whatever no row of this database refers to would be removed: all blobs of the other one.
+    let beside = folder.with_file_name(store::FILE);
+    if beside.exists() && !path.exists() {
+        return Err(ClaimError::OfAFile { folder: folder.to_owned(), beside });
+    }
     let (here, is_new) =
         named(folder, &path).map_err(|source| ClaimError::File { path: path.clone(), source })?;
     let proposed = here.clone();
@@ -35,6 +40,18 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
         fs::remove_file(&path).map_err(|source| ClaimError::File { path, source })?;
     }
     Err(ClaimError::Other { folder: folder.to_owned() })
+}
+
+/// Makes sure that `folder` is not that of a database that several servers may share: for the
+/// database in a file beside it, which would remove the blobs of the other one.
+///
+/// # Errors
+/// When it is.
+pub fn unclaimed(folder: &Path) -> Result<(), ClaimError> {
+    match folder.join(NAME_FILE).exists() {
+        true => Err(ClaimError::Shared { folder: folder.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// The name of the folder, and whether it was given one by this. Of servers that start at once all
@@ -67,6 +84,27 @@ pub enum ClaimError {
         folder.display()
     )]
     Other {
+        /// Which.
+        folder: PathBuf,
+    },
+    /// It belongs to a database in a file.
+    #[error(
+        "{} holds the blobs of the database {}: give another folder with --blobs",
+        folder.display(), beside.display()
+    )]
+    OfAFile {
+        /// Which.
+        folder: PathBuf,
+        /// The database.
+        beside: PathBuf,
+    },
+    /// It belongs to a PostgreSQL database, and this is one in a file.
+    #[error(
+        "{} holds the blobs of a PostgreSQL database: give that database with --database-url, or \
+         another folder with --data",
+        folder.display()
+    )]
+    Shared {
         /// Which.
         folder: PathBuf,
     },

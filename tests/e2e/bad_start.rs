@@ -3,9 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use tests::wait::until;
-use tests::{Finished, World};
+use tests::{Finished, Postgres, World};
 
 /// The command line is wrong.
 const USAGE: i32 = 2;
@@ -70,6 +71,41 @@ async fn a_database_that_is_none() {
     let data = data.to_str().unwrap();
     let refused = world.farrow(&["server", "--listen", "127.0.0.1:0", "--data", data]).await;
     assert_says(&refused, FAILED, &["not a database"]);
+}
+
+/// A server removes blobs to which its database does not refer: all of another database's.
+#[tokio::test]
+async fn blobs_of_another_database() {
+    let world = World::start().await;
+    let url = Postgres::shared().create_database();
+    let server = ["server", "--json", "--listen", "127.0.0.1:0", "--data"];
+    let start = async |data: &Path, url: Option<&str>| {
+        let mut command = world.command(&server);
+        command.arg(data).envs(url.map(|url| ("FARROW_DATABASE_URL", url)));
+        world.spawn("other", &mut command)
+    };
+    let mut refused = start(&world.data(), Some(&url)).await;
+    let beside = world.data().join("farrow.db").display().to_string();
+    assert_says(&refused.finished().await, FAILED, &[&beside, "--blobs"]);
+    let data = world.path("other");
+    let mut first = start(&data, Some(&url)).await;
+    first.first_line().await;
+    first.kill();
+    let mut refused = start(&data, None).await;
+    assert_says(&refused.finished().await, FAILED, &["PostgreSQL", "--database-url", "--data"]);
+}
+
+/// Whoever has named a database does not mean the file that may be in the default folder.
+#[tokio::test]
+async fn backups_and_copies_of_a_database_that_is_no_file() {
+    let world = World::start().await;
+    let backup = world.path("backup").display().to_string();
+    for arguments in [&["server", "backup", &backup][..], &["server", "compact"]] {
+        let mut command = world.command(arguments);
+        command.env("FARROW_DATABASE_URL", "postgres://farrow@db/farrow").env_remove("FARROW_DATA");
+        let refused = world.spawn("refused", &mut command).finished().await;
+        assert_says(&refused, USAGE, &["FARROW_DATABASE_URL", "docs/operations.md", "--data"]);
+    }
 }
 
 #[tokio::test]

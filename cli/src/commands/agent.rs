@@ -13,10 +13,10 @@ use crate::signals;
 
 const EXAMPLES: &str = "\
 Examples:
-  farrow agent --server http://10.0.0.5:3277
-  farrow agent --server http://10.0.0.5:3277 --slots 4 --name box --label zone=a
+  farrow agent --server https://10.0.0.5:3277
+  farrow agent --server https://10.0.0.5:3277 --slots 4 --name box --label zone=a
   farrow agent --server https://a.example.org,https://b.example.org --ca-file /etc/farrow/ca.pem
-  farrow agent --server http://10.0.0.5:3277 --spool /var/lib/farrow/spool
+  farrow agent --server https://10.0.0.5:3277 --spool /var/lib/farrow/spool
 
 SIGTERM or Ctrl-C drains the agent: it takes nothing new, finishes what it runs for as long as
 --grace allows, and leaves. Once more ends it at once. What it had not finished runs elsewhere.

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod compact;
 
+use std::env;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
@@ -71,6 +72,22 @@ struct Data {
 }
 
 impl Data {
+    /// The data folder of a server that keeps its jobs in a file there, for what PostgreSQL does by its
+    /// own means: without `--data`, whoever has named a database means that one.
+    fn folder_of_a_file(&self, task: &str) -> Result<PathBuf, Failure> {
+        let names_database = env::var_os("FARROW_DATABASE_URL").is_some_and(|url| !url.is_empty());
+        if names_database && self.data.is_none() {
+            return Err(Failure::usage(format!(
+                "FARROW_DATABASE_URL is set, and `farrow server {task}` is for databases in a file"
+            ))
+            .remedy(
+                "PostgreSQL has its own means, as docs/operations.md tells; for a database in a file, \
+                 name its folder by --data",
+            ));
+        }
+        self.folder()
+    }
+
     /// The data folder.
     fn folder(&self) -> Result<PathBuf, Failure> {
         self.data.clone().or_else(data_folder::of_this_user).ok_or_else(data_folder::none)

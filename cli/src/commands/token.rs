@@ -53,7 +53,7 @@ struct Create {
     #[arg(long, env = "FARROW_ROLE", value_parser = role, value_name = "submit|agent|admin")]
     role: Role,
     /// What to call it; of the tokens that are good, no other is called so
-    #[arg(long, env = "FARROW_NAME", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     name: String,
     /// For how long it is good, such as 12h, 30d or 2w [default: until it is revoked]
     #[arg(long, env = "FARROW_EXPIRES_IN", value_parser = server::duration, value_name = "DURATION")]

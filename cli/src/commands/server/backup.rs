@@ -41,7 +41,7 @@ pub(super) struct Backup {
 impl Backup {
     /// Makes the backup and says what is in it.
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let data = self.data.folder()?;
+        let data = self.data.folder_of_a_file("backup")?;
         let stop = signals::stop_token("stopping: what is there of the backup is removed")?;
         let made = tokio::select! {
             made = server::backup(&data, &self.target, self.link) => made,

@@ -29,7 +29,7 @@ pub(super) struct Compact {
 impl Compact {
     /// Does so, and says how large it was and is.
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let compacted = server::compact(&self.data.folder()?)
+        let compacted = server::compact(&self.data.folder_of_a_file("compact")?)
             .await
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let (before, after) = (compacted.before, compacted.after);
