@@ -70,7 +70,13 @@ pub async fn collect(
             let Some(removing) = blobs.begin_removing().await? else { return Ok(removed) };
             // All servers of the folder wait meanwhile.
             let looking = tokio::time::timeout(SECOND_LOOK, unreferenced(store, candidates));
-            let Ok(candidates) = looking.await else { return Ok(removed) };
+            let Ok(candidates) = looking.await else {
+                tracing::warn!(
+                    "the database did not answer in time, so blobs to which nothing refers stay; \
+                     they are looked for again later"
+                );
+                return Ok(removed);
+            };
             let candidates = candidates?;
             let now = removing.remove(candidates.clone(), grace).await?;
             let forgetting = tokio::time::timeout(SECOND_LOOK, forget(store, blobs, candidates));

@@ -45,7 +45,11 @@ pub fn naming(folder: &Path) -> io::Result<Held> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let path = folder.join(LOCKS).join("names");
-                let text = format!("another server holds {} and does not let go", path.display());
+                let text = format!(
+                    "another server of this folder holds {} and does not let go: it may have been \
+                     stopped; continue or end it",
+                    path.display()
+                );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             locked => return locked,
