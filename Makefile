@@ -44,9 +44,12 @@ check: ## The quick part of `test`: format, lints, and licences where cargo-deny
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked"; fi
 
+# A history goes back and forth between two threads; as batch work neither interrupts the other.
+BATCH := $(shell command -v chrt >/dev/null && echo chrt --batch 0)
+
 simulate: setup ## 10000 histories of servers, agents, clients and a network that fails, and deliberate bugs that must be found; HISTORIES=n SEED=n choose
 	FARROW_SIM_HISTORIES=$(or $(HISTORIES),10000) FARROW_SIM_SEED=$(or $(SEED),0) \
-	cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
+	$(BATCH) cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
 
 kill-matrix: build ## Kill, stop and cut off each part at ten moments of a map, on both databases (some 15 minutes)
 	FARROW_BIN=$(abspath $(FARROW)) cargo test -p tests --test e2e -- --ignored --exact --nocapture matrix::the_whole_kill_matrix

@@ -257,24 +257,23 @@ pub async fn decide(
     agents: Vec<Agent>,
     now: Millis,
 ) -> Result<Option<Vec<Grant>>, StoreError> {
-    let cluster_slots = agents::live_slots(tx).await?;
     let free: u32 = agents.iter().map(|agent| agent.free).sum();
-    let mut walk = Walk::start(tx, free.clamp(1, MAX_JOBS), cluster_slots).await?;
-    let mut jobs = walk.next(tx).await?;
-    if jobs.is_empty() {
-        return Ok(None);
-    }
+    let Some(mut walk) = Walk::start(tx, free.clamp(1, MAX_JOBS)).await? else { return Ok(None) };
+    let cluster_slots = agents::live_slots(tx).await?;
     let mut agents = live(tx, agents).await?;
     let mut owners = runnable::slots_by_owner(tx).await?;
     let mut grants = Vec::new();
     // Jobs that none of these agents can run must not hold up those behind them.
-    while !jobs.is_empty() && agents.iter().any(|agent| agent.free > 0) {
+    while agents.iter().any(|agent| agent.free > 0) {
+        let jobs = walk.next(tx, cluster_slots).await?;
+        if jobs.is_empty() {
+            break;
+        }
         let chunks: HashMap<_, _> =
             jobs.iter().filter_map(|job| job.chunk.map(|chunk| (job.id, chunk))).collect();
         let assignments = assign(jobs, &mut agents, &mut owners, cluster_slots);
         fix_chunks(tx, &assignments, &chunks).await?;
         grants.extend(leases::grant_all(tx, assignments, now).await?);
-        jobs = walk.next(tx).await?;
     }
     Ok(Some(grants))
 }
@@ -282,14 +281,13 @@ pub async fn decide(
 /// Those of `agents` that still live, with the memory that they have left: one that was lost while
 /// its request was held, without its connection being closed, must get nothing.
 async fn live(tx: &mut Tx<'_>, agents: Vec<Agent>) -> Result<Vec<Agent>, StoreError> {
-    let mut live = Vec::with_capacity(agents.len());
-    for mut agent in agents {
-        if let Some(in_use) = agents::memory_in_use(tx, agent.id).await? {
-            agent.free_memory = agent.memory.saturating_sub(in_use);
-            live.push(agent);
-        }
-    }
-    Ok(live)
+    let ids: Vec<AgentId> = agents.iter().map(|agent| agent.id).collect();
+    let in_use = agents::live(tx, &ids).await?;
+    let live = agents.into_iter().filter_map(|mut agent| {
+        agent.free_memory = agent.memory.saturating_sub(*in_use.get(&agent.id)?);
+        Some(agent)
+    });
+    Ok(live.collect())
 }
 
 /// A chunk size that comes from `scheduling` is kept from the first lease on.

@@ -57,15 +57,13 @@ pub async fn orders(
     tx: &mut Tx<'_>,
     agent: AgentId,
     heartbeat: &Heartbeat,
-    now: Millis,
 ) -> Result<Option<Orders>, StoreError> {
-    let live = leases::ids_of_agent(tx, agent).await?;
-    let known = agents::find(tx, agent, now).await?;
-    let Some(known) = known.filter(|known| known.state != AgentState::Gone) else {
+    let known = agents::standing(tx, agent).await?;
+    let Some((state, live)) = known.filter(|(state, _)| *state != AgentState::Gone) else {
         return Ok(None);
     };
     let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
-    let drain = known.state == AgentState::Draining && !heartbeat.draining;
+    let drain = state == AgentState::Draining && !heartbeat.draining;
     Ok(Some(Orders { revoked, drain }))
 }
 

@@ -1,5 +1,6 @@
 //! What agents say to the server; `protocol::agent` tells their life.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -67,7 +68,7 @@ pub async fn register(
     if agent.name.chars().any(char::is_control) {
         return Err(ApiError::field("name", "holds a control character"));
     }
-    let (now, lease) = (state.clock.now(), lease_millis(&state));
+    let (clock, lease) = (Arc::clone(&state.clock), lease_millis(&state));
     let (id, name, slots) = (agent.id, agent.name.clone(), agent.slots);
     let identity = caller.identity;
     let taken_in = state
@@ -77,6 +78,9 @@ pub async fn register(
                 if !may_speak(&identity, &agents::holder(tx, agent.id).await?) {
                     return Ok(None);
                 }
+                // A life counts from when it is written down: a request may wait for the writer
+                // longer than a lease, and who has just been answered must not be lost at once.
+                let now = clock.now();
                 let revoked = presence::register(tx, &agent, now, now + lease).await?;
                 agents::give(tx, agent.id, &identity.owner).await?;
                 Ok(Some((revoked, store::identity::database_id(tx).await?)))
@@ -331,12 +335,15 @@ pub async fn heartbeat(
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<axum::Json<Orders>, ApiError> {
     let wait = hold(heartbeat.wait)?;
-    let alive_until = state.clock.now() + lease_millis(&state);
+    let (clock, lease) = (Arc::clone(&state.clock), lease_millis(&state));
     let draining = heartbeat.draining;
     let is_known = state
         .store
         .write(move |tx| {
-            Box::pin(async move { presence::stay(tx, agent, draining, alive_until).await })
+            Box::pin(async move {
+                // As in `register`: from when it is written down.
+                presence::stay(tx, agent, draining, clock.now() + lease).await
+            })
         })
         .await?;
     if !is_known {
@@ -363,10 +370,10 @@ async fn orders_for(
     agent: AgentId,
     heartbeat: &Heartbeat,
 ) -> Result<Orders, ApiError> {
-    let (now, sent) = (state.clock.now(), heartbeat.clone());
+    let sent = heartbeat.clone();
     let orders = state
         .store
-        .read(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent, now).await }))
+        .read(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent).await }))
         .await?;
     orders.ok_or(ApiError::UnknownAgent)
 }
@@ -374,3 +381,6 @@ async fn orders_for(
 fn lease_millis(state: &AppState) -> i64 {
     i64::try_from(state.config.lease().as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

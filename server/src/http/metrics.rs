@@ -108,6 +108,12 @@ fn of_database(text: &mut Text, state: &AppState) {
         "Operations in them: by commit, how many share one flush to the disk.",
         writer.operations.get(),
     );
+    text.one(
+        "farrow_database_operations_waiting",
+        "gauge",
+        "Operations that wait for a transaction: many for long, and the disk or the database is slow.",
+        state.store.n_writes_waiting() as u64,
+    );
 }
 
 fn of_process(text: &mut Text, state: &AppState) {

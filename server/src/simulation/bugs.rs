@@ -73,10 +73,16 @@ fn words(sql: &'static str) -> impl Iterator<Item = &'static str> {
 const REWRITTEN: [(Bug, &str, &str); 7] = [
     (
         Bug::NoStateCheck,
-        "select job_id, state, ranges, slots, attempt, version from leases
-             where id = $1 and agent_id = $2 and state in ('live', 'lapsed', 'torn')",
-        "select job_id, state, ranges, slots, attempt, version from leases
-             where id = $1 and agent_id = $2",
+        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
+                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+             from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
+                 left join agents a on a.id = l.agent_id
+             where l.id = $1 and l.agent_id = $2 and l.state in ('live', 'lapsed', 'torn')",
+        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
+                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+             from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
+                 left join agents a on a.id = l.agent_id
+             where l.id = $1 and l.agent_id = $2",
     ),
     (
         Bug::CounterMovedTwice,

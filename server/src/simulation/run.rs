@@ -1,4 +1,4 @@
-//! Runs histories, on two threads, and says which was broken and how to repeat it.
+//! Runs histories, one on each processor at a time, and says which was broken and how to repeat it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use super::bugs::Bug;
 use super::faults::Coverage;
 use super::invariant::Objection;
 use super::world::World;
 use crate::store::recount;
-
-/// Threads that run histories.
-const THREADS: u64 = 2;
 
 /// A history in which an invariant was broken.
 #[derive(Clone, Debug)]
@@ -29,7 +29,8 @@ pub fn run(seeds: std::ops::Range<u64>, bug: Option<Bug>) -> Result<Coverage, Br
     // No history behind a broken one is begun.
     let end = AtomicU64::new(seeds.end);
     let is_told = std::env::var_os("FARROW_SIM_TELL").is_some();
-    let work = || {
+    let work = |processor: usize| {
+        stay_on(processor);
         let mut coverage = Coverage::default();
         let mut broken: Option<Broken> = None;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -60,13 +61,28 @@ pub fn run(seeds: std::ops::Range<u64>, bug: Option<Bug>) -> Result<Coverage, Br
         (coverage, broken)
     };
     let ended: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        let threads = processors().into_iter().map(|at| scope.spawn(move || work(at)));
+        let threads: Vec<_> = threads.collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut coverage = Coverage::default();
     ended.iter().for_each(|(seen, _)| coverage.add(seen));
     let broken = ended.into_iter().filter_map(|(_, broken)| broken);
     broken.min_by_key(|broken| broken.seed).map_or(Ok(coverage), Err)
+}
+
+/// The processors that this process may use.
+fn processors() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    (0..CpuSet::count()).filter(|&at| allowed.is_set(at).unwrap()).collect()
+}
+
+/// Keeps this thread, and SQLite's that it starts, on one processor: they take turns, and to wake a
+/// processor that sleeps takes longer than to change threads on one that does not.
+fn stay_on(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
 }
 
 /// Runs a future that waits for another thread only: SQLite's. Parking costs a third of what a

@@ -9,7 +9,7 @@ use protocol::{AgentId, JobId};
 
 use super::network::{Answer, Letter, Node, Request};
 use super::transactions::{read, write};
-use super::world::{Event, LEASE, News, World};
+use super::world::{Event, LEASE, News, Times, World};
 use crate::clock::Millis;
 use crate::scheduler::assign::Agent;
 use crate::store::{agents, drafts, leases};
@@ -107,10 +107,12 @@ impl World<'_> {
             self.random.between(0, 4)
         };
         let incarnation = self.servers[server].incarnation;
-        self.schedule(delay, Event::Runs { letter, incarnation, came: self.now });
+        let times = Times { came: self.now, is_stopped: stalls && self.random.happens(500) };
+        self.schedule(delay, Event::Runs { letter, incarnation, times });
     }
 
-    pub async fn request_runs(&mut self, letter: Letter, incarnation: u64, came: Millis) {
+    pub async fn request_runs(&mut self, letter: Letter, incarnation: u64, times: Times) {
+        let came = times.came;
         let (server, to) = (letter.server, (letter.id, letter.from));
         if !self.is_there(server, incarnation) {
             return;
@@ -118,11 +120,11 @@ impl World<'_> {
         let may_be_early = matches!(letter.request, Request::Report(..) | Request::Submit(_));
         self.answers_early = may_be_early && self.bug == Some(super::Bug::AnswerBeforeCommit);
         let answer = match letter.request {
-            Request::Register(register) => self.register(server, register, came).await,
+            Request::Register(register) => self.register(server, register, times).await,
             Request::Lease(agent, request) => self.lease(server, agent, request, to).await,
             Request::Report(agent, pieces) => self.report(server, agent, pieces, came).await,
             Request::Heartbeat(agent, heartbeat) => {
-                self.heartbeat(server, agent, heartbeat, to, came).await
+                self.heartbeat(server, agent, heartbeat, to, times).await
             }
             Request::Release(agent, given) => {
                 self.audit.release_asked(given.iter().map(|released| released.id));
@@ -146,15 +148,21 @@ impl World<'_> {
         }
     }
 
+    /// The time by which a transaction that runs now has been begun.
+    fn time_read(&self, times: Times) -> Millis {
+        if times.is_stopped { times.came } else { self.now }
+    }
+
     async fn register(
         &mut self,
         server: usize,
         register: protocol::agent::Register,
-        came: Millis,
+        times: Times,
     ) -> Option<Answer> {
-        let alive_until = came + LEASE;
+        let now = self.time_read(times);
+        let alive_until = now + LEASE;
         let revoked =
-            write!(self, server, |tx| presence::register(tx, &register, came, alive_until));
+            write!(self, server, |tx| presence::register(tx, &register, now, alive_until));
         let Some(revoked) = revoked else { return Some(Answer::Unavailable) };
         self.audit.heard_of(register.id, alive_until);
         self.coverage.saw("agents registered");
@@ -228,9 +236,9 @@ impl World<'_> {
         agent: AgentId,
         heartbeat: Heartbeat,
         letter: (u64, Node),
-        came: Millis,
+        times: Times,
     ) -> Option<Answer> {
-        let (alive_until, draining) = (came + LEASE, heartbeat.draining);
+        let (alive_until, draining) = (self.time_read(times) + LEASE, heartbeat.draining);
         let stays = write!(self, server, |tx| presence::stay(tx, agent, draining, alive_until));
         let Some(is_known) = stays else { return Some(Answer::Unavailable) };
         if !is_known {
@@ -254,8 +262,7 @@ impl World<'_> {
     }
 
     async fn orders(&mut self, agent: AgentId, heartbeat: &Heartbeat) -> Option<Answer> {
-        let now = self.now;
-        let orders = read!(self, |tx| presence::orders(tx, agent, heartbeat, now))?;
+        let orders = read!(self, |tx| presence::orders(tx, agent, heartbeat))?;
         Some(orders.map_or(Answer::UnknownAgent, Answer::Orders))
     }
 

@@ -38,7 +38,7 @@ pub enum Event {
     /// A letter reaches its server.
     Arrives(Letter),
     /// The transaction of a letter's request runs, at a server that has not crashed since it came.
-    Runs { letter: Letter, incarnation: u64, came: Millis },
+    Runs { letter: Letter, incarnation: u64, times: Times },
     /// An answer reaches the one who sent the letter of this number.
     Answered(Node, u64, Answer),
     /// Whoever sent the letter of this number waits for its answer no more.
@@ -69,6 +69,15 @@ pub enum Event {
     Breaks(Break),
     /// From now on nothing goes wrong any more.
     Calm,
+}
+
+/// When what a letter asks for was begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// It came.
+    pub came: Millis,
+    /// Its server was stopped after its transaction had read the time, before anything was written.
+    pub is_stopped: bool,
 }
 
 /// What goes wrong at a time of its own.
@@ -294,8 +303,8 @@ impl<'d> World<'d> {
         }
         match event {
             Event::Arrives(letter) => self.letter_arrives(letter).await,
-            Event::Runs { letter, incarnation, came } => {
-                self.request_runs(letter, incarnation, came).await;
+            Event::Runs { letter, incarnation, times } => {
+                self.request_runs(letter, incarnation, times).await;
             }
             Event::Answered(Node::Agent(agent), ..)
             | Event::GivenUp(Node::Agent(agent), _)

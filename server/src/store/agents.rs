@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use protocol::AgentId;
 use protocol::agent::Register;
 use protocol::job::{AgentState, AgentStatus};
+use protocol::{AgentId, LeaseId};
 
 use super::StoreError;
 use super::db::{Row, Tx, args, json_text};
@@ -138,30 +138,24 @@ pub async fn set_state(
     Ok(changed > 0)
 }
 
-/// An agent's name.
+/// Those of `agents` that are live, and the bytes of memory that the live leases of each may use. The
+/// others must be given nothing.
 ///
 /// # Errors
 /// The database's.
-pub async fn name(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<String>, StoreError> {
-    let row = tx.first("select name from agents where id = $1", args![agent]).await?;
-    row.map(|row| row.text("name")).transpose()
-}
-
-/// The bytes of memory that an agent's live leases may use; `None`: it is not live and must be
-/// given nothing.
-///
-/// # Errors
-/// The database's.
-pub async fn memory_in_use(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<u64>, StoreError> {
-    let row = tx
-        .first(
-            "select cast(coalesce((select sum(memory) from leases
-                 where agent_id = $1 and state = 'live'), 0) as bigint) as memory
-             from agents where id = $1 and state = 'live'",
-            args![agent],
+pub async fn live(
+    tx: &mut Tx<'_>,
+    agents: &[AgentId],
+) -> Result<HashMap<AgentId, u64>, StoreError> {
+    let rows = tx
+        .all(
+            "select id, cast(coalesce((select sum(memory) from leases
+                 where agent_id = a.id and state = 'live'), 0) as bigint) as memory
+             from agents a where id in (select value from json_each($1)) and state = 'live'",
+            args![json_text(&agents)?],
         )
         .await?;
-    row.map(|row| row.count("memory")).transpose()
+    rows.iter().map(|row| Ok((row.id("id")?, row.count("memory")?))).collect()
 }
 
 /// The bytes of memory that live leases may use, by agent.
@@ -288,6 +282,25 @@ pub async fn find(
     row.map(|row| agent_status(&row, now)).transpose()
 }
 
+/// The state of an agent and the ids of its live leases, which is all that its heartbeat asks for.
+///
+/// # Errors
+/// The database's.
+pub async fn standing(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+) -> Result<Option<(AgentState, Vec<LeaseId>)>, StoreError> {
+    let row = tx
+        .first(
+            "select state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
+                 from leases where agent_id = $1 and state = 'live') as leases
+             from agents where id = $1",
+            args![agent],
+        )
+        .await?;
+    row.map(|row| Ok((state(&row)?, row.json("leases")?))).transpose()
+}
+
 /// The agents whose ids come after `after`, at most `limit`; those that are gone on request.
 ///
 /// # Errors
@@ -303,12 +316,16 @@ pub async fn list(
     rows.iter().map(|row| agent_status(row, now)).collect()
 }
 
-fn agent_status(row: &Row, now: Millis) -> Result<AgentStatus, StoreError> {
+fn state(row: &Row) -> Result<AgentState, StoreError> {
     let state = row.text("state")?;
+    AgentState::parse(&state).ok_or_else(|| StoreError::corrupt("state", &state))
+}
+
+fn agent_status(row: &Row, now: Millis) -> Result<AgentStatus, StoreError> {
     Ok(AgentStatus {
         id: row.id("id")?,
         name: row.text("name")?,
-        state: AgentState::parse(&state).ok_or_else(|| StoreError::corrupt("state", &state))?,
+        state: state(row)?,
         slots: row.small("slots")?,
         busy: row.small("busy")?,
         physical_cores: row.small("physical_cores")?,

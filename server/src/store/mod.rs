@@ -224,6 +224,11 @@ impl Store {
         self.writer.stats()
     }
 
+    /// Writes that wait for a transaction.
+    pub fn n_writes_waiting(&self) -> usize {
+        self.writer.n_waiting()
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors

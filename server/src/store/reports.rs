@@ -18,7 +18,7 @@ use super::db::{Tx, args};
 use super::ends::{self, Ended};
 use super::jobs::Shape;
 use super::outcomes::{self, Outcomes};
-use super::{StoreError, agents, leases};
+use super::{StoreError, leases};
 use crate::clock::Millis;
 use crate::scheduler::lease::accept;
 
@@ -75,8 +75,7 @@ pub async fn report(
     pieces: Vec<NewPiece>,
     now: Millis,
 ) -> Result<Outcome, StoreError> {
-    let agent_name = agents::name(tx, agent).await?.unwrap_or_default();
-    let mut acceptance = Acceptance::new(agent, agent_name, now);
+    let mut acceptance = Acceptance::new(agent, now);
     let mut verdicts = Vec::with_capacity(pieces.len());
     for piece in pieces {
         verdicts.push(acceptance.piece(tx, piece).await?);
@@ -91,16 +90,20 @@ pub async fn report(
 /// read and written once.
 struct Acceptance {
     agent: AgentId,
-    agent_name: String,
     now: Millis,
     leases: HashMap<LeaseId, Option<Held>>,
     jobs: HashMap<JobId, Moved>,
     outcome: Outcome,
 }
 
-/// A lease as it remains.
+/// A lease as it remains, and what is known of its agent and its job.
 struct Held {
     job: JobId,
+    /// Elements of the job.
+    total: u64,
+    /// Outcomes of the job that were accepted by earlier reports.
+    before: u64,
+    agent_name: String,
     is_live: bool,
     slots: u64,
     attempt: u32,
@@ -114,18 +117,21 @@ struct Held {
 struct Moved {
     /// Outcomes that were accepted by earlier reports.
     before: u64,
+    total: u64,
     done: u64,
     failed: u64,
     micros: u64,
     no_longer_running: u64,
     freed_slots: u64,
+    /// Nothing is left of a lease that could have been leased anew.
+    returned_less: bool,
     failure: Option<Problem>,
 }
 
 impl Acceptance {
-    fn new(agent: AgentId, agent_name: String, now: Millis) -> Self {
+    fn new(agent: AgentId, now: Millis) -> Self {
         let (leases, jobs) = (HashMap::new(), HashMap::new());
-        Self { agent, agent_name, now, leases, jobs, outcome: Outcome::default() }
+        Self { agent, now, leases, jobs, outcome: Outcome::default() }
     }
 
     async fn piece(&mut self, tx: &mut Tx<'_>, piece: NewPiece) -> Result<Verdict, StoreError> {
@@ -142,21 +148,14 @@ impl Acceptance {
         };
         let Some(held) = accepted else { return replayed(tx, &piece).await };
         held.accepted += range.len();
-        let (attempt, is_live) = (held.attempt, held.is_live);
-        let rank = self.rank(tx, piece.job).await?;
+        let (attempt, is_live, name) = (held.attempt, held.is_live, held.agent_name.clone());
+        let moved = self.jobs.entry(piece.job).or_insert_with(|| Moved::of(held));
+        let rank = moved.n_accepted();
         self.count(tx, &piece, range.len(), is_live).await?;
         self.outcome.accepted += range.len();
-        let (job, name) = (piece.job, self.agent_name.clone());
+        let job = piece.job;
         outcomes::insert(tx, job, outcomes_of(piece, rank, self.agent, name, attempt)).await?;
         Ok(Verdict::Accepted)
-    }
-
-    /// How many outcomes of `job` were accepted so far.
-    async fn rank(&mut self, tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
-        if let Entry::Vacant(entry) = self.jobs.entry(job) {
-            entry.insert(Moved { before: n_accepted(tx, job).await?, ..Moved::default() });
-        }
-        Ok(self.jobs.get(&job).map_or(0, |moved| moved.before + moved.done + moved.failed))
     }
 
     async fn load_lease(&mut self, tx: &mut Tx<'_>, lease: LeaseId) -> Result<(), StoreError> {
@@ -192,9 +191,14 @@ impl Acceptance {
     async fn write(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for (lease, held) in std::mem::take(&mut self.leases) {
             let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
-            if held.ranges.is_empty() && held.is_live {
-                self.outcome.can_go_on = true;
-                self.jobs.entry(held.job).or_default().freed_slots += held.slots;
+            if held.ranges.is_empty() {
+                let moved = self.jobs.entry(held.job).or_default();
+                if held.is_live {
+                    self.outcome.can_go_on = true;
+                    moved.freed_slots += held.slots;
+                } else {
+                    moved.returned_less = true;
+                }
             }
             leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
         }
@@ -225,12 +229,15 @@ impl Acceptance {
             ],
         )
         .await?;
+        let is_complete = moved.n_accepted() >= moved.total;
         let ended = if let Some(failure) = moved.failure {
             ends::end(tx, job, JobState::Failed, Some(&failure), self.now).await?
-        } else if is_complete(tx, job).await? {
+        } else if is_complete {
             ends::end(tx, job, JobState::Resolved, None, self.now).await?
-        } else {
+        } else if moved.returned_less {
             return leases::refresh_runnable(tx, job).await;
+        } else {
+            return Ok(());
         };
         if let Ended::Now(ending) = ended {
             self.outcome.ended.extend(ending.ended);
@@ -242,6 +249,18 @@ impl Acceptance {
     }
 }
 
+impl Moved {
+    /// A job of which nothing was accepted yet by this report.
+    fn of(held: &Held) -> Self {
+        Self { before: held.before, total: held.total, ..Self::default() }
+    }
+
+    /// Outcomes that were accepted so far, by this report and those before it.
+    fn n_accepted(&self) -> u64 {
+        self.before + self.done + self.failed
+    }
+}
+
 async fn read_held(
     tx: &mut Tx<'_>,
     lease: LeaseId,
@@ -249,14 +268,20 @@ async fn read_held(
 ) -> Result<Option<Held>, StoreError> {
     let row = tx
         .first(
-            "select job_id, state, ranges, slots, attempt, version from leases
-             where id = $1 and agent_id = $2 and state in ('live', 'lapsed', 'torn')",
+            "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
+                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+             from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
+                 left join agents a on a.id = l.agent_id
+             where l.id = $1 and l.agent_id = $2 and l.state in ('live', 'lapsed', 'torn')",
             args![lease, agent],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Held {
         job: row.id("job_id")?,
+        total: row.count("total")?,
+        before: row.count("accepted")?,
+        agent_name: row.text("agent_name")?,
         is_live: row.text("state")? == "live",
         slots: row.count("slots")?,
         attempt: row.small("attempt")?,
@@ -296,13 +321,6 @@ fn outcomes_of(
     }
 }
 
-async fn n_accepted(tx: &mut Tx<'_>, job: JobId) -> Result<u64, StoreError> {
-    let row = tx
-        .first("select done + failed as accepted from progress where job_id = $1", args![job])
-        .await?;
-    row.map_or(Ok(0), |row| row.count("accepted"))
-}
-
 async fn stops_on_error(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
     let row = tx.first("select options from jobs where id = $1", args![job]).await?;
     let options: Option<Options> = row.map(|row| row.json("options")).transpose()?;
@@ -313,17 +331,6 @@ async fn is_call(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
     let row = tx.first("select shape from jobs where id = $1", args![job]).await?;
     let shape: Option<Shape> = row.map(|row| row.json("shape")).transpose()?;
     Ok(shape.is_some_and(|shape| shape.is_call))
-}
-
-async fn is_complete(tx: &mut Tx<'_>, job: JobId) -> Result<bool, StoreError> {
-    let row = tx
-        .first(
-            "select 1 from jobs j join progress p on p.job_id = j.id
-             where j.id = $1 and p.done + p.failed >= j.total",
-            args![job],
-        )
-        .await?;
-    Ok(row.is_some())
 }
 
 /// The problem of a job that an element failed.

@@ -18,41 +18,42 @@ pub struct Walk {
     /// Behind which job (priority and id) each owner's next page begins.
     owners: Vec<(String, i64, String)>,
     limit: u32,
-    cluster_slots: u64,
 }
 
 impl Walk {
-    /// Starts a walk in pages of at most `limit` jobs an owner. A job whose chunks are sized by
-    /// `scheduling` and that has not started gets its size from `cluster_slots`.
+    /// Starts a walk in pages of at most `limit` jobs an owner. `None`: nothing is runnable.
     ///
     /// # Errors
     /// The database's.
-    pub async fn start(
-        tx: &mut Tx<'_>,
-        limit: u32,
-        cluster_slots: u64,
-    ) -> Result<Self, StoreError> {
+    pub async fn start(tx: &mut Tx<'_>, limit: u32) -> Result<Option<Self>, StoreError> {
         let owners = owners(tx).await?;
-        let owners = owners.into_iter().map(|owner| (owner, i64::MAX, String::new())).collect();
-        Ok(Self { owners, limit, cluster_slots })
+        let owners: Vec<_> =
+            owners.into_iter().map(|owner| (owner, i64::MAX, String::new())).collect();
+        Ok((!owners.is_empty()).then_some(Self { owners, limit }))
     }
 
-    /// The next page; empty at the end.
+    /// The next page; empty at the end. A job whose chunks are sized by `scheduling` and that has not
+    /// started gets its size from `cluster_slots`.
     ///
     /// # Errors
     /// The database's.
-    pub async fn next(&mut self, tx: &mut Tx<'_>) -> Result<Vec<Job>, StoreError> {
+    pub async fn next(
+        &mut self,
+        tx: &mut Tx<'_>,
+        cluster_slots: u64,
+    ) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::new();
         while jobs.is_empty() && !self.owners.is_empty() {
             let mut left = Vec::new();
             for (owner, priority, id) in std::mem::take(&mut self.owners) {
                 let after = args![owner.as_str(), priority, id, self.limit];
                 let rows = tx.all(RUNNABLE_OF_OWNER, after).await?;
-                if let Some(last) = rows.last() {
+                let is_full = rows.len() as u64 == u64::from(self.limit);
+                if let Some(last) = rows.last().filter(|_| is_full) {
                     left.push((owner, last.int("priority")?, last.text("id")?));
                 }
                 for row in rows {
-                    jobs.extend(load(tx, &row, self.limit, self.cluster_slots).await?);
+                    jobs.extend(load(tx, &row, self.limit, cluster_slots).await?);
                 }
             }
             self.owners = left;

@@ -73,6 +73,11 @@ impl Writer {
         &self.stats
     }
 
+    /// Operations that wait for a transaction.
+    pub fn n_waiting(&self) -> usize {
+        self.operations.max_capacity() - self.operations.capacity()
+    }
+
     /// Runs `operation` in a transaction and answers once it is on disk.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use protocol::job::{JobState, Level, Strategy};
-use protocol::{JobId, Range, RangeSet};
+use protocol::{AgentId, JobId, Range, RangeSet};
 
 use super::super::ends::{self, Ended, Ending};
 use super::super::jobs::NewJob;
@@ -398,7 +398,10 @@ async fn leases_take_memory_and_give_it_back() {
     let job = fixture.submit(submission).await;
     let grants = fixture.grant(agent, 64).await;
     assert_eq!(grants.len(), 3);
-    assert_eq!(read!(fixture, |tx| agents::memory_in_use(tx, agent)), Some(15 << 30));
+    let other = fixture.agent(1).await;
+    let ids = [agent, other, AgentId::new()];
+    let live = read!(fixture, |tx| agents::live(tx, &ids));
+    assert_eq!(live, HashMap::from([(agent, 15 << 30), (other, 0)]));
     let by_agent = read!(fixture, |tx| agents::memory_by_agent(tx));
     assert_eq!(by_agent, HashMap::from([(agent, 15 << 30)]));
     assert!(fixture.grant(agent, 61).await.is_empty());
@@ -407,7 +410,7 @@ async fn leases_take_memory_and_give_it_back() {
     fixture.report(agent, all_of(&grants[0])).await;
     assert_eq!(fixture.grant(agent, 61).await[0].job, job);
     write!(fixture, |tx| agents::set_state(tx, agent, protocol::job::AgentState::Gone));
-    assert_eq!(read!(fixture, |tx| agents::memory_in_use(tx, agent)), None);
+    assert_eq!(read!(fixture, |tx| agents::live(tx, &ids)), HashMap::from([(other, 0)]));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::agent::{Register, Released, Verdict};
 use protocol::job::{AgentState, JobState};
-use protocol::{LeaseId, Range, RangeSet};
+use protocol::{AgentId, LeaseId, Range, RangeSet};
 
 use super::super::leases::Lapsed;
 use super::super::{StoreError, agents, leases};
@@ -71,7 +71,7 @@ async fn what_an_agent_has_finished_is_accepted_after_it_is_gone_and_forgotten()
 
 async fn forget(
     tx: &mut super::super::db::Tx<'_>,
-    agent: protocol::AgentId,
+    agent: AgentId,
 ) -> Result<(), StoreError> {
     tx.execute("delete from agents where id = $1", super::super::db::args![agent]).await?;
     Ok(())
@@ -162,10 +162,19 @@ async fn agents_live_while_they_are_heard_of() {
     let known = read!(fixture, |tx| agents::find(tx, agent, 0)).unwrap();
     assert_eq!((known.busy, known.alive_for, known.labels["zone"].as_str()), (0, 3.0, "a"));
 
-    fixture.map(1).await;
-    fixture.grant(agent, 1).await;
-    assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0))[0].busy, 1);
+    assert_eq!(read!(fixture, |tx| agents::standing(tx, AgentId::new())), None);
+    assert_eq!(
+        read!(fixture, |tx| agents::standing(tx, agent)),
+        Some((AgentState::Live, Vec::new()))
+    );
+    fixture.map(2).await;
+    let held: Vec<_> = fixture.grant(agent, 2).await.iter().map(|grant| grant.id).collect();
+    assert_eq!(held.len(), 2);
+    assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0))[0].busy, 2);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Draining)));
+    let (state, mut leases) = read!(fixture, |tx| agents::standing(tx, agent)).unwrap();
+    leases.sort_unstable();
+    assert_eq!((state, leases), (AgentState::Draining, held));
     assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 0);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone)));
     assert!(!write!(fixture, |tx| agents::keep_alive(tx, agent, 9000)), "it must register again");

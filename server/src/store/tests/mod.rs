@@ -135,10 +135,10 @@ pub async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Gra
 
 /// All runnable jobs, as the scheduler sees them with `slots` in the cluster.
 async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreError> {
-    let mut walk = Walk::start(tx, 2, slots).await?;
+    let Some(mut walk) = Walk::start(tx, 2).await? else { return Ok(Vec::new()) };
     let mut jobs = Vec::new();
     loop {
-        match walk.next(tx).await? {
+        match walk.next(tx, slots).await? {
             page if page.is_empty() => return Ok(jobs),
             page => jobs.extend(page),
         }
