@@ -7,9 +7,9 @@ use protocol::job::AgentState;
 use protocol::{AgentId, JobId, LeaseId};
 
 use crate::clock::Millis;
+use crate::store::agents::{self, Standing};
 use crate::store::db::Tx;
-use crate::store::leases;
-use crate::store::{StoreError, agents};
+use crate::store::{StoreError, leases};
 
 /// An agent presents itself, or comes back with the leases it holds. Says which of these are not
 /// its own any more.
@@ -33,23 +33,26 @@ pub async fn register(
     Ok(revoked)
 }
 
-/// An agent says that it is alive. `false`: it is not known, and must register.
+/// An agent says by `heartbeat` that it is alive. Says what it is to do; `None`: it is not known, and
+/// must register.
 ///
 /// # Errors
 /// The database's.
 pub async fn stay(
     tx: &mut Tx<'_>,
     agent: AgentId,
-    draining: bool,
+    heartbeat: &Heartbeat,
     alive_until: Millis,
-) -> Result<bool, StoreError> {
-    if draining {
+) -> Result<Option<Orders>, StoreError> {
+    if heartbeat.draining {
         agents::set_state(tx, agent, AgentState::Draining).await?;
     }
-    agents::keep_alive(tx, agent, alive_until).await
+    let standing = agents::keep_alive(tx, agent, alive_until).await?;
+    Ok(standing.map(|standing| orders_for(&standing, heartbeat)))
 }
 
-/// What an agent is to do that has sent `heartbeat`. `None`: it is not known, and must register.
+/// What an agent is to do by now that has sent `heartbeat`. `None`: it is not known, and must
+/// register.
 ///
 /// # Errors
 /// The database's.
@@ -58,13 +61,15 @@ pub async fn orders(
     agent: AgentId,
     heartbeat: &Heartbeat,
 ) -> Result<Option<Orders>, StoreError> {
-    let known = agents::standing(tx, agent).await?;
-    let Some((state, live)) = known.filter(|(state, _)| *state != AgentState::Gone) else {
-        return Ok(None);
-    };
+    let standing = agents::standing(tx, agent).await?;
+    let standing = standing.filter(|(state, _)| *state != AgentState::Gone);
+    Ok(standing.map(|standing| orders_for(&standing, heartbeat)))
+}
+
+fn orders_for((state, live): &Standing, heartbeat: &Heartbeat) -> Orders {
     let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
-    let drain = state == AgentState::Draining && !heartbeat.draining;
-    Ok(Some(Orders { revoked, drain }))
+    let drain = *state == AgentState::Draining && !heartbeat.draining;
+    Orders { revoked, drain }
 }
 
 /// An agent gives back what it will not run. Says whose elements these are.

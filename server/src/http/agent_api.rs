@@ -336,22 +336,17 @@ pub async fn heartbeat(
 ) -> Result<axum::Json<Orders>, ApiError> {
     let wait = hold(heartbeat.wait)?;
     let (clock, lease) = (Arc::clone(&state.clock), lease_millis(&state));
-    let draining = heartbeat.draining;
-    let is_known = state
-        .store
-        .write(move |tx| {
-            Box::pin(async move {
-                // As in `register`: from when it is written down.
-                presence::stay(tx, agent, draining, clock.now() + lease).await
-            })
-        })
-        .await?;
-    if !is_known {
-        return Err(ApiError::UnknownAgent);
-    }
+    // Before it is looked up what it is to do: nothing may come up in between.
     let told = state.agent_watchers.register(&agent);
     let told = told.notified();
-    let orders = orders_for(&state, agent, &heartbeat).await?;
+    let sent = heartbeat.clone();
+    let stayed = state.store.write(move |tx| {
+        Box::pin(async move {
+            // As in `register`: from when it is written down.
+            presence::stay(tx, agent, &sent, clock.now() + lease).await
+        })
+    });
+    let orders = stayed.await?.ok_or(ApiError::UnknownAgent)?;
     if orders == Orders::default() {
         // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that
         // was granted since is not on its list. The next heartbeat comes at once and has it.

@@ -118,7 +118,11 @@ const REWRITTEN: [(Bug, &str, &str); 7] = [
     (
         Bug::LateHeartbeatCounts,
         "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
-             where id = $1 and state <> 'gone'",
-        "update agents set alive_until = $2 where id = $1 and state <> 'gone'",
+             where id = $1 and state <> 'gone'
+             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
+                 from leases where agent_id = $1 and state = 'live') as leases",
+        "update agents set alive_until = $2 where id = $1 and state <> 'gone'
+             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
+                 from leases where agent_id = $1 and state = 'live') as leases",
     ),
 ];

@@ -238,20 +238,19 @@ impl World<'_> {
         letter: (u64, Node),
         times: Times,
     ) -> Option<Answer> {
-        let (alive_until, draining) = (self.time_read(times) + LEASE, heartbeat.draining);
-        let stays = write!(self, server, |tx| presence::stay(tx, agent, draining, alive_until));
-        let Some(is_known) = stays else { return Some(Answer::Unavailable) };
-        if !is_known {
+        let alive_until = self.time_read(times) + LEASE;
+        let stays = write!(self, server, |tx| presence::stay(tx, agent, &heartbeat, alive_until));
+        let Some(known) = stays else { return Some(Answer::Unavailable) };
+        let Some(orders) = known else {
             self.coverage.saw("agents not known");
             return Some(Answer::UnknownAgent);
-        }
+        };
         self.audit.heard_of(agent, alive_until);
-        if draining {
+        if heartbeat.draining {
             self.version += 1;
         }
-        let orders = self.orders(agent, &heartbeat).await?;
-        if !matches!(&orders, Answer::Orders(orders) if *orders == Orders::default()) {
-            return Some(orders);
+        if orders != Orders::default() {
+            return Some(Answer::Orders(orders));
         }
         let wait = (heartbeat.wait * 1000.0) as Millis;
         let incarnation = self.servers[server].incarnation;

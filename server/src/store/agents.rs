@@ -86,9 +86,11 @@ pub async fn give(tx: &mut Tx<'_>, agent: AgentId, token: &str) -> Result<(), St
     Ok(())
 }
 
+/// What a heartbeat asks about its agent: its state, and the ids of its live leases.
+pub type Standing = (AgentState, Vec<LeaseId>);
+
 /// Extends the life of an agent, or leaves it as long as it is: a heartbeat that was held up takes
-/// back nothing that a later one has given. `false`: it is not known or gone, and must register
-/// again.
+/// back nothing that a later one has given. `None`: it is not known or gone, and must register again.
 ///
 /// # Errors
 /// The database's.
@@ -96,15 +98,17 @@ pub async fn keep_alive(
     tx: &mut Tx<'_>,
     agent: AgentId,
     alive_until: Millis,
-) -> Result<bool, StoreError> {
-    let changed = tx
-        .execute(
+) -> Result<Option<Standing>, StoreError> {
+    let row = tx
+        .first(
             "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
-             where id = $1 and state <> 'gone'",
+             where id = $1 and state <> 'gone'
+             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
+                 from leases where agent_id = $1 and state = 'live') as leases",
             args![agent, alive_until],
         )
         .await?;
-    Ok(changed > 0)
+    row.as_ref().map(standing_of).transpose()
 }
 
 /// Gives every agent another lease: a server that starts lapses nothing at once.
@@ -282,14 +286,11 @@ pub async fn find(
     row.map(|row| agent_status(&row, now)).transpose()
 }
 
-/// The state of an agent and the ids of its live leases, which is all that its heartbeat asks for.
+/// How an agent stands, also one that is gone.
 ///
 /// # Errors
 /// The database's.
-pub async fn standing(
-    tx: &mut Tx<'_>,
-    agent: AgentId,
-) -> Result<Option<(AgentState, Vec<LeaseId>)>, StoreError> {
+pub async fn standing(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<Standing>, StoreError> {
     let row = tx
         .first(
             "select state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
@@ -298,7 +299,11 @@ pub async fn standing(
             args![agent],
         )
         .await?;
-    row.map(|row| Ok((state(&row)?, row.json("leases")?))).transpose()
+    row.as_ref().map(standing_of).transpose()
+}
+
+fn standing_of(row: &Row) -> Result<Standing, StoreError> {
+    Ok((state(row)?, row.json("leases")?))
 }
 
 /// The agents whose ids come after `after`, at most `limit`; those that are gone on request.

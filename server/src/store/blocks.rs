@@ -220,7 +220,7 @@ pub async fn read(
             "select first, lengths, data, digest from blocks
              where job_id = $1 and kind = $2 and first < $4 and first >= coalesce(
                  (select max(first) from blocks where job_id = $1 and kind = $2 and first <= $3), 0)
-             order by first limit $5",
+             order by first limit $5 + 0",
             args![job, kind.as_str(), from, to, limit],
         )
         .await?;

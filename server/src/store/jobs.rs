@@ -166,7 +166,7 @@ pub async fn groups(
 ) -> Result<Vec<u64>, StoreError> {
     let rows = tx
         .all(
-            "select n from groups where job_id = $1 and position >= $2 order by position limit $3",
+            "select n from groups where job_id = $1 and position >= $2 order by position limit $3 + 0",
             args![job, position, limit],
         )
         .await?;

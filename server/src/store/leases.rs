@@ -76,7 +76,7 @@ pub async fn grant_all(
         };
         insert(tx, &grant, assignment.memory, now).await?;
         advance(tx, &grant, assignment.from.is_none()).await?;
-        start(tx, grant.job, now).await?;
+        refresh(tx, grant.job, Some(now)).await?;
         grants.push(grant);
     }
     Ok(grants)
@@ -174,15 +174,6 @@ async fn advance(tx: &mut Tx<'_>, grant: &Grant, is_new: bool) -> Result<(), Sto
     Ok(())
 }
 
-async fn start(tx: &mut Tx<'_>, job: JobId, now: Millis) -> Result<(), StoreError> {
-    tx.execute(
-        "update jobs set state = 'running', started_at = $2 where id = $1 and state = 'queued'",
-        args![job, now],
-    )
-    .await?;
-    refresh_runnable(tx, job).await
-}
-
 /// Keeps the chunk size that `scheduling` came to, so that it does not change with the slots.
 ///
 /// # Errors
@@ -198,9 +189,15 @@ pub async fn fix_chunk(tx: &mut Tx<'_>, job: JobId, chunk: u64) -> Result<(), St
 /// # Errors
 /// The database's.
 pub(super) async fn refresh_runnable(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError> {
+    refresh(tx, job, None).await
+}
+
+/// The same; and says that the job has started at `started`, if it had not.
+async fn refresh(tx: &mut Tx<'_>, job: JobId, started: Option<Millis>) -> Result<(), StoreError> {
     let row = tx
         .first(
-            "select j.runnable as was, j.state in ('queued', 'running')
+            "select j.runnable as was, j.state = 'queued' as is_queued,
+                 j.state in ('queued', 'running')
                  and not exists (select 1 from dependencies where job_id = j.id) and (
                  p.cursor < j.total or exists (select 1 from leases
                      where job_id = j.id and state <> 'live')) as is_now
@@ -209,8 +206,14 @@ pub(super) async fn refresh_runnable(tx: &mut Tx<'_>, job: JobId) -> Result<(), 
         )
         .await?;
     let Some(row) = row else { return Ok(()) };
-    let (was, is_now) = (row.flag("was")?, row.flag("is_now")?);
-    if was != is_now {
+    let (was, is_now, is_queued) = (row.flag("was")?, row.flag("is_now")?, row.flag("is_queued")?);
+    if let Some(now) = started.filter(|_| is_queued) {
+        tx.execute(
+            "update jobs set state = 'running', started_at = $2, runnable = $3 where id = $1",
+            args![job, now, is_now],
+        )
+        .await?;
+    } else if was != is_now {
         tx.execute("update jobs set runnable = $2 where id = $1", args![job, is_now]).await?;
     }
     Ok(())

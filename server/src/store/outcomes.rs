@@ -141,7 +141,7 @@ macro_rules! select_outcomes {
             $only,
             " order by ",
             $key,
-            " limit $3"
+            " limit $3 + 0"
         )
     };
 }
@@ -215,7 +215,7 @@ pub async fn accepted(
             "select first, n, rank, agent_id, agent_name, errors from outcomes
              where job_id = $1 and rank >= coalesce(
                  (select max(rank) from outcomes where job_id = $1 and rank <= $2), 0)
-             order by rank limit $3",
+             order by rank limit $3 + 0",
             args![job, rank, limit + 1],
         )
         .await?;

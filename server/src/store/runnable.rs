@@ -114,7 +114,7 @@ const RUNNABLE_OF_OWNER: &str = "
     from jobs j join progress p on p.job_id = j.id
     where j.runnable and j.owner = $1
         and (j.priority < $2 or j.priority = $2 and j.id > $3)
-    order by j.priority desc, j.id limit $4";
+    order by j.priority desc, j.id limit $4 + 0";
 
 fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
     let options: Options = row.json("options")?;
@@ -157,7 +157,7 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
 
 pub(super) const RETURNED: &str = "
     select id, ranges, attempt, lost from leases
-    where job_id = $1 and state <> 'live' order by id limit $2";
+    where job_id = $1 and state <> 'live' order by id limit $2 + 0";
 
 async fn returned(tx: &mut Tx<'_>, job: JobId, limit: u32) -> Result<Vec<Returned>, StoreError> {
     let rows = tx.all(RETURNED, args![job, limit]).await?;
@@ -181,7 +181,7 @@ async fn next_groups(
     let rows = tx
         .all(
             "select first, n from groups where job_id = $1 and first >= $2 and n > 0
-             order by first limit $3",
+             order by first limit $3 + 0",
             args![job, cursor, limit],
         )
         .await?;

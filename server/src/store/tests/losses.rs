@@ -69,10 +69,7 @@ async fn what_an_agent_has_finished_is_accepted_after_it_is_gone_and_forgotten()
     assert_eq!(fixture.job(job).await.counts.done, 2);
 }
 
-async fn forget(
-    tx: &mut super::super::db::Tx<'_>,
-    agent: AgentId,
-) -> Result<(), StoreError> {
+async fn forget(tx: &mut super::super::db::Tx<'_>, agent: AgentId) -> Result<(), StoreError> {
     tx.execute("delete from agents where id = $1", super::super::db::args![agent]).await?;
     Ok(())
 }
@@ -150,10 +147,11 @@ async fn agents_live_while_they_are_heard_of() {
     assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 4);
     assert!(read!(fixture, |tx| agents::overdue(tx, 1000)).is_empty());
     assert_eq!(read!(fixture, |tx| agents::overdue(tx, 1001)), [agent]);
-    assert!(write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)));
+    let live = (AgentState::Live, Vec::new());
+    assert_eq!(write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)), Some(live.clone()));
     assert!(read!(fixture, |tx| agents::overdue(tx, 1001)).is_empty());
     // What was held up on its way takes nothing back.
-    assert!(write!(fixture, |tx| agents::keep_alive(tx, agent, 1500)));
+    assert_eq!(write!(fixture, |tx| agents::keep_alive(tx, agent, 1500)), Some(live.clone()));
     let again = Register { id: agent, ..register(4) };
     write!(fixture, |tx| agents::register(tx, &again, 500, 1500));
     assert!(read!(fixture, |tx| agents::overdue(tx, 2000)).is_empty());
@@ -163,10 +161,7 @@ async fn agents_live_while_they_are_heard_of() {
     assert_eq!((known.busy, known.alive_for, known.labels["zone"].as_str()), (0, 3.0, "a"));
 
     assert_eq!(read!(fixture, |tx| agents::standing(tx, AgentId::new())), None);
-    assert_eq!(
-        read!(fixture, |tx| agents::standing(tx, agent)),
-        Some((AgentState::Live, Vec::new()))
-    );
+    assert_eq!(read!(fixture, |tx| agents::standing(tx, agent)), Some(live));
     fixture.map(2).await;
     let held: Vec<_> = fixture.grant(agent, 2).await.iter().map(|grant| grant.id).collect();
     assert_eq!(held.len(), 2);
@@ -174,10 +169,14 @@ async fn agents_live_while_they_are_heard_of() {
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Draining)));
     let (state, mut leases) = read!(fixture, |tx| agents::standing(tx, agent)).unwrap();
     leases.sort_unstable();
-    assert_eq!((state, leases), (AgentState::Draining, held));
+    assert_eq!((state, leases), (AgentState::Draining, held.clone()));
+    let (_, mut leases) = write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)).unwrap();
+    leases.sort_unstable();
+    assert_eq!(leases, held);
     assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 0);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone)));
-    assert!(!write!(fixture, |tx| agents::keep_alive(tx, agent, 9000)), "it must register again");
+    let gone = write!(fixture, |tx| agents::keep_alive(tx, agent, 9000));
+    assert_eq!(gone, None, "it must register again");
     assert!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0)).is_empty());
     assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, true, 0)).len(), 1);
 }
