@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::clock;
+use crate::report::TOO_LARGE;
 
 /// The least time from one request to the next.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -215,10 +216,20 @@ fn gap(job: JobId, at: u64, bytes: usize) -> LogEntry {
 
 /// Sends what is put in, for ever.
 pub async fn run(client: &Client, logs: &Logs) {
-    for batch in 1.. {
-        let request = Request { batch, entries: logs.take().await };
-        if let Err(problem) = client.logs(&request).await {
-            tracing::warn!(%problem, batch, "the server does not take a part of the log");
+    let mut batches = 1..;
+    loop {
+        let mut parts = vec![logs.take().await];
+        while let Some(entries) = parts.pop() {
+            let Some(batch) = batches.next() else { return };
+            let mut request = Request { batch, entries };
+            let Err(problem) = client.logs(&request).await else { continue };
+            if problem.status == TOO_LARGE && request.entries.len() > 1 {
+                // A server or a proxy may take less at once than [`REQUEST_BYTES`].
+                parts.push(request.entries.split_off(request.entries.len() / 2));
+                parts.push(request.entries);
+            } else {
+                tracing::warn!(%problem, batch, "the server does not take a part of the log");
+            }
         }
         logs.sent();
         logs.pause().await;

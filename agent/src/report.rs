@@ -69,7 +69,7 @@ pub fn smaller(parcels: Vec<Arc<Parcel>>, problem: &Problem) -> Vec<Vec<Arc<Parc
                 parcel.body.len(),
                 problem.detail
             );
-            let kind = "Untranslatable".to_owned();
+            let kind = "TooLarge".to_owned();
             let error =
                 ElementError { kind, message, call: None, traceback: Vec::new(), fatal: false };
             vec![vec![Arc::new(parcel::replace(parcel, &error))]]

@@ -1,6 +1,7 @@
-//! Arguments that hold more than a word: `cluster,multisession=4`, `2GiB`, text or `@file`.
+//! Arguments that hold more than a word: `cluster,multisession=4`, text or `@file`.
 
 use std::fs;
+use std::num::NonZeroUsize;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use protocol::job::{AllSlots, Level, Seed, Slots, Strategy};
@@ -26,6 +27,19 @@ pub fn name_and_rest<'a>(text: &'a str, rest: &str) -> Result<(&'a str, &'a str)
     match text.split_once('=') {
         Some((name, rest)) if !name.is_empty() => Ok((name, rest)),
         _ => Err(format!("not of the form NAME={rest}")),
+    }
+}
+
+/// Parses how many of something are wanted.
+pub fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "not a number from 1".to_owned())
+}
+
+/// Parses for how long something may take, in seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
+        _ => Err("not a number of seconds above 0, such as 90 or 0.5".to_owned()),
     }
 }
 
@@ -78,28 +92,6 @@ pub fn seed(text: &str) -> Result<Seed, String> {
     }
 }
 
-/// Parses a number of bytes: `2GiB`, `512M` (binary, as its `MiB`), `1.5GB` (decimal), `1048576`.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        _ => return Err(format!("{unit:?} is no unit of bytes such as MiB, GiB or GB")),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if number > 0.0 => Ok((number * factor as f64).round() as u64),
-        _ => Err("not a number of bytes such as 2GiB".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,14 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_units() {
-        for (text, n) in
-            [("2GiB", 2 << 30), ("512M", 512 << 20), ("1.5 GB", 1_500_000_000), ("7", 7)]
-        {
-            assert_eq!(bytes(text), Ok(n), "{text}");
+    fn a_number_that_cannot_be_is_told_what_can() {
+        assert_eq!(at_least_one("3").map(NonZeroUsize::get), Ok(3));
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "x", ""] {
+            assert!(at_least_one(wrong).unwrap_err().contains("from 1"), "{wrong}");
+            assert!(seconds(wrong).unwrap_err().contains("above 0"), "{wrong}");
         }
-        for wrong in ["", "GiB", "0", "2XB", "-1", "1.2.3M"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
+        assert!(seconds("inf").is_err() && seconds("nan").is_err());
     }
 }

@@ -85,9 +85,15 @@ impl Failure {
             Some("PrepareFailed") => format!("`farrow logs {id} --source prepare` shows all of it"),
             _ => format!("`farrow outcomes {id} --failed` shows what failed and what it printed"),
         };
-        failure
-            .details(element_story(element))
-            .remedy(format!("{shows}; `farrow retry {id}` runs again what failed or is missing"))
+        let remedy = match element.get("fatal").and_then(Value::as_bool) {
+            Some(true) => {
+                format!(
+                    "{shows}; submit it anew once it is right: `farrow retry {id}` runs it as it is"
+                )
+            }
+            _ => format!("{shows}; `farrow retry {id}` runs again what failed or is missing"),
+        };
+        failure.details(element_story(element)).remedy(remedy)
     }
 
     /// A problem that the server answered with, and the fields it names.

@@ -10,7 +10,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Set up", &["up", "server", "agent"]),
     ("Submit", &["map", "call", "retry"]),
     ("Follow", &["status", "logs", "outcomes", "value"]),
-    ("End", &["cancel", "delete"]),
+    ("End", &["cancel", "delete", "drain"]),
     ("Look around", &["jobs", "agents", "blobs"]),
     ("Let in", &["token", "audit"]),
 ];

@@ -49,17 +49,6 @@ pub fn count(n: u64, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
-/// `512 B`, `1.5 MiB`, `2 GiB`.
-pub fn bytes(n: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let power = (n.ilog2() / 10).min(units.len() as u32);
-    let number = format!("{:.1}", n as f64 / 1024_f64.powi(power.cast_signed()));
-    format!("{} {}", number.trim_end_matches(".0"), units[power as usize - 1])
-}
-
 /// `cluster,multisession=4`: what `--plan` takes.
 pub fn plan(levels: &[Level]) -> String {
     let level = |level: &Level| match level.workers {
@@ -103,12 +92,6 @@ mod tests {
         assert_eq!(ago("2026-11-23T04:00:10Z", now), "just now");
         assert_eq!(ago("2026-11-23T03:00:10Z", now), "1 h 0 min ago");
         assert_eq!(ago("some day", now), "some day");
-    }
-
-    #[test]
-    fn bytes_have_the_unit_that_fits() {
-        let said: Vec<_> = [0, 1023, 1024, 1_572_864, 2 << 30].map(bytes).into();
-        assert_eq!(said, ["0 B", "1023 B", "1 KiB", "1.5 MiB", "2 GiB"]);
     }
 
     #[test]

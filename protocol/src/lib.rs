@@ -7,6 +7,7 @@
 //! * [`frames`]: elements and values that are not JSON, in one body.
 //! * [`problem`]: the one shape of every failure (RFC 9457).
 //! * [`rights`]: tokens, their roles, and the audit log.
+//! * [`size`]: numbers of bytes as people write them.
 //! * [`id`]: the ids, UUIDs of version 7.
 
 pub mod agent;
@@ -20,6 +21,7 @@ pub mod outcome;
 pub mod problem;
 pub mod ranges;
 pub mod rights;
+pub mod size;
 pub mod status;
 pub mod submission;
 

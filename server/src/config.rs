@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limits::LimitSettings;
+use protocol::size;
+
+use crate::limits::{LimitSettings, SMALLEST_BODY};
 use crate::listening::Reach;
 
 /// The settings that are flags.
@@ -12,7 +14,7 @@ use crate::listening::Reach;
 #[group(id = "server_settings")]
 pub struct Settings {
     /// Where to listen.
-    #[arg(long, env = "FARROW_LISTEN", default_value = "127.0.0.1:3277", value_name = "ADDR:PORT")]
+    #[arg(long, env = "FARROW_LISTEN", default_value = "127.0.0.1:3277", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
 
     /// Folder of the database and the blobs [default: farrow in the user's data folder].
@@ -34,11 +36,13 @@ pub struct Settings {
     pub lease: f64,
 
     /// Bytes of a request's body at the most.
-    #[arg(long, env = "FARROW_MAX_BODY", default_value_t = 256 << 20, value_name = "BYTES")]
+    #[arg(long, env = "FARROW_MAX_BODY", default_value = "256MiB", value_name = "BYTES",
+          value_parser = size::within::<usize>(SMALLEST_BODY..=size::MAX))]
     pub max_body: usize,
 
     /// Bytes of an uploaded blob at the most.
-    #[arg(long, env = "FARROW_MAX_BLOB", default_value_t = 4 << 30, value_name = "BYTES")]
+    #[arg(long, env = "FARROW_MAX_BLOB", default_value = "4GiB", value_name = "BYTES",
+          value_parser = size::within::<u64>(1..=size::MAX))]
     pub max_blob: u64,
 
     /// How long jobs are kept after they have ended, such as 30d or 12h [default: for ever].
@@ -84,6 +88,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').map_or("3277", |(_, port)| port);
+        let port = port.parse::<u16>().unwrap_or(protocol::DEFAULT_PORT);
+        format!(
+            "not an IP address and a port: 127.0.0.1:{port} is this machine only, 0.0.0.0:{port} all \
+             its addresses, [::1]:{port} is one of IPv6"
+        )
+    })
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.5..=86_400.0).contains(&seconds) => Ok(seconds),
@@ -118,6 +133,15 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_names_a_host_to_listen_on_is_told_an_address() {
+        assert_eq!(address("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+        for text in ["localhost:4010", "4010", "localhost", "127.0.0.1", "1.2.3.4:99999"] {
+            assert!(address(text).unwrap_err().contains("127.0.0.1:"), "{text}");
+        }
+        assert!(address("localhost:4010").unwrap_err().contains("127.0.0.1:4010"));
+    }
 
     #[test]
     fn durations_have_a_number_and_a_unit() {

@@ -68,9 +68,7 @@ pub enum ApiError {
     )]
     InflatedTooLarge(usize),
     /// There is more of something than the server takes.
-    #[error(
-        "{what} are more than the server takes: {limit}; send less, or start it with a higher limit"
-    )]
+    #[error("{what}: the server takes at most {limit}; send less, or start it with a higher limit")]
     TooMany {
         /// How much of what.
         what: String,

@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 pub use backup::{Backup, BackupError, Damaged, backup};
 pub use config::{Config, Settings, duration};
 pub use http::openapi_json;
-pub use inspection::{CheckOptions, check};
+pub use inspection::{CheckError, CheckOptions, check};
 pub use listening::{Exposed, HostName, Listeners, Reach, TlsError};
 pub use store::StoreError;
 pub use store::check::{Finding, Kind, Report};

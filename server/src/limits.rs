@@ -10,10 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{Quota, RateLimiter};
+use protocol::size;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Millis;
 use crate::error::ApiError;
+
+/// Bytes below which no body may be limited: agents send as much at once of what their jobs say.
+pub const SMALLEST_BODY: u64 = 256 << 10;
 
 /// How long a look at the disk is trusted, in milliseconds.
 const LOOK: Millis = 1000;
@@ -23,7 +27,8 @@ const LOOK: Millis = 1000;
 #[group(id = "server_limits")]
 pub struct LimitSettings {
     /// Bytes of a request's body at the most once it is inflated, if it came compressed.
-    #[arg(long, env = "FARROW_MAX_INFLATED_BODY", default_value_t = 256 << 20, value_name = "BYTES")]
+    #[arg(long, env = "FARROW_MAX_INFLATED_BODY", default_value = "256MiB", value_name = "BYTES",
+          value_parser = size::within::<usize>(SMALLEST_BODY..=size::MAX))]
     pub max_inflated_body: usize,
 
     /// Elements of a submission at the most.
@@ -31,7 +36,8 @@ pub struct LimitSettings {
     pub max_elements: u64,
 
     /// Bytes of an element's value at the most; a larger one is an error of its element.
-    #[arg(long, env = "FARROW_MAX_OUTCOME", default_value_t = 256 << 20, value_name = "BYTES")]
+    #[arg(long, env = "FARROW_MAX_OUTCOME", default_value = "256MiB", value_name = "BYTES",
+          value_parser = size::within::<u64>(1..=size::MAX))]
     pub max_outcome: u64,
 
     /// Requests of clients that may wait for jobs at the same time.
@@ -47,7 +53,8 @@ pub struct LimitSettings {
     pub max_submissions: NonZeroU32,
 
     /// Bytes of the disk that submissions leave to results: with less left, none is taken.
-    #[arg(long, env = "FARROW_MIN_FREE", default_value_t = 256 << 20, value_name = "BYTES")]
+    #[arg(long, env = "FARROW_MIN_FREE", default_value = "256MiB", value_name = "BYTES",
+          value_parser = size::parse)]
     pub min_free: u64,
 }
 

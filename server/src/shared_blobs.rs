@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::JobId;
 
+use crate::store::db::Tx;
 use crate::store::{self, Store, StoreError};
 
 /// The file in the folder that holds its name.
@@ -40,6 +41,22 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
         fs::remove_file(&path).map_err(|source| ClaimError::File { path, source })?;
     }
     Err(ClaimError::Other { folder: folder.to_owned() })
+}
+
+/// Makes sure, changing nothing, that `folder` is the one that the database knows its blobs in, if it
+/// knows one.
+///
+/// # Errors
+/// When it is another one.
+pub async fn belongs(tx: &mut Tx<'_>, folder: &Path) -> Result<(), ClaimError> {
+    let known = store::fact(tx, FACT).await?;
+    let here = fs::read_to_string(folder.join(NAME_FILE)).ok();
+    match known {
+        Some(known) if here.as_deref().map(str::trim) != Some(&known) => {
+            Err(ClaimError::Other { folder: folder.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes sure that `folder` is not that of a database that several servers may share: for the

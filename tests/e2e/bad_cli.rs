@@ -46,7 +46,7 @@ const MAPS: &[Refusal] = &[
     (&["map", "--runtime", "r", "--range", "0..5", "f", "1"], 2, &["give them in one place"]),
     (&["map", "--runtime", "r", "--json-lines", "f", "{"], 2, &["is not JSON"]),
     (&["map", "--runtime", "r", " ", "1"], 3, &["function: is empty"]),
-    (&["map", "--runtime", "r", "--timeout", "0", "f", "1"], 3, &["options.timeout"]),
+    (&["map", "--runtime", "r", "--timeout", "0", "f", "1"], 2, &["--timeout", "above 0"]),
     (&["map", "--runtime", "r", "--priority", "1000", "f", "1"], 3, &["options.priority"]),
     (&["map", "--runtime", "r", "--encoding", "pickle", "f", "Z3Q="], 2, &["pickle", "--file"]),
     (&["map", "--runtime", "r", "--output", "json", "f", "1"], 3, &["options.output"]),

@@ -180,7 +180,7 @@ async fn what_cannot_be_done_is_told_by_exit_codes() {
         (&["map", "--runtime", "python", "--json-lines", "f", "{"], 2, "is not JSON"),
         (&["map", "--runtime", "python", "--arg", "by", "f", "1"], 2, "NAME=JSON"),
         (&["map", "--runtime", "python", " ", "1"], 3, "function: is empty"),
-        (&["map", "--runtime", "python", "--timeout", "0", "f", "1"], 3, "options.timeout"),
+        (&["map", "--runtime", "python", "--timeout", "0", "f", "1"], 2, "above 0"),
         (&["status", "17"], 2, "17"),
         (&["status", unknown], 3, "there is no job"),
         (&["value", unknown], 3, "there is no job"),
@@ -312,6 +312,24 @@ async fn on_a_terminal_a_bar_shows_how_far_a_map_is() {
     let shown = shown.await.unwrap();
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 8), "{shown}");
     assert!(shown.contains("/8") && shown.contains('\r'), "{shown:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_drained_finishes_what_it_runs_and_leaves() {
+    let world = World::start().await;
+    let unknown = world.farrow(&["drain", "one"]).await;
+    assert_exit(&unknown, 3, "", &["no agent called \"one\"", "farrow agents"]);
+    let mut agent = world.python_agent("one", 1).await;
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = world.client.submit(&gate.hold(audit.python(&json!([4]), "x"))).await;
+    audit.started(1).await;
+    let drained = world.farrow(&["drain", "--json", "one"]).await;
+    assert_eq!(document(&drained)[0]["draining"], true);
+    world.agent_is(&agent, "draining").await;
+    gate.open();
+    assert_eq!(world.client.value(&job).await, json!([4]));
+    assert!(agent.process.ended().await.success());
+    assert!(audit.repeated().is_empty());
 }
 
 #[tokio::test]

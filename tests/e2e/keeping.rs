@@ -270,18 +270,21 @@ async fn a_database_file_that_is_damaged_is_found() {
     world.server().signal(Signal::SIGTERM);
     world.server().ended().await;
     let file = world.data().join("farrow.db");
-    let mut bytes = fs::read(&file).unwrap();
-    // The pages that hold jobs: some of them may not be in use any more.
-    let word = b"lambda x: x";
-    for page in bytes.chunks_mut(4096) {
-        if page.windows(word.len()).any(|window| window == word) {
-            page.fill(0x5a);
+    // The pages that hold jobs, some of which may not be in use any more; then also what says which
+    // schema it has.
+    for word in ["lambda x: x", "watching"] {
+        let mut bytes = fs::read(&file).unwrap();
+        for page in bytes.chunks_mut(4096).skip(1) {
+            if page.windows(word.len()).any(|window| window == word.as_bytes()) {
+                page.fill(0x5a);
+            }
         }
+        fs::write(&file, bytes).unwrap();
+        let checked = check(&world, &world.data()).await;
+        assert_eq!(checked.code, Some(FAILED), "{checked:?}");
+        assert!(checked.stdout.starts_with("file  "), "{checked:?}");
+        assert!(checked.stdout.contains("not all is well"), "{checked:?}");
     }
-    fs::write(&file, bytes).unwrap();
-    let checked = check(&world, &world.data()).await;
-    assert_eq!(checked.code, Some(FAILED), "{checked:?}");
-    assert!(checked.stdout.contains("file  "), "{checked:?}");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn tokens_are_made_listed_and_revoked_by_name() {
     let wrong = ["token", "create", "--role", "submit", "--name", "x", "--expires-in", "soon"];
     assert_refused(&world.farrow(&wrong).await, 2, &["--expires-in", "such as 90s"]);
     let wrong = ["token", "create", "--role", "root", "--name", "x"];
-    assert_refused(&world.farrow(&wrong).await, 2, &["--role", "not the name of a role"]);
+    assert_refused(&world.farrow(&wrong).await, 2, &["--role", "a role is submit, agent or admin"]);
 
     assert_eq!(document(&by(&world, secret, &["jobs", "--json"]).await), json!([]));
     let listed = document(&world.farrow(&["token", "list", "--json"]).await);

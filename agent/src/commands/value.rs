@@ -35,7 +35,7 @@ pub fn value(written: Vec<u8>, index: u64, options: &Options) -> Result<Vec<u8>,
 pub fn too_large(limit: usize) -> ElementError {
     let limit = if limit == TOO_LONG { "2 GiB".to_owned() } else { format!("{limit} bytes") };
     failure(
-        "Untranslatable",
+        "TooLarge",
         format!(
             "it wrote more than {limit} to standard output, which is more than a value can be; \
              write it to a file or an object store, and print where it is"

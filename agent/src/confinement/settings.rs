@@ -1,6 +1,7 @@
 //! The settings that say what workers may do, and see, and use.
 
 use clap::builder::FalseyValueParser;
+use protocol::size;
 
 use crate::output::Keep;
 
@@ -27,8 +28,8 @@ pub struct WorkerSettings {
 
     /// Bytes kept of what an element prints to standard output, and of what it prints to standard error:
     /// half from the start, half from the end
-    #[arg(long, env = "FARROW_MAX_OUTPUT", default_value_t = Keep::DEFAULT, value_name = "BYTES",
-          value_parser = clap::value_parser!(u32).range(..=16 << 20))]
+    #[arg(long, env = "FARROW_MAX_OUTPUT", default_value = "64KiB", value_name = "BYTES",
+          value_parser = size::within::<u32>(0..=16 << 20))]
     pub max_output: u32,
 
     /// Let workers and `prepare` scripts gain rights by programs such as sudo, su or fusermount

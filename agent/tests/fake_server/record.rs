@@ -37,6 +37,9 @@ pub struct Record {
     pub loses_next_logs_answer: bool,
     pub loses_next_lease: bool,
     pub largest_report: Option<usize>,
+    /// Entries of a log that are taken at once.
+    pub most_log_entries: Option<usize>,
+    pub refused_logs: usize,
     /// Leases that are not the agent's any more when it registers again.
     pub lost_meanwhile: Vec<LeaseId>,
     pub lease_seconds: f64,
@@ -71,6 +74,8 @@ impl Default for Record {
             loses_next_logs_answer: false,
             loses_next_lease: false,
             largest_report: None,
+            most_log_entries: None,
+            refused_logs: 0,
             lost_meanwhile: Vec::new(),
             lease_seconds: 1.5,
             database: DatabaseId::new(),

@@ -348,6 +348,10 @@ async fn heartbeat(State(app): App, Json(heartbeat): Json<Heartbeat>) -> Respons
 async fn logs(State(app): App, Json(logs): Json<Logs>) -> Response {
     if_known(&app, async {
         app.change(|record| {
+            if record.most_log_entries.is_some_and(|most| logs.entries.len() > most) {
+                record.refused_logs += 1;
+                return problem(413, "too-large");
+            }
             record.logs.push(logs);
             if std::mem::take(&mut record.loses_next_logs_answer) {
                 return broken_off();

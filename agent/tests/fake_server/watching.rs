@@ -162,3 +162,20 @@ async fn a_log_whose_answer_is_lost_is_sent_again_unchanged() {
     assert_eq!((record.logs[0].batch, record.logs[1].batch), (1, 1));
     assert_eq!(record.logs[0].entries, record.logs[1].entries);
 }
+
+#[tokio::test]
+async fn a_log_that_is_too_large_for_one_request_goes_in_several() {
+    let server = FakeServer::start();
+    server.change(|record| record.most_log_entries = Some(1));
+    let agent = TestAgent::start(&server, 1);
+    let job = python("def f(x):\n  print(x)\n  return x", agent.folder.path());
+    let lease = integers(&job, 0, 50);
+    server.grant(lease.clone(), b"", &job);
+    server.outcomes(lease.id).await;
+    agent.stop().await;
+    let record = server.record();
+    assert!(record.refused_logs > 0);
+    let said = record.said(job.id, LogSource::Element, LogStream::Stdout);
+    let numbers: Vec<_> = (0..50).map(|n| (Some(n), format!("{n}\n"))).collect();
+    assert_eq!(said.into_iter().collect::<Vec<_>>(), numbers);
+}

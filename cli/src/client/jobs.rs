@@ -1,8 +1,8 @@
 //! Requests about jobs and agents.
 
 use bytes::Bytes;
-use protocol::JobId;
 use protocol::job::{AgentStatus, JobState, JobStatus, Page};
+use protocol::{AgentId, JobId};
 use reqwest::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 
@@ -116,9 +116,27 @@ impl Client {
         self.get_json(self.request(Method::GET, "/v1/jobs").query(&query)).await
     }
 
+    /// The agents that are there.
+    pub async fn all_agents(&self) -> Result<Vec<AgentStatus>, CallError> {
+        let (mut agents, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.agents(after.as_deref()).await?;
+            agents.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(agents),
+            }
+        }
+    }
+
     /// A page of the agents.
-    pub async fn agents(&self, after: Option<&str>) -> Result<Page<AgentStatus>, CallError> {
+    async fn agents(&self, after: Option<&str>) -> Result<Page<AgentStatus>, CallError> {
         let query: Vec<_> = after.map(|after| ("after", after)).into_iter().collect();
         self.get_json(self.request(Method::GET, "/v1/agents").query(&query)).await
+    }
+
+    /// Lets an agent finish what it runs, and leave.
+    pub async fn drain(&self, id: AgentId) -> Result<(), CallError> {
+        self.send(self.request(Method::POST, &format!("/v1/agents/{id}/drain"))).await.map(drop)
     }
 }

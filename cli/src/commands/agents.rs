@@ -31,16 +31,7 @@ impl Agents {
     /// Prints the list.
     pub async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
-        let mut agents = Vec::new();
-        let mut after = None;
-        loop {
-            let page = client.agents(after.as_deref()).await?;
-            agents.extend(page.items);
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
-        }
+        let agents = client.all_agents().await?;
         self.output.print(&agents, |agents| match agents.is_empty() {
             true => "no agents; start one with `farrow agent --server URL`\n".to_owned(),
             false => list(agents),

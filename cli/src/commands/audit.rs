@@ -6,6 +6,7 @@ use clap::Args;
 use protocol::JobId;
 use protocol::rights::AuditEntry;
 
+use crate::arguments;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -34,7 +35,8 @@ pub struct Audit {
     #[arg(value_name = "ID")]
     object: Option<JobId>,
     /// At most so many entries
-    #[arg(long, env = "FARROW_LIMIT", default_value = "50", value_name = "N")]
+    #[arg(long, env = "FARROW_LIMIT", default_value = "50", value_parser = arguments::at_least_one,
+          value_name = "N")]
     limit: NonZeroUsize,
     #[command(flatten)]
     output: OutputArgs,

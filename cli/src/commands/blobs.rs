@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use protocol::size;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +14,6 @@ use crate::connection::Connection;
 use crate::delivery::{Delivery, Sink};
 use crate::digest::Digest;
 use crate::failure::{EXIT_CODES, Exit, Failure};
-use crate::human;
 use crate::output::OutputArgs;
 use crate::persistence::{Patience, persist};
 use crate::screen::Screen;
@@ -127,7 +127,7 @@ impl Put {
 
 fn line(uploaded: &Uploaded) -> String {
     let was_there = if uploaded.new { "" } else { ", was there" };
-    let size = human::bytes(uploaded.size);
+    let size = size::of(uploaded.size);
     format!("{}  {} ({size}{was_there})\n", uploaded.digest, uploaded.file.display())
 }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use protocol::job::{JobState, JobStatus};
 
+use crate::arguments;
 use crate::client::Client;
 use crate::clock;
 use crate::connection::Connection;
@@ -31,7 +32,8 @@ pub struct Jobs {
     #[arg(long, env = "FARROW_STATE", value_parser = state, value_name = "queued|running|resolved|failed|cancelled")]
     state: Option<JobState>,
     /// At most so many
-    #[arg(long, env = "FARROW_LIMIT", default_value = "50", value_name = "N")]
+    #[arg(long, env = "FARROW_LIMIT", default_value = "50", value_parser = arguments::at_least_one,
+          value_name = "N")]
     limit: NonZeroUsize,
     #[command(flatten)]
     output: OutputArgs,

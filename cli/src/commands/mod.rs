@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod call;
 pub mod cancel;
 pub mod delete;
+pub mod drain;
 pub mod jobs;
 pub mod logs;
 pub mod map;

@@ -20,7 +20,7 @@ use crate::table;
 const EXAMPLES: &str = "\
 Examples:
   farrow token create --role submit --name \"ada's laptop\" --expires-in 30d
-  farrow token create --role agent --name fleet > agent.token
+  (umask 077; farrow token create --role agent --name fleet > agent.token)
   farrow token list
   farrow token revoke \"ada's laptop\"
 
@@ -223,5 +223,5 @@ async fn id_of(client: &Client, token: &str) -> Result<TokenId, Failure> {
 }
 
 fn role(text: &str) -> Result<Role, String> {
-    Role::parse(text).ok_or_else(|| "not the name of a role".to_owned())
+    Role::parse(text).ok_or_else(|| "a role is submit, agent or admin".to_owned())
 }

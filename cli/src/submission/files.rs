@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use protocol::files::link_stays_inside;
+use protocol::size;
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 use tempfile::NamedTempFile;
@@ -38,7 +39,7 @@ pub fn pack(path: &Path) -> Result<Packed, Failure> {
         false => {
             check_gzip(path).map_err(|error| wrong(&error).remedy("give a folder, or a tar.gz"))?;
             let blob = Blob::of_file(path).map_err(|error| wrong(&error))?;
-            let story = format!("files: {}, {}", path.display(), human::bytes(blob.size));
+            let story = format!("files: {}, {}", path.display(), size::of(blob.size));
             Ok(Packed { blob, story })
         }
     }
@@ -71,9 +72,9 @@ fn pack_folder(folder: &Path) -> Result<Packed, Failure> {
     let story = format!(
         "files: {}, {} in {}, packed to {}",
         folder.display(),
-        human::bytes(n_bytes),
+        size::of(n_bytes),
         human::count(n_files, "file"),
-        human::bytes(size)
+        size::of(size)
     );
     Ok(Packed { blob: Blob::of_temporary(temporary, digest, size), story })
 }

@@ -2,8 +2,8 @@
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
-use protocol::JobId;
 use protocol::job::{Encoding, Options, Output, Seed, Slots, ValueType};
+use protocol::{JobId, size};
 
 use crate::arguments;
 
@@ -37,10 +37,11 @@ pub struct How {
     slots: Slots,
     /// Memory that a worker may use, such as 2GiB: it is killed above, and an agent runs no more
     /// elements at once than it has memory for [default: any]
-    #[arg(long, env = "FARROW_JOB_MEMORY", value_name = "BYTES", value_parser = arguments::bytes)]
+    #[arg(long, env = "FARROW_JOB_MEMORY", value_name = "BYTES", value_parser = size::within::<u64>(1..=size::MAX))]
     memory: Option<u64>,
     /// Seconds that an element may run [default: any time]
-    #[arg(long, env = "FARROW_JOB_TIMEOUT", value_name = "SECONDS")]
+    #[arg(long, env = "FARROW_JOB_TIMEOUT", value_name = "SECONDS", allow_negative_numbers = true,
+          value_parser = arguments::seconds)]
     timeout: Option<f64>,
     /// How often an element is run again after its worker died or its time was over
     #[arg(long, env = "FARROW_JOB_RETRIES", value_name = "N", default_value_t = Options::default().retries)]

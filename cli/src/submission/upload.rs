@@ -1,6 +1,7 @@
 //! What must be on the server before a job that refers to it.
 
 use protocol::job::Encoding;
+use protocol::size;
 use serde_json::value::RawValue;
 
 use crate::blob::Blob;
@@ -8,7 +9,6 @@ use crate::client::Client;
 use crate::digest::Digest;
 use crate::elements::{Elements, blob_reference, raw};
 use crate::failure::Failure;
-use crate::human;
 use crate::persistence::{Patience, persist};
 use crate::screen::Screen;
 
@@ -48,7 +48,7 @@ impl Upload {
     pub async fn send(&self, client: &Client, screen: &Screen) -> Result<(), Failure> {
         for (what, blob) in &self.blobs {
             if blob.size >= WORTH_A_WORD {
-                screen.note(&format!("uploading {what}: {}", human::bytes(blob.size)));
+                screen.note(&format!("uploading {what}: {}", size::of(blob.size)));
             }
             send(client, screen, blob).await?;
         }

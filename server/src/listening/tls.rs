@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -112,6 +114,7 @@ impl Tls {
     /// When they cannot be used.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         warn_if_others_may_read(key);
+        warn_of_an_authority(cert);
         // Looked at before they are read: what changes meanwhile is read once more.
         let read_at = stamps(cert, key);
         let config = read(cert, key)?;
@@ -251,6 +254,32 @@ fn stamps(cert: &Path, key: &Path) -> Stamps {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         Some(Stamp { modified, inode: metadata.ino(), size: metadata.size() })
     })
+}
+
+/// Warns of what works with some clients only.
+fn warn_of_an_authority(cert: &Path) {
+    let first = fs::read(cert).ok().and_then(|pem| CertificateDer::from_pem_slice(&pem).ok());
+    if first.is_some_and(|first| is_an_authority(&first)) {
+        tracing::warn!(
+            cert = %cert.display(),
+            "the first certificate is an authority's (CA:TRUE): farrow's agents and commands, and \
+             others, refuse a server with it; give the server's own, as docs/tls.md makes it"
+        );
+    }
+}
+
+/// Whether clients refuse a certificate as a server's because it is one that signs others: then they
+/// do whatever they trust, so that it can be asked with the certificate itself as all that is trusted.
+fn is_an_authority(certificate: &CertificateDer<'static>) -> bool {
+    let mut roots = RootCertStore::empty();
+    let Ok(()) = roots.add(certificate.clone()) else { return false };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let Ok(verifier) = verifier else { return false };
+    let Ok(name) = ServerName::try_from("localhost") else { return false };
+    let verified = verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::now());
+    // The cause has no name in rustls' own errors.
+    verified.is_err_and(|error| format!("{error:?}").contains("CaUsedAsEndEntity"))
 }
 
 fn warn_if_others_may_read(key: &Path) {

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use protocol::job::JobState;
@@ -6,6 +7,7 @@ use protocol::job::Runtime;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::CheckOptions;
 use crate::http::caller::Caller;
 use crate::http::wait::JobWaiter;
 use crate::scheduler::assign::Agent;
@@ -171,6 +173,23 @@ async fn servers_with_blobs_of_their_own_are_refused() {
     let claimed = crate::shared_blobs::claim(&two.one.store, elsewhere.path()).await;
     assert!(claimed.unwrap_err().to_string().contains("--blobs"));
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+
+    // Nor are the blobs of one looked for in another's folder: all would be missing, or none.
+    let check = async |blobs: &Path| {
+        let settings = &two.one.config.settings;
+        let options = CheckOptions {
+            data: two.one.config.data.clone(),
+            database_url: settings.database_url.clone(),
+            blobs: Some(blobs.to_owned()),
+            deep: true,
+        };
+        crate::check(options).await
+    };
+    assert_eq!(check(&two.one.config.blobs()).await.unwrap().n_findings, 0);
+    for folder in [elsewhere.path(), &elsewhere.path().join("none")] {
+        let refused = check(folder).await.unwrap_err().to_string();
+        assert!(refused.contains("is not the folder of this database's blobs"), "{refused}");
+    }
 }
 
 #[test]

@@ -337,6 +337,9 @@ pub enum StoreError {
         /// What.
         value: String,
     },
+    /// Its file is not what SQLite wrote: what SQLite finds wrong with it.
+    #[error("the file of the database is damaged ({}): restore a backup, as docs/operations.md tells", .0.join("; "))]
+    Damaged(Vec<String>),
     /// An operation panicked, which is a bug; it was undone.
     #[error(
         "an operation on the database panicked: this is a bug of farrow, and the log says where"

@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::db::Tx;
+use super::migrations::Refused;
 use super::{FILE, SNAPSHOT, StoreError, migrations, postgres};
 
 /// One connection to a database that is only read. It takes no lock that a server would miss.
@@ -23,7 +24,7 @@ impl Snapshot {
     /// Opens the database in `folder`, whether a server runs on it or not.
     ///
     /// # Errors
-    /// When there is none, or its schema is not this program's.
+    /// When there is none, its file is damaged, or its schema is not this program's.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(FILE);
         must_exist(&file)?;
@@ -32,10 +33,16 @@ impl Snapshot {
             .read_only(true)
             .pragma("temp_store", "memory");
         let mut connection = options.connect().await?;
-        if let Err(refused) = migrations::check(&mut connection).await {
-            return Err(migrations::refusal(&mut Tx::new(&mut connection), &refused).await);
+        match migrations::check(&mut connection).await {
+            Ok(()) => Ok(Self::Sqlite(connection)),
+            Err(refused) => {
+                let refusal = migrations::refusal(&mut Tx::new(&mut connection), &refused).await;
+                let is_damaged = matches!(refused, Refused::Failed(_));
+                let damages =
+                    if is_damaged { integrity(&mut connection).await } else { Vec::new() };
+                Err(if damages.is_empty() { refusal } else { StoreError::Damaged(damages) })
+            }
         }
-        Ok(Self::Sqlite(connection))
     }
 
     /// Connects to the PostgreSQL database at `url`, whether servers run on it or not.
@@ -95,14 +102,20 @@ impl Snapshot {
 
     /// What SQLite itself finds wrong with its file. PostgreSQL has pg_amcheck for that.
     pub async fn integrity(&mut self) -> Vec<String> {
-        let Self::Sqlite(connection) = self else { return Vec::new() };
-        let rows = sqlx::query("pragma integrity_check").fetch_all(connection).await;
-        let texts = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-        match texts {
-            Ok(texts) => Vec::into_iter(texts).filter(|text: &String| text != "ok").collect(),
-            // Of some damage it tells so.
-            Err(error) => vec![error.to_string()],
+        match self {
+            Self::Sqlite(connection) => integrity(connection).await,
+            Self::Postgres(_) => Vec::new(),
         }
+    }
+}
+
+async fn integrity(connection: &mut SqliteConnection) -> Vec<String> {
+    let rows = sqlx::query("pragma integrity_check").fetch_all(connection).await;
+    let texts = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+    match texts {
+        Ok(texts) => Vec::into_iter(texts).filter(|text: &String| text != "ok").collect(),
+        // Of some damage it tells so.
+        Err(error) => vec![error.to_string()],
     }
 }
 

@@ -135,8 +135,9 @@ async fn admin_name(tx: &mut Tx<'_>) -> Result<String, StoreError> {
         return Ok("first administrator".to_owned());
     }
     tracing::warn!(
-        "this server's token makes one more administrator of a database that has one; servers of one \
-         database are started with the same FARROW_TOKEN"
+        "the database knows an administrator's token, and this server was started with another, as \
+         after a restore: it is one more administrator's now. `farrow token list` shows them, `farrow \
+         token revoke` ends one. Servers that share a database are given the same FARROW_TOKEN"
     );
     Ok(format!("first administrator {}", n + 1))
 }

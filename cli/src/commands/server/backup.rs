@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use protocol::size;
 
 use super::Data;
 use crate::failure::{Exit, Failure};
-use crate::human::bytes;
 use crate::output::OutputArgs;
 use crate::signals;
 
@@ -73,8 +73,8 @@ fn text(made: &server::Backup) -> String {
     format!(
         "{}\n  database  {}\n  blobs     {} ({}{links})\n{damaged}",
         made.folder.display(),
-        bytes(made.database_bytes),
+        size::of(made.database_bytes),
         made.blobs,
-        bytes(made.blob_bytes),
+        size::of(made.blob_bytes),
     )
 }

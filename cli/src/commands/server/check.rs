@@ -55,10 +55,15 @@ impl Check {
         self.output.print(&report, text)?;
         match report.n_findings {
             0 => Ok(()),
-            n => Err(Failure::new(Exit::Failed, format!("{n} things are wrong with this data"))
-                .remedy("restore a backup, or ask for help with this list: docs/operations.md")),
+            1 => Err(wrong("one thing is wrong with this data".to_owned())),
+            n => Err(wrong(format!("{n} things are wrong with this data"))),
         }
     }
+}
+
+fn wrong(what: String) -> Failure {
+    Failure::new(Exit::Failed, what)
+        .remedy("restore a backup, or ask for help with this list: docs/operations.md")
 }
 
 fn text(report: &server::Report) -> String {

@@ -1,11 +1,11 @@
 //! `farrow server compact`: writes the database anew.
 
 use clap::Args;
+use protocol::size;
 use serde_json::json;
 
 use super::Data;
 use crate::failure::{Exit, Failure};
-use crate::human::bytes;
 use crate::output::OutputArgs;
 
 const EXAMPLES: &str = "\
@@ -34,7 +34,7 @@ impl Compact {
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let (before, after) = (compacted.before, compacted.after);
         self.output.print(&json!({ "bytes_before": before, "bytes": after }), |_| {
-            format!("{} before, {} now\n", bytes(before), bytes(after))
+            format!("{} before, {} now\n", size::of(before), size::of(after))
         })
     }
 }

@@ -1,8 +1,7 @@
 use std::process::Command;
 
 use axum::serve::Listener;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -24,11 +23,15 @@ impl Pair {
 
     /// Makes a new certificate and key over those that are there.
     fn make(&self) {
+        self.make_of("CA:FALSE");
+    }
+
+    fn make_of(&self, constraints: &str) {
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
             .args(["-nodes", "-days", "2", "-subj", "/CN=farrow"])
             .args(["-addext", "subjectAltName=DNS:localhost"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args(["-addext", &format!("basicConstraints=critical,{constraints}")])
             .arg("-keyout")
             .arg(self.key())
             .arg("-out")
@@ -61,6 +64,15 @@ impl Pair {
             .with_no_client_auth();
         TlsConnector::from(Arc::new(config))
     }
+}
+
+#[test]
+fn a_certificate_that_signs_others_is_told_from_a_servers() {
+    let pair = Pair::new();
+    let first = || CertificateDer::from_pem_file(pair.cert()).unwrap();
+    assert!(!is_an_authority(&first()));
+    pair.make_of("CA:TRUE");
+    assert!(is_an_authority(&first()));
 }
 
 #[test]
