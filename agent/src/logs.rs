@@ -216,11 +216,11 @@ fn gap(job: JobId, at: u64, bytes: usize) -> LogEntry {
 
 /// Sends what is put in, for ever.
 pub async fn run(client: &Client, logs: &Logs) {
-    let mut batches = 1..;
+    let mut batch = 0;
     loop {
         let mut parts = vec![logs.take().await];
         while let Some(entries) = parts.pop() {
-            let Some(batch) = batches.next() else { return };
+            batch += 1;
             let mut request = Request { batch, entries };
             let Err(problem) = client.logs(&request).await else { continue };
             if problem.status == TOO_LARGE && request.entries.len() > 1 {

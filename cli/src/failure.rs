@@ -81,16 +81,17 @@ impl Failure {
         let Some(element) = &problem.element else {
             return failure.remedy(format!("`farrow retry {id}` runs it again"));
         };
-        let shows = match element.get("type").and_then(Value::as_str) {
+        let kind = element.get("type").and_then(Value::as_str);
+        let shows = match kind {
             Some("PrepareFailed") => format!("`farrow logs {id} --source prepare` shows all of it"),
             _ => format!("`farrow outcomes {id} --failed` shows what failed and what it printed"),
         };
-        let remedy = match element.get("fatal").and_then(Value::as_bool) {
-            Some(true) => {
-                format!(
-                    "{shows}; submit it anew once it is right: `farrow retry {id}` runs it as it is"
-                )
-            }
+        let is_fatal = element.get("fatal").and_then(Value::as_bool) == Some(true);
+        let remedy = match kind {
+            Some("PrepareFailed") => format!("{shows}; `farrow retry {id}` tries again"),
+            _ if is_fatal => format!(
+                "{shows}; if the job is at fault, submit it anew: `farrow retry {id}` runs it as it is"
+            ),
             _ => format!("{shows}; `farrow retry {id}` runs again what failed or is missing"),
         };
         failure.details(element_story(element)).remedy(remedy)

@@ -1,4 +1,4 @@
-//! What crosses the wire between farrow's clients, server and agents, and nothing else.
+//! What crosses the wire between farrow's clients, server and agents, and how they write sizes.
 //!
 //! * [`job`]: the client's side, of three parts: [`submission`], [`status`] and [`outcome`].
 //! * [`agent`]: the agent's side. Its module comment tells the life of an agent.

@@ -15,7 +15,7 @@ use crate::id::{AgentId, JobId};
 }))]
 pub struct ElementError {
     /// The class of the error: an R condition's or a Python exception's; `WorkerDied`, `Timeout`,
-    /// `AgentLost`, `Untranslatable` or `SyntaxError` where farrow itself says it.
+    /// `AgentLost`, `Untranslatable`, `TooLarge` or `SyntaxError` where farrow itself says it.
     #[serde(rename = "type")]
     pub kind: String,
     /// The error's message.

@@ -90,11 +90,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        let port = text.rsplit_once(':').map_or("3277", |(_, port)| port);
+        let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
         let port = port.parse::<u16>().unwrap_or(protocol::DEFAULT_PORT);
         format!(
-            "not an IP address and a port: 127.0.0.1:{port} is this machine only, 0.0.0.0:{port} all \
-             its addresses, [::1]:{port} is one of IPv6"
+            "not an IP address and a port, such as 127.0.0.1:{port} for this machine only, [::1]:{port} \
+             for the same by IPv6, or 0.0.0.0:{port} for all addresses"
         )
     })
 }
@@ -140,7 +140,9 @@ mod tests {
         for text in ["localhost:4010", "4010", "localhost", "127.0.0.1", "1.2.3.4:99999"] {
             assert!(address(text).unwrap_err().contains("127.0.0.1:"), "{text}");
         }
-        assert!(address("localhost:4010").unwrap_err().contains("127.0.0.1:4010"));
+        for text in ["localhost:4010", "4010"] {
+            assert!(address(text).unwrap_err().contains("127.0.0.1:4010"), "{text}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub async fn check(options: CheckOptions) -> Result<Report, CheckError> {
         None => Snapshot::open(&options.data).await,
     };
     let mut snapshot = match opened {
-        // So much that not even its schema can be read.
+        // Damaged so much that not even its schema can be read.
         Err(StoreError::Damaged(damages)) => return Ok(of_file(&damages)),
         opened => opened?,
     };
@@ -52,9 +52,10 @@ pub async fn check(options: CheckOptions) -> Result<Report, CheckError> {
     let asked = snapshot
         .read(|tx| Box::pin(async move { Ok(shared_blobs::belongs(tx, &its).await) }))
         .await;
-    // Of a file that is damaged more is told below.
-    if let Ok(Err(error @ ClaimError::Other { .. })) = asked {
-        return Err(error.into());
+    match asked {
+        // Of a database that is damaged more is told below.
+        Ok(Ok(()) | Err(ClaimError::Store(_))) | Err(_) => {}
+        Ok(Err(error)) => return Err(error.into()),
     }
     let blobs = Blobs::at(&folder);
     // What the snapshot refers to must stay. In a folder that cannot be written nobody collects.

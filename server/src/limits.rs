@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::clock::Millis;
 use crate::error::ApiError;
 
-/// Bytes below which no body may be limited: agents send as much at once of what their jobs say.
-pub const SMALLEST_BODY: u64 = 256 << 10;
+/// Bytes below which no body may be limited, so that what an agent cannot send in parts fits: an entry
+/// of a job's log, which holds some 64 KiB that JSON may write in six times as many.
+pub const SMALLEST_BODY: u64 = 512 << 10;
 
 /// How long a look at the disk is trusted, in milliseconds.
 const LOOK: Millis = 1000;

@@ -62,14 +62,16 @@ pub async fn orders(
     heartbeat: &Heartbeat,
 ) -> Result<Option<Orders>, StoreError> {
     let standing = agents::standing(tx, agent).await?;
-    let standing = standing.filter(|(state, _)| *state != AgentState::Gone);
+    let standing = standing.filter(|standing| standing.state != AgentState::Gone);
     Ok(standing.map(|standing| orders_for(&standing, heartbeat)))
 }
 
-fn orders_for((state, live): &Standing, heartbeat: &Heartbeat) -> Orders {
-    let revoked = heartbeat.held.iter().filter(|lease| !live.contains(lease)).copied().collect();
-    let drain = *state == AgentState::Draining && !heartbeat.draining;
-    Orders { revoked, drain }
+fn orders_for(standing: &Standing, heartbeat: &Heartbeat) -> Orders {
+    let is_revoked = |lease: &&LeaseId| !standing.leases.contains(lease);
+    Orders {
+        revoked: heartbeat.held.iter().filter(is_revoked).copied().collect(),
+        drain: standing.state == AgentState::Draining && !heartbeat.draining,
+    }
 }
 
 /// An agent gives back what it will not run. Says whose elements these are.

@@ -47,10 +47,15 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
 /// knows one.
 ///
 /// # Errors
-/// When it is another one.
+/// When it is another one, or cannot be read.
 pub async fn belongs(tx: &mut Tx<'_>, folder: &Path) -> Result<(), ClaimError> {
     let known = store::fact(tx, FACT).await?;
-    let here = fs::read_to_string(folder.join(NAME_FILE)).ok();
+    let path = folder.join(NAME_FILE);
+    let here = match fs::read_to_string(&path) {
+        Ok(name) => Some(name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(ClaimError::File { path, source }),
+    };
     match known {
         Some(known) if here.as_deref().map(str::trim) != Some(&known) => {
             Err(ClaimError::Other { folder: folder.to_owned() })

@@ -96,10 +96,10 @@ async fn a_job_that_nobody_can_run_says_what_it_waits_for() {
 
 #[tokio::test]
 async fn an_outcome_larger_than_the_server_takes_is_an_error_of_its_element() {
-    let world = World::start_with(&["--max-body", "256KiB"]).await;
+    let world = World::start_with(&["--max-body", "512KiB"]).await;
     let _agent = world.python_agent("one", 1).await;
     let job = json!({
-        "runtime": "python", "function": "lambda n: 'x' * n", "elements": [10, 600_000, 20],
+        "runtime": "python", "function": "lambda n: 'x' * n", "elements": [10, 700_000, 20],
         "options": {"on_error": "collect"}
     });
     let value = world.client.run(&job).await;

@@ -120,7 +120,7 @@ async fn settings_that_cannot_be() {
         (&["server", "--host", "https://x"], &["--host", "farrow.example.org"]),
         (&["server", "--lease", "0"], &["--lease", "0.5"]),
         (&["server", "--blobs", "x"], &["--database-url"]),
-        (&["server", "--max-body", "20000"], &["--max-body", "less than 256 KiB"]),
+        (&["server", "--max-body", "20000"], &["--max-body", "at least 512 KiB"]),
         (&["server", "--max-blob", "1 XB"], &["--max-blob", "GiB"]),
         (&["server", "--listen", "localhost:4010"], &["--listen", "127.0.0.1:4010"]),
         (&["server", "--dta", "x"], &["--dta"]),

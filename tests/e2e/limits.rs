@@ -68,7 +68,7 @@ async fn submissions_are_bounded_in_number_and_size() {
 
 #[tokio::test]
 async fn a_compressed_submission_is_taken_unless_it_inflates_without_end() {
-    let world = World::start_with(&["--max-inflated-body", "256KiB"]).await;
+    let world = World::start_with(&["--max-inflated-body", "512KiB"]).await;
     let _agent = world.python_agent("one", 1).await;
     let answer = submit_gzip(&world.client, gzip(squares(3).to_string().as_bytes())).await;
     assert_eq!(answer.status, 202, "{}", answer.text());

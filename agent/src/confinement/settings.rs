@@ -67,3 +67,22 @@ fn parse_variable(text: &str) -> Result<String, String> {
         _ => Ok(text.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        settings: WorkerSettings,
+    }
+
+    #[test]
+    fn the_defaults_of_the_flags_are_the_defaults() {
+        let parsed = Program::parse_from(["farrow"]).settings;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", WorkerSettings::default()));
+    }
+}

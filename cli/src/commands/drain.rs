@@ -17,8 +17,9 @@ Examples:
   farrow drain node-7
   farrow agents --json | jq -r '.[] | select(.labels.zone == \"b\").id' | xargs farrow drain
 
-An agent that is drained takes nothing new, finishes what it runs, and ends with exit code 0. Nothing
-is run again because of it. It takes an administrator's token.
+An agent that is drained takes nothing new, gives what it runs the time of its --grace (100 s) to be
+finished, gives the rest back, and ends with exit code 0. It costs no element a retry. An
+administrator's token is needed.
 ";
 
 /// Drain agents: each finishes what it runs, takes nothing new, and leaves
@@ -63,7 +64,7 @@ async fn drain(client: &Client, agent: &str, drained: &mut Vec<Drained>) -> Resu
     let screen = Screen::plain();
     let ids = match agent.parse() {
         Ok(id) => vec![id],
-        Err(_) => called(client, agent).await?,
+        Err(_) => called(client, &screen, agent).await?,
     };
     for id in ids {
         persist(&screen, Patience::Brief, async || client.drain(id).await).await?;
@@ -73,8 +74,8 @@ async fn drain(client: &Client, agent: &str, drained: &mut Vec<Drained>) -> Resu
 }
 
 /// The agents that are there and are called so.
-async fn called(client: &Client, name: &str) -> Result<Vec<AgentId>, Failure> {
-    let agents = client.all_agents().await?;
+async fn called(client: &Client, screen: &Screen, name: &str) -> Result<Vec<AgentId>, Failure> {
+    let agents = persist(screen, Patience::Brief, async || client.all_agents().await).await?;
     let ids: Vec<_> =
         agents.iter().filter(|agent: &&AgentStatus| agent.name == name).map(|a| a.id).collect();
     if ids.is_empty() {

@@ -5,6 +5,7 @@
 
 use super::faults::Faults;
 use super::invariant::Invariant;
+use crate::store::agents::columns_of_standing;
 
 /// A bug that the server does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,12 +118,14 @@ const REWRITTEN: [(Bug, &str, &str); 7] = [
     ),
     (
         Bug::LateHeartbeatCounts,
-        "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
-             where id = $1 and state <> 'gone'
-             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
-                 from leases where agent_id = $1 and state = 'live') as leases",
-        "update agents set alive_until = $2 where id = $1 and state <> 'gone'
-             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
-                 from leases where agent_id = $1 and state = 'live') as leases",
+        concat!(
+            "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
+                 where id = $1 and state <> 'gone' returning ",
+            columns_of_standing!()
+        ),
+        concat!(
+            "update agents set alive_until = $2 where id = $1 and state <> 'gone' returning ",
+            columns_of_standing!()
+        ),
     ),
 ];

@@ -73,7 +73,7 @@ fn no_history_breaks_an_invariant() {
 }
 
 /// What must happen in so many histories, or they test less than they seem to.
-const HAPPENS: [&str; 27] = [
+const HAPPENS: [&str; 28] = [
     "agents crashed",
     "agents drained",
     "agents frozen",
@@ -99,6 +99,7 @@ const HAPPENS: [&str; 27] = [
     "servers crashed after the answer",
     "servers crashed before the commit",
     "servers crashed between commit and answer",
+    "servers stopped after they had read the time",
     "submissions known before",
     "transactions failed",
 ];

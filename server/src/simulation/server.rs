@@ -107,7 +107,11 @@ impl World<'_> {
             self.random.between(0, 4)
         };
         let incarnation = self.servers[server].incarnation;
-        let times = Times { came: self.now, is_stopped: stalls && self.random.happens(500) };
+        let is_stopped = stalls && self.random.happens(500);
+        if is_stopped {
+            self.coverage.saw("servers stopped after they had read the time");
+        }
+        let times = Times { came: self.now, is_stopped };
         self.schedule(delay, Event::Runs { letter, incarnation, times });
     }
 

@@ -86,8 +86,24 @@ pub async fn give(tx: &mut Tx<'_>, agent: AgentId, token: &str) -> Result<(), St
     Ok(())
 }
 
-/// What a heartbeat asks about its agent: its state, and the ids of its live leases.
-pub type Standing = (AgentState, Vec<LeaseId>);
+/// What a heartbeat asks about its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub state: AgentState,
+    /// The ids of its live leases.
+    pub leases: Vec<LeaseId>,
+}
+
+/// The columns of a [`Standing`], of the agent `$1`.
+macro_rules! columns_of_standing {
+    () => {
+        "state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
+             from leases where agent_id = $1 and state = 'live') as leases"
+    };
+}
+#[cfg(test)]
+pub(crate) use columns_of_standing;
 
 /// Extends the life of an agent, or leaves it as long as it is: a heartbeat that was held up takes
 /// back nothing that a later one has given. `None`: it is not known or gone, and must register again.
@@ -101,10 +117,11 @@ pub async fn keep_alive(
 ) -> Result<Option<Standing>, StoreError> {
     let row = tx
         .first(
-            "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
-             where id = $1 and state <> 'gone'
-             returning state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
-                 from leases where agent_id = $1 and state = 'live') as leases",
+            concat!(
+                "update agents set alive_until = case when alive_until < $2 then $2 else alive_until end
+                 where id = $1 and state <> 'gone' returning ",
+                columns_of_standing!()
+            ),
             args![agent, alive_until],
         )
         .await?;
@@ -293,9 +310,7 @@ pub async fn find(
 pub async fn standing(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<Standing>, StoreError> {
     let row = tx
         .first(
-            "select state, (select '[' || coalesce(string_agg('\"' || id || '\"', ','), '') || ']'
-                 from leases where agent_id = $1 and state = 'live') as leases
-             from agents where id = $1",
+            concat!("select ", columns_of_standing!(), " from agents where id = $1"),
             args![agent],
         )
         .await?;
@@ -303,7 +318,7 @@ pub async fn standing(tx: &mut Tx<'_>, agent: AgentId) -> Result<Option<Standing
 }
 
 fn standing_of(row: &Row) -> Result<Standing, StoreError> {
-    Ok((state(row)?, row.json("leases")?))
+    Ok(Standing { state: state(row)?, leases: row.json("leases")? })
 }
 
 /// The agents whose ids come after `after`, at most `limit`; those that are gone on request.

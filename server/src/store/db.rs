@@ -4,8 +4,8 @@
 //! types below are their common ground: text, bigint, boolean, bytea. `json_each(list)`, which only
 //! SQLite has, is made for PostgreSQL at its start (see `postgres.rs`).
 //!
-//! A statement that is run for every request ends in `limit $n + 0`: for a bare `limit $n` SQLite
-//! plans the statement anew whenever another value is bound, which takes longer than running it.
+//! A statement that is run in every round, report or read of a value ends in `limit $n + 0`: for a bare
+//! `limit $n` SQLite plans the statement anew whenever a value is bound, which takes longer than running it.
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};

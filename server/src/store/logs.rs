@@ -135,7 +135,7 @@ pub async fn read(
     let rows = tx
         .all(
             "select ends - bytes as starts, agent_name, data from logs
-             where job_id = $1 and ends > $2 order by ends limit $3",
+             where job_id = $1 and ends > $2 order by ends limit $3 + 0",
             args![job, after, limit],
         )
         .await?;

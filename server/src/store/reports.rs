@@ -113,7 +113,6 @@ struct Held {
 }
 
 /// How a job's counters move.
-#[derive(Default)]
 struct Moved {
     /// Outcomes that were accepted by earlier reports.
     before: u64,
@@ -124,7 +123,7 @@ struct Moved {
     no_longer_running: u64,
     freed_slots: u64,
     /// Nothing is left of a lease that could have been leased anew.
-    returned_less: bool,
+    emptied_returned: bool,
     failure: Option<Problem>,
 }
 
@@ -151,7 +150,7 @@ impl Acceptance {
         let (attempt, is_live, name) = (held.attempt, held.is_live, held.agent_name.clone());
         let moved = self.jobs.entry(piece.job).or_insert_with(|| Moved::of(held));
         let rank = moved.n_accepted();
-        self.count(tx, &piece, range.len(), is_live).await?;
+        moved.count(tx, &piece, range.len(), is_live).await?;
         self.outcome.accepted += range.len();
         let job = piece.job;
         outcomes::insert(tx, job, outcomes_of(piece, rank, self.agent, name, attempt)).await?;
@@ -165,39 +164,16 @@ impl Acceptance {
         Ok(())
     }
 
-    async fn count(
-        &mut self,
-        tx: &mut Tx<'_>,
-        piece: &NewPiece,
-        n: u64,
-        is_live: bool,
-    ) -> Result<(), StoreError> {
-        let failure = match &piece.first_error {
-            Some(element) if element.error.fatal || stops_on_error(tx, piece.job).await? => {
-                Some(failure(piece.job, element, is_call(tx, piece.job).await?))
-            }
-            _ => None,
-        };
-        let n_failed = piece.errors.len() as u64;
-        let moved = self.jobs.entry(piece.job).or_default();
-        moved.done += n - n_failed;
-        moved.failed += n_failed;
-        moved.micros += piece.micros;
-        moved.no_longer_running += if is_live { n } else { 0 };
-        moved.failure = failure;
-        Ok(())
-    }
-
     async fn write(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for (lease, held) in std::mem::take(&mut self.leases) {
             let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
-            if held.ranges.is_empty() {
-                let moved = self.jobs.entry(held.job).or_default();
+            // Of what was accepted it has been noted how its job moves.
+            if let Some(moved) = self.jobs.get_mut(&held.job).filter(|_| held.ranges.is_empty()) {
                 if held.is_live {
                     self.outcome.can_go_on = true;
                     moved.freed_slots += held.slots;
                 } else {
-                    moved.returned_less = true;
+                    moved.emptied_returned = true;
                 }
             }
             leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
@@ -234,7 +210,7 @@ impl Acceptance {
             ends::end(tx, job, JobState::Failed, Some(&failure), self.now).await?
         } else if is_complete {
             ends::end(tx, job, JobState::Resolved, None, self.now).await?
-        } else if moved.returned_less {
+        } else if moved.emptied_returned {
             return leases::refresh_runnable(tx, job).await;
         } else {
             return Ok(());
@@ -252,7 +228,39 @@ impl Acceptance {
 impl Moved {
     /// A job of which nothing was accepted yet by this report.
     fn of(held: &Held) -> Self {
-        Self { before: held.before, total: held.total, ..Self::default() }
+        Self {
+            before: held.before,
+            total: held.total,
+            done: 0,
+            failed: 0,
+            micros: 0,
+            no_longer_running: 0,
+            freed_slots: 0,
+            emptied_returned: false,
+            failure: None,
+        }
+    }
+
+    /// Counts a piece of `n` elements that was accepted, of a lease that is live or came back.
+    async fn count(
+        &mut self,
+        tx: &mut Tx<'_>,
+        piece: &NewPiece,
+        n: u64,
+        is_live: bool,
+    ) -> Result<(), StoreError> {
+        self.failure = match &piece.first_error {
+            Some(element) if element.error.fatal || stops_on_error(tx, piece.job).await? => {
+                Some(failure(piece.job, element, is_call(tx, piece.job).await?))
+            }
+            _ => None,
+        };
+        let n_failed = piece.errors.len() as u64;
+        self.done += n - n_failed;
+        self.failed += n_failed;
+        self.micros += piece.micros;
+        self.no_longer_running += if is_live { n } else { 0 };
+        Ok(())
     }
 
     /// Outcomes that were accepted so far, by this report and those before it.

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use futures::future::BoxFuture;
+use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -37,9 +39,10 @@ impl Snapshot {
             Ok(()) => Ok(Self::Sqlite(connection)),
             Err(refused) => {
                 let refusal = migrations::refusal(&mut Tx::new(&mut connection), &refused).await;
-                let is_damaged = matches!(refused, Refused::Failed(_));
-                let damages =
-                    if is_damaged { integrity(&mut connection).await } else { Vec::new() };
+                let damages = match &refused {
+                    Refused::Failed(error) if is_damage(error) => integrity(&mut connection).await,
+                    _ => Vec::new(),
+                };
                 Err(if damages.is_empty() { refusal } else { StoreError::Damaged(damages) })
             }
         }
@@ -107,6 +110,16 @@ impl Snapshot {
             Self::Postgres(_) => Vec::new(),
         }
     }
+}
+
+/// Whether SQLite says that the file itself is wrong, by SQLITE_CORRUPT or SQLITE_NOTADB, and not that
+/// it cannot be read.
+fn is_damage(error: &MigrateError) -> bool {
+    let MigrateError::Execute(error) = error else { return false };
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    // Behind the first eight bits stands more of the cause.
+    code.and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| [11, 26].contains(&(code & 0xff)))
 }
 
 async fn integrity(connection: &mut SqliteConnection) -> Vec<String> {

@@ -136,8 +136,8 @@ async fn admin_name(tx: &mut Tx<'_>) -> Result<String, StoreError> {
     }
     tracing::warn!(
         "the database knows an administrator's token, and this server was started with another, as \
-         after a restore: it is one more administrator's now. `farrow token list` shows them, `farrow \
-         token revoke` ends one. Servers that share a database are given the same FARROW_TOKEN"
+         after a restore: it was added as another administrator's. `farrow token list` shows them, \
+         `farrow token revoke` ends one. Servers that share a database are given the same FARROW_TOKEN"
     );
     Ok(format!("first administrator {}", n + 1))
 }

@@ -77,6 +77,9 @@ fn text(report: &server::Report) -> String {
         text += &format!("and {more} more\n");
     }
     let verdict = if report.n_findings == 0 { "all is well" } else { "not all is well" };
+    if report.jobs + report.outcomes + report.blobs == 0 && report.n_findings > 0 {
+        return text + verdict + "\n";
+    }
     text + &format!(
         "{verdict}: {} jobs, {} outcomes, {} references to blobs\n",
         report.jobs, report.outcomes, report.blobs

@@ -50,10 +50,6 @@ impl Slow {
                 Ok(())
             })
         });
-        let sending = async {
-            has_begun.await.unwrap();
-            self.send(uri, body).await
-        };
         let passing = async {
             while self.state.store.n_writes_waiting() == 0 {
                 tokio::task::yield_now().await;
@@ -61,7 +57,12 @@ impl Slow {
             self.state.clock.not_before(self.state.clock.now() + late);
             go_on.send(()).unwrap();
         };
-        let (held, status, ()) = tokio::join!(holding, sending, passing);
+        let rest = async {
+            // From here on what waits for the writer is the request.
+            has_begun.await.unwrap();
+            tokio::join!(self.send(uri, body), passing).0
+        };
+        let (held, status) = tokio::join!(holding, rest);
         held.unwrap();
         status
     }

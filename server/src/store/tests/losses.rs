@@ -6,6 +6,7 @@ use protocol::agent::{Register, Released, Verdict};
 use protocol::job::{AgentState, JobState};
 use protocol::{AgentId, LeaseId, Range, RangeSet};
 
+use super::super::agents::Standing;
 use super::super::leases::Lapsed;
 use super::super::{StoreError, agents, leases};
 use super::{Fixture, all_of, new_job, piece, read, register, write};
@@ -147,7 +148,7 @@ async fn agents_live_while_they_are_heard_of() {
     assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 4);
     assert!(read!(fixture, |tx| agents::overdue(tx, 1000)).is_empty());
     assert_eq!(read!(fixture, |tx| agents::overdue(tx, 1001)), [agent]);
-    let live = (AgentState::Live, Vec::new());
+    let live = Standing { state: AgentState::Live, leases: Vec::new() };
     assert_eq!(write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)), Some(live.clone()));
     assert!(read!(fixture, |tx| agents::overdue(tx, 1001)).is_empty());
     // What was held up on its way takes nothing back.
@@ -167,12 +168,14 @@ async fn agents_live_while_they_are_heard_of() {
     assert_eq!(held.len(), 2);
     assert_eq!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0))[0].busy, 2);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Draining)));
-    let (state, mut leases) = read!(fixture, |tx| agents::standing(tx, agent)).unwrap();
-    leases.sort_unstable();
-    assert_eq!((state, leases), (AgentState::Draining, held.clone()));
-    let (_, mut leases) = write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)).unwrap();
-    leases.sort_unstable();
-    assert_eq!(leases, held);
+    for standing in [
+        read!(fixture, |tx| agents::standing(tx, agent)),
+        write!(fixture, |tx| agents::keep_alive(tx, agent, 2000)),
+    ] {
+        let Standing { state, mut leases } = standing.unwrap();
+        leases.sort_unstable();
+        assert_eq!((state, &leases), (AgentState::Draining, &held));
+    }
     assert_eq!(read!(fixture, |tx| agents::live_slots(tx)), 0);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone)));
     let gone = write!(fixture, |tx| agents::keep_alive(tx, agent, 9000));
