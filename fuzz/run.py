@@ -7,6 +7,7 @@ breaks something is kept in the folder of artifacts, and its path is printed.
 import argparse
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ MOST_MEMORY_MB = 1024
 MOST_AT_ONCE_MB = 64
 # Of an input; a hang, not a measure of speed.
 LIMIT_SECONDS = 20
+# As threads of the agent and the server have it: what is nested without a bound is to overflow it.
+STACK_BYTES = 2 << 20
 
 
 def fuzz(target: str, options: argparse.Namespace) -> dict:
@@ -38,7 +41,10 @@ def fuzz(target: str, options: argparse.Namespace) -> dict:
     if dictionary.exists():
         command.append(f"-dict={dictionary}")
     began = time.monotonic()
-    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, errors="replace")
+    ran = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, errors="replace",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES)),
+    )
     said = ran.stderr
     # The last line about its progress, should it not live to tell its statistics.
     inputs = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)", said, re.MULTILINE)

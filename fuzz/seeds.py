@@ -20,7 +20,11 @@ list(NULL, TRUE, NA, 1L, NA_integer_, 2.5, NaN, -Inf, "a", "\\u00e4", NA_charact
   new.env(), globalenv(), as.name("s"), expression(a, b), compiler::cmpfun(function(x) x),
   structure(list(1), class = "other"), rep("x", 3), numeric(0), character(0),
   list(integer(0), list(1L, "v"), list()), list("simpleError", "no", "f(x)", c("f(x)", "g()")),
-  list(0L, "warning", "careful", NULL), setNames(1:2, c("", "a")))
+  list(0L, "warning", "careful", NULL), setNames(1:2, c("", "a")), as.character(1:1000000),
+  as.character(c(0.5, 1e-20)),
+  list(integer(0), list(1L, NULL), list(list(1L, "simpleError", "no", NULL, "f(x)"))),
+  list(1L, list(1L, serialize(as.character(1:3), NULL, xdr = FALSE)), list()),
+  list(integer(0), list(as.raw(1), NULL), list(list(1L, "e", "no", "f(x)", "f(x)")), "bytes"))
 """
 
 R_SCRIPT = f"""
@@ -34,13 +38,14 @@ for (i in seq_along(values)) {{
 JSON_TEXTS = [
     "null", "true", "1", "-0.0", "1e-7", "3000000000", '"a\\u00e4\\ud83d\\ude00"', "[1, null, 2.5]",
     '["a", null]', "[true, false]", "[]", "{}", "[[1, 2], [3, 4]]", "[[1, 2], [3]]",
-    '[{"a": 1, "b": "x"}, {"a": null}]', '[{"a": [1]}, {"b": {}}]', '{"a": [1, {"b": []}], "": 1}',
+    '[{"a": 1, "b": "x"}, {"a": null}]', '[{"a": [1]}, {"b": {}}]',
+    '[{"a": [1, 2], "b": 3, "a": 4}, {"a": 5}]', '{"a": [1, {"b": []}], "": 1}',
     '[1, "a", true, null, {"a": [[]]}]', "[[[[[[1]]]]]]", '{"a": 1, "a": 2}',
 ]
 
 SUBMISSIONS = [
     {"runtime": "python", "function": "lambda x: x", "elements": [1, "a", None, {"b": [1.0]}]},
-    {"runtime": "r", "function": "function(x) x", "elements": {"a": 1, "b": [2]}},
+    {"runtime": "r", "function": "function(x) x", "elements": {"a": 1, "b": [2], "c": 3}},
     {"runtime": "r", "function": "function(x, y) x", "elements": {"range": [0, 10]},
      "args": {"y": 1}, "globals": {"g": [1, 2]}, "packages": {"library": ["stats"]}},
     {"runtime": "python", "function": "f", "elements": [[1, 2], {"a": 3}, []],
@@ -55,6 +60,7 @@ SUBMISSIONS = [
     {"runtime": "python", "function": "f", "prepare": {"script": "true"}, "setup": "x = 1",
      "files": [{"path": "a/b", "content": "text"}], "after": ["019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"]},
     {"runtime": "python", "function": "lambda: 1"},
+    {"runtime": "python", "function": "f", "elements": {"range": [-(1 << 63), (1 << 63) - 1]}},
     {"runtime": "r", "function": "f", "elements": [1], "options": {"seed": 42, "variant": "imap",
      "value_type": "list", "on_error": "collect", "chunk_size": 2, "priority": 1, "cores": 2,
      "slots": 1, "memory": 1000000, "retry_on_error": True, "stdout": False, "conditions": False}},
@@ -135,6 +141,10 @@ def main() -> None:
         write("json_to_r", str(i), text.encode())
     deep = 256
     write("json_to_r", "deep", b"[" * deep + b"{}" + b"]" * deep)
+    # As deep as nothing may be: what bounds the depth is all that stands before the stack's end.
+    write("json_to_r", "too-deep", b"[" * 4000 + b"]" * 4000)
+    null = (r_folder / "r-1").read_bytes()
+    write("r_to_json", "too-deep", null[:-4] + struct.pack("<II", 19, 1) * 2000 + null[-4:])
     write("json_to_r", "deep-rows", b'[{"a":' * (deep // 2) + b"1" + b"}]" * (deep // 2))
 
     lines = "\n".join(JSON_TEXTS).encode()
@@ -157,10 +167,12 @@ def main() -> None:
         write("cursors", str(i), bytes([of]) + query.encode())
     for i, job in enumerate(SUBMISSIONS):
         write("submission", str(i), json.dumps(job).encode())
-    write("blocks", "payloads", b"\x01\x03one\0two\0three\0four")
-    write("blocks", "lengths", b"\0\0\x01\x80\x01\xff\xff\xff\xff\x0f")
+    write("submission", "names", b"abcda")
+    write("report", "numbers", bytes([40, 3, 1, 1, 2, 0, 1]) + b"payload")
+    write("blocks", "payloads", b"\x01\0\x03\0one\0two\0three\0four")
+    write("blocks", "lengths", b"\0\0\0\0\x01\x80\x01\xff\xff\xff\xff\x0f")
     # Twelve bytes of lz4: a literal, and a match behind it that repeats it.
-    write("blocks", "row", b"\0\0\x0c\0\0\0\x14a\x01\0\x30aaa")
+    write("blocks", "row", b"\0\0\0\0\x0c\0\0\0\x14a\x01\0\x30aaa")
     record = envelope({"a": 1}, b"body")
     record = struct.pack("<II", len(record), zlib.crc32(record)) + record
     write("spool_records", "bodies", struct.pack("<HHB", 20, 9, 1) + b"one\0\0three")

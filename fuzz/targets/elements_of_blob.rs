@@ -5,10 +5,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use protocol::frames::{self, Frame, kind};
 use serde_json::value::RawValue;
 use server::fuzzing::elements_of_blob;
 
-/// More would fill more blocks than may wait to be stored.
+/// What comes in one piece, and larger than any input that is made from small ones.
 const MOST: usize = 64 << 10;
 
 fuzz_target!(|data: &[u8]| {
@@ -27,7 +28,16 @@ fuzz_target!(|data: &[u8]| {
     } else {
         assert!(taken.names.is_empty() || taken.names.len() == taken.payloads.len());
     }
-    if !are_frames {
+    if are_frames {
+        let frames: Vec<Frame<'_>> =
+            frames::iterate(blob).collect::<Result<_, _>>().expect("all frames are whole");
+        let of = |kind| frames.iter().filter(move |frame| frame.kind == kind);
+        assert!(taken.payloads.iter().eq(of(kind::VALUE).map(|frame| frame.payload)));
+        let keys = of(kind::KEY).map(|frame| String::from_utf8_lossy(frame.payload));
+        let names = taken.names.iter().map(|name| serde_json::from_slice::<String>(name));
+        assert!(names.map(|name| name.expect("a name is a string")).eq(keys), "each names one");
+        assert_eq!(taken.groups.len(), of(kind::GROUP).count());
+    } else {
         for payload in &taken.payloads {
             serde_json::from_slice::<&RawValue>(payload).expect("each element is JSON");
         }

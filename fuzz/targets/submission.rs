@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -33,6 +33,9 @@ struct Options {
 }
 
 fuzz_target!(|body: &[u8]| {
+    if !body.starts_with(b"{") {
+        check_names(body);
+    }
     let taken = SERVER.0.submission(body);
     match &taken {
         Ok(taken) => check(taken, body),
@@ -44,6 +47,24 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(SERVER.0.batch(&batch), taken.map(|taken| vec![taken]), "a batch of one");
     }
 });
+
+/// Names of elements, of one letter each so that some stand twice; as mutations of JSON hardly bring
+/// about.
+fn check_names(letters: &[u8]) {
+    let letters = &letters[..letters.len().min(8)];
+    let member = |byte: &u8| format!("\"{}\":[]", char::from(b'a' + byte % 16));
+    let members = letters.iter().map(member).collect::<Vec<_>>().join(",");
+    let head = "{\"runtime\":\"python\",\"function\":\"f\",\"elements\":";
+    let body = format!("{head}{{{members}}}}}");
+    let names: BTreeSet<u8> = letters.iter().map(|byte| byte % 16).collect();
+    match SERVER.0.submission(body.as_bytes()) {
+        Ok(taken) => {
+            assert_eq!(names.len(), letters.len(), "a name stands twice");
+            check(&taken, body.as_bytes());
+        }
+        Err(status) => assert!(status == 422 && names.len() < letters.len(), "{body} is right"),
+    }
+}
 
 fn check(taken: &Taken, body: &[u8]) {
     let job: Job<'_> = serde_json::from_slice(body).expect("what is taken is JSON");

@@ -29,7 +29,12 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(again, body[..again.len()], "what is read and written again is the same");
     match cut_at {
-        Some(at) => assert!(at == again.len() && at < body.len(), "it is cut off at {at}"),
+        Some(at) => {
+            assert!(at == again.len() && at < body.len(), "it is cut off at {at}");
+            if let Some((&[a, b, c, d, _], behind)) = body[at..].split_first_chunk::<5>() {
+                assert!(behind.len() < u32::from_le_bytes([a, b, c, d]) as usize, "it is whole");
+            }
+        }
         None => assert_eq!(again.len(), body.len(), "all of it was read"),
     }
     // The frames of its first part are the first of its frames, and the others begin behind them.

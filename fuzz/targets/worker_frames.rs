@@ -38,8 +38,18 @@ fuzz_target!(|data: &[u8]| {
         again.extend(frame::encode(frame.kind, &frame.body).expect("it is no longer than it was"));
     }
     assert_eq!(again, stream[..n_bytes], "what is read and written again is the same");
-    if let Some(kind) = refused {
-        assert_eq!(stream.get(n_bytes + 4), Some(&kind));
-        assert!(!b"hjcopr".contains(&kind), "a worker sends these");
+    let is_workers = |kind: u8| b"hjcopr".contains(&kind);
+    assert!(frames.iter().all(|frame| is_workers(frame.kind)), "no worker sends others");
+    match (refused, stream[n_bytes..].split_first_chunk::<5>()) {
+        (Some(kind), next) => {
+            assert_eq!(next.map(|(head, _)| head[4]), Some(kind));
+            assert!(!is_workers(kind), "a worker sends these");
+        }
+        (None, None) => {}
+        (None, Some((&[a, b, c, d, kind], behind))) => {
+            assert!(is_workers(kind), "what is no frame is not waited for");
+            let length = u32::from_le_bytes([a, b, c, d]);
+            assert!(behind.len() < length as usize, "what is whole is taken");
+        }
     }
 });

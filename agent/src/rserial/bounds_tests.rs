@@ -65,6 +65,18 @@ fn refusal(object: &[u8]) -> String {
 }
 
 #[test]
+fn a_sequence_of_fewer_than_three_numbers_is_broken() {
+    for n in [0_u32, 1, 2, 4] {
+        let numbers = vec![0; 8 * n as usize];
+        let state = [words(&[tag::DOUBLE, n]), numbers].concat();
+        for kind in ["compact_intseq", "compact_realseq"] {
+            let read = read(&serialized(&altrep(kind, &state, &null()))).map(drop);
+            assert!(read.unwrap_err().to_string().contains("three numbers"), "{kind} of {n}");
+        }
+    }
+}
+
+#[test]
 fn a_long_sequence_is_refused_whatever_its_class() {
     for name in ["Date", "POSIXct", "factor", "AsIs"] {
         let dates = sequence(2e9, 1.0, &[class(name), null()].concat());

@@ -337,8 +337,9 @@ impl Reader<'_> {
 /// Length, first, step.
 fn sequence(state: &Value<'_>) -> Result<Sequence, Untranslatable> {
     if let Data::Double(numbers) = &state.data
-        && let (3, Some(length), Some(first), Some(step)) =
-            (numbers.len(), numbers.get(0), numbers.get(1), numbers.get(2))
+        && numbers.len() == 3
+        && let (Some(length), Some(first), Some(step)) =
+            (numbers.get(0), numbers.get(1), numbers.get(2))
     {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length")]
         let length = length as usize;

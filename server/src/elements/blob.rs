@@ -171,14 +171,14 @@ impl Sink {
     }
 }
 
-/// Reads `body` as a blob is read, `at_a_time` bytes each; it must not fill more blocks than may wait.
+/// Reads `body` as a blob is read, `at_a_time` bytes each; all of its blocks wait.
 #[cfg(feature = "fuzzing")]
 pub fn read_body(
     body: &[u8],
     wanted: Wanted,
     at_a_time: usize,
 ) -> Result<(Elements, Vec<(Kind, Block)>), FieldError> {
-    let (sender, mut blocks) = mpsc::channel(BLOCKS_AHEAD);
+    let (sender, mut blocks) = mpsc::channel(body.len() + 1);
     let sink = Sink::new(sender, wanted.nested);
     let file = BufReader::with_capacity(at_a_time, body);
     let read = match wanted.encoding {
