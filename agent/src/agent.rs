@@ -225,12 +225,7 @@ async fn work(agent: &Arc<Agent>, keeper: Keeper, grace: Duration) -> usize {
     let folder = keeper.spool.folder().path();
     let stop_keeping = CancellationToken::new();
     let keeping = tokio::spawn(keeper.run(stop_keeping.clone()));
-    let reports = tokio::spawn(report::run(
-        agent.client.clone(),
-        Arc::clone(&agent.outbox),
-        Arc::clone(&agent.held),
-        Arc::clone(&agent.logs),
-    ));
+    let reports = tokio::spawn(report::run(Arc::clone(agent)));
     let (client, logs) = (agent.client.clone(), Arc::clone(&agent.logs));
     let log = tokio::spawn(async move { logs::run(&client, &logs).await });
     let leases = TaskTracker::new();

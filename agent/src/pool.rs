@@ -1,12 +1,15 @@
 //! Idle workers, kept for the next lease that can use them.
 //!
-//! A worker that has had no element of its job for [`LINGER`] is reset: its memory is given back,
-//! and whatever its code has started and left running is killed. Workers never outnumber slots.
+//! A worker whose job has ended is reset at once, so that the next job finds it ready; one that has had
+//! no element of its job for [`LINGER`] as well, and gives its memory back. By a reset whatever its code
+//! has started and left running is killed. Workers never outnumber slots.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use protocol::JobId;
 use protocol::job::Runtime;
 use tokio::sync::Notify;
@@ -22,6 +25,9 @@ use crate::worker::{Launcher, Worker, WorkerKey};
 /// For how long a worker keeps a job that it has no element of. The next lease of a running job
 /// comes within a fraction of this, and then finds functions, globals and packages in place.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Ended jobs that are remembered.
+const REMEMBERED: usize = 64;
 
 /// The workers of an agent.
 #[derive(Debug)]
@@ -43,8 +49,10 @@ pub struct WorkerPool {
 struct Workers {
     /// Longest idle first.
     idle: Vec<Idle>,
-    /// The keys of those that are being reset, because they rested long.
+    /// The keys of those that are being reset while they rest.
     resetting: Vec<WorkerKey>,
+    /// Jobs that ended not long ago, the latest last: a worker may come back from one behind its end.
+    ended: VecDeque<JobId>,
     /// Counts how often a worker came back, to tell one rest from the next.
     rests: u64,
     closed: bool,
@@ -93,7 +101,8 @@ impl WorkerPool {
     pub async fn acquire(&self, key: &WorkerKey, job: JobId) -> Result<Worker, NoWorker> {
         let seat = Seat::take(&self.busy);
         while let Some(mut worker) = self.idle_or_rested(key, job).await {
-            if worker.is_sound() && (worker.job == Some(job) || worker.reset(false).await.is_ok()) {
+            let fits = worker.is_clean || worker.job == Some(job);
+            if worker.is_sound() && (fits || worker.reset(false).await.is_ok()) {
                 worker.seat = Some(seat);
                 return Ok(worker);
             }
@@ -146,8 +155,29 @@ impl WorkerPool {
     pub async fn give_back(self: &Arc<Self>, mut worker: Worker) {
         if !worker.is_sound() {
             worker.kill().await;
-        } else if let Some(rest) = self.put_to_rest(worker) {
-            tokio::spawn(Self::forget_job(Arc::downgrade(self), rest));
+            return;
+        }
+        let job = worker.job;
+        let Some(rest) = self.put_to_rest(worker) else { return };
+        tokio::spawn(Self::forget_after_long(Arc::downgrade(self), rest));
+        if job.is_some_and(|job| self.lock().ended.contains(&job)) {
+            tokio::spawn(Self::forget_job(Arc::downgrade(self), rest, false));
+        }
+    }
+
+    /// Resets the idle workers that have one of these jobs, which have ended, and those that will
+    /// come back from one.
+    pub fn forget(self: &Arc<Self>, ended: &[JobId]) {
+        if ended.is_empty() {
+            return;
+        }
+        let mut workers = self.lock();
+        workers.ended.extend(ended);
+        let too_many = workers.ended.len().saturating_sub(REMEMBERED);
+        workers.ended.drain(..too_many);
+        let has_ended = |idle: &&Idle| idle.worker.job.is_some_and(|job| ended.contains(&job));
+        for idle in workers.idle.iter().filter(has_ended) {
+            tokio::spawn(Self::forget_job(Arc::downgrade(self), idle.rest, false));
         }
     }
 
@@ -176,16 +206,25 @@ impl WorkerPool {
     }
 
     /// Resets the worker that began its rest number `rest`, if it still rests after [`LINGER`].
-    async fn forget_job(pool: Weak<Self>, rest: u64) {
-        sleep(LINGER).await;
+    /// Boxed, because behind one rest comes the next.
+    fn forget_after_long(pool: Weak<Self>, rest: u64) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            sleep(LINGER).await;
+            Self::forget_job(pool, rest, true).await;
+        })
+    }
+
+    /// Resets the worker that began its rest number `rest`, if it still rests; `for_long`: it also
+    /// gives its memory back.
+    async fn forget_job(pool: Weak<Self>, rest: u64, for_long: bool) {
         let Some(pool) = pool.upgrade() else { return };
         let Some(mut worker) = pool.take_resting(rest) else { return };
         let key = worker.key().clone();
-        if let Err(death) = worker.reset(true).await {
+        if let Err(death) = worker.reset(for_long).await {
             tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job");
             worker.kill().await;
-        } else {
-            pool.put_to_rest(worker);
+        } else if let Some(rest) = pool.put_to_rest(worker).filter(|_| !for_long) {
+            tokio::spawn(Self::forget_after_long(Arc::downgrade(&pool), rest));
         }
         pool.end_resetting(&key);
     }

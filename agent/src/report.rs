@@ -9,9 +9,8 @@ use protocol::agent::Verdict;
 use protocol::job::ElementError;
 use tokio::time::sleep;
 
-use crate::client::Client;
+use crate::agent::Agent;
 use crate::held::Held;
-use crate::logs::Logs;
 use crate::outbox::Outbox;
 use crate::parcel::{self, Parcel};
 
@@ -21,22 +20,25 @@ pub const TOO_LARGE: u16 = 413;
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 
 /// Reports, for ever.
-pub async fn run(client: Client, outbox: Arc<Outbox>, held: Arc<Held>, logs: Arc<Logs>) {
+pub async fn run(agent: Arc<Agent>) {
     loop {
-        let parcels = outbox.take().await;
+        let parcels = agent.outbox.take().await;
         let ending = parcels.iter().filter(|parcel| parcel.may_end_job);
-        logs.hurry(&ending.map(|parcel| parcel.piece.job).collect::<Vec<_>>()).await;
-        report(&client, &outbox, &held, parcels).await;
-        outbox.reported();
+        agent.logs.hurry(&ending.map(|parcel| parcel.piece.job).collect::<Vec<_>>()).await;
+        report(&agent, parcels).await;
+        agent.outbox.reported();
     }
 }
 
 /// Reports these parcels until each has been judged.
-async fn report(client: &Client, outbox: &Outbox, held: &Held, parcels: Vec<Arc<Parcel>>) {
+async fn report(agent: &Agent, parcels: Vec<Arc<Parcel>>) {
     let mut stack = vec![parcels];
     while let Some(parcels) = stack.pop() {
-        match client.report(&parcels).await {
-            Ok(reported) => judge(outbox, held, &parcels, &reported.verdicts),
+        match agent.client.report(&parcels).await {
+            Ok(reported) => {
+                judge(&agent.outbox, &agent.held, &parcels, &reported.verdicts);
+                agent.pool.forget(&reported.ended);
+            }
             Err(problem) if problem.status == TOO_LARGE => stack.extend(smaller(parcels, &problem)),
             Err(problem) => {
                 tracing::error!(%problem, "the server refuses a report; trying again");

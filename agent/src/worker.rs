@@ -68,6 +68,8 @@ pub struct Worker {
     pub job: Option<JobId>,
     /// Whether no job has been set up in it yet.
     pub is_new: bool,
+    /// Nothing of a job is in it: no job was sent to it since it started or was reset.
+    pub is_clean: bool,
     pid: u32,
     /// What is left to be written of the frame that is being sent.
     outbox: Bytes,
@@ -169,6 +171,7 @@ impl Worker {
             key,
             job: None,
             is_new: true,
+            is_clean: true,
             pid: 0,
             outbox: Bytes::new(),
             inbox: BytesMut::new(),
@@ -244,7 +247,9 @@ impl Worker {
         });
         done.await.unwrap_or_else(|_| Err(Death::Untrusted("it could not be reset".to_owned())))?;
         self.output.take();
-        self.scratch.renew_work(self.key.files()).await.map_err(|error| {
+        let renewed = self.scratch.renew_work(self.key.files()).await;
+        self.is_clean = renewed.is_ok();
+        renewed.map_err(|error| {
             Death::Untrusted(format!("its working directory could not be renewed: {error}"))
         })
     }

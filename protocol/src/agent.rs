@@ -390,6 +390,9 @@ pub struct Condition {
 pub struct Reported {
     /// One verdict a piece.
     pub verdicts: Vec<Verdict>,
+    /// Jobs that have ended by this report: nothing of them will be leased any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<JobId>,
 }
 
 /// What became of a piece.

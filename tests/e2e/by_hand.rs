@@ -71,8 +71,8 @@ impl Agent {
         }
     }
 
-    /// Reports pieces, which must be accepted.
-    pub async fn report(&self, pieces: &[Piece]) {
+    /// Reports pieces, which must be accepted. Gives the jobs that have ended by it.
+    pub async fn report(&self, pieces: &[Piece]) -> Vec<String> {
         let headers: Vec<&Value> = pieces.iter().map(|piece| &piece.header).collect();
         let header = json!({"pieces": headers}).to_string().into_bytes();
         let mut body = u32::try_from(header.len()).expect("a short header").to_le_bytes().to_vec();
@@ -81,9 +81,10 @@ impl Agent {
         let path = format!("/v1/agents/{}/report", self.id);
         let answer = self.client.send("POST", &path, &[], body).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let verdicts = answer.json()["verdicts"].clone();
-        let accepted = vec!["accepted"; pieces.len()];
-        assert_eq!(verdicts, json!(accepted));
+        let answer = answer.json();
+        assert_eq!(answer["verdicts"], json!(vec!["accepted"; pieces.len()]));
+        let ended = answer["ended"].as_array().cloned().unwrap_or_default();
+        ended.iter().map(|job| job.as_str().expect("an id").to_owned()).collect()
     }
 
     /// Leaves: what it holds can be leased anew.

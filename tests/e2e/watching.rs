@@ -35,7 +35,7 @@ async fn outcomes_are_streamed_as_they_land_and_resumed_behind_the_last() {
     let lease = agent.lease().await;
 
     let mut live = world.client.open(&format!("{outcomes}?wait=60"), &[]).await;
-    agent.report(&[Piece::values(&lease, 2, &["4", "9"])]).await;
+    assert!(agent.report(&[Piece::values(&lease, 2, &["4", "9"])]).await.is_empty());
     let first = next_line(&mut live).await;
     assert_eq!(
         (&first["index"], &first["rank"], &first["value"]),
@@ -43,7 +43,8 @@ async fn outcomes_are_streamed_as_they_land_and_resumed_behind_the_last() {
     );
     assert_eq!(world.client.status(&job).await["state"], "running", "the line came while it runs");
     next_line(&mut live).await;
-    agent.report(&[Piece::values(&lease, 0, &["0", "1"])]).await;
+    let ended = agent.report(&[Piece::values(&lease, 0, &["0", "1"])]).await;
+    assert_eq!(ended, [job.as_str()], "the agent is told that its worker can forget it");
     let rest = [next_line(&mut live).await, next_line(&mut live).await];
     assert_eq!(indexes(&rest), [0, 1]);
     assert_eq!(live.next().await, None, "the stream ends with the job");

@@ -120,6 +120,7 @@ async fn set_up_in(
     job_frame: &Bytes,
     mut bounds: Bounds,
 ) -> Result<Option<ElementError>, Death> {
+    worker.is_clean = false;
     worker.send(job_frame);
     match bounds.next(worker, clock::now()).await? {
         Event::Said(Answer::Ready) => Ok(None),

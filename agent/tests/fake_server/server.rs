@@ -320,7 +320,7 @@ async fn report(State(app): App, Path(agent): Path<AgentId>, body: Bytes) -> Res
         if record.loses_report_answers || std::mem::take(&mut record.loses_next_report_answer) {
             return broken_off();
         }
-        Json(Reported { verdicts }).into_response()
+        Json(Reported { verdicts, ended: Vec::new() }).into_response()
     })
 }
 

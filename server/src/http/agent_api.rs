@@ -240,7 +240,7 @@ pub async fn report(
         .write(move |tx| Box::pin(async move { reports::report(tx, agent, pieces, now).await }))
         .await?;
     state.moved(&outcome);
-    Ok(axum::Json(Reported { verdicts: outcome.verdicts }))
+    Ok(axum::Json(Reported { verdicts: outcome.verdicts, ended: outcome.ended }))
 }
 
 /// Takes a report apart and stores the large outcomes.

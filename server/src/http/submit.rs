@@ -206,20 +206,19 @@ async fn accept(
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
     let (used, submitted) = (key.clone(), ids.clone());
-    let accepted = state
-        .store
-        .write(move |tx| {
-            Box::pin(async move {
-                let accepted =
-                    submissions::accept(tx, &actor.token, &scope, used, jobs, now).await?;
-                if matches!(accepted, Accepted::Now(_)) {
-                    audit::record(tx, &actor, Action::JobSubmitted, &submitted, now).await?;
-                }
-                Ok(accepted)
-            })
+    let accepted = state.store.enqueue(move |tx| {
+        Box::pin(async move {
+            let accepted = submissions::accept(tx, &actor.token, &scope, used, jobs, now).await?;
+            if matches!(accepted, Accepted::Now(_)) {
+                audit::record(tx, &actor, Action::JobSubmitted, &submitted, now).await?;
+            }
+            Ok(accepted)
         })
-        .await?;
-    match accepted {
+    });
+    let accepted = accepted.await?;
+    // A round that begins now comes behind the submission, and its leases are on disk with the jobs.
+    state.dispatcher.wake_here();
+    match accepted.await? {
         Accepted::Now(ending) => {
             state.metrics.jobs_submitted.add(ids.len() as u64);
             state.all_ended(&ending);

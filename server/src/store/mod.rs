@@ -128,8 +128,13 @@ impl Store {
         space::reclaim_from_now_on(&mut connection).await?;
         migrate(&mut connection).await?;
         connection.close().await?;
-        let pool =
-            SqlitePoolOptions::new().max_connections(READERS).connect_with(options.clone()).await?;
+        // A connection to a file does not break while it rests.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        let pool = pool.connect_with(options.clone()).await?;
         let writer = Writer::start(Place::Sqlite(options)).await?;
         Ok(Self { writer, readers: Readers::Sqlite { pool, _lock: Arc::new(lock) } })
     }
@@ -182,7 +187,23 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.write(operation).await
+        self.writer.enqueue(operation).await?.await
+    }
+
+    /// Puts `operation` into the writer's queue, as [`Store::write`] does; what is returned answers
+    /// once it is on disk. Whatever is written from now on finds it done, and may be on disk with it.
+    ///
+    /// # Errors
+    /// As [`Store::write`]'s.
+    pub async fn enqueue<T, F>(
+        &self,
+        operation: F,
+    ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+    {
+        self.writer.enqueue(operation).await
     }
 
     /// Runs `operation` on one snapshot of the database.

@@ -78,11 +78,15 @@ impl Writer {
         self.operations.max_capacity() - self.operations.capacity()
     }
 
-    /// Runs `operation` in a transaction and answers once it is on disk.
+    /// Puts `operation` into the queue: it is run before whatever is put in from now on. What is
+    /// returned answers once it is on disk.
     ///
     /// # Errors
     /// The operation's, the commit's, or that the store is closed.
-    pub async fn write<T, F>(&self, operation: F) -> Result<T, StoreError>
+    pub async fn enqueue<T, F>(
+        &self,
+        operation: F,
+    ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
@@ -91,7 +95,8 @@ impl Writer {
         let operation = Box::new(Asked { operation, answer });
         self.operations.send(operation).await.map_err(|_| StoreError::Closed)?;
         // It was begun, and cut off with its connection.
-        answered.await.map_err(|_| StoreError::Unavailable("a write was cut off".into()))?
+        let cut_off = |_| StoreError::Unavailable("a write was cut off".into());
+        Ok(async move { answered.await.map_err(cut_off)? })
     }
 }
 
@@ -153,8 +158,9 @@ async fn run(
     let mut session = Some(session);
     let mut batch = Batch::default();
     while operations.recv_many(&mut batch.operations, MAX_BATCH).await > 0 {
-        stats.operations.add(batch.operations.len() as u64);
-        let committed = place.limited(write_batch(&place, &mut session, &mut batch)).await;
+        let writing = write_batch(&place, &mut session, &mut batch, &mut operations);
+        let committed = place.limited(writing).await;
+        stats.operations.add((batch.finishes.len() + batch.operations.len()) as u64);
         let outcome = if committed.is_ok() { &stats.commits } else { &stats.failures };
         outcome.add(1);
         if let Err(error) = &committed {
@@ -170,34 +176,48 @@ async fn run(
     }
 }
 
+/// Runs the operations of `batch` in one transaction, and those that come meanwhile: what follows from
+/// one of them, such as the leases of a job that was just submitted, is on disk with it.
 async fn write_batch(
     place: &Place,
     session: &mut Option<Session>,
     batch: &mut Batch,
+    coming: &mut mpsc::Receiver<Box<dyn Operation>>,
 ) -> Result<(), StoreError> {
     let session = place.begin(session).await?;
-    let is_alone = batch.operations.len() == 1;
+    // One that is alone is undone with its transaction.
+    let mut is_undone_alone = batch.operations.len() > 1;
     let mut savepoint = "savepoint operation";
     let mut last_succeeded = true;
     // From behind, so that those that a broken connection leaves over can be refused.
     batch.operations.reverse();
     while let Some(operation) = batch.operations.pop() {
-        // One that is alone is undone with its transaction.
-        if !is_alone {
+        if is_undone_alone {
             session.script(savepoint).await?;
         }
         let (succeeded, finish) = operation.run(&mut session.tx()).await;
         last_succeeded = succeeded;
         batch.finishes.push(finish);
-        savepoint = if last_succeeded {
-            "release savepoint operation; savepoint operation"
-        } else {
-            "rollback to savepoint operation; release savepoint operation; savepoint operation"
+        savepoint = match (is_undone_alone, last_succeeded) {
+            (false, _) => "savepoint operation",
+            (true, true) => "release savepoint operation; savepoint operation",
+            (true, false) => {
+                "rollback to savepoint operation; release savepoint operation; savepoint operation"
+            }
         };
+        let may_go_on = is_undone_alone || last_succeeded;
+        if batch.operations.is_empty()
+            && may_go_on
+            && batch.finishes.len() < MAX_BATCH
+            && let Ok(next) = coming.try_recv()
+        {
+            batch.operations.push(next);
+            is_undone_alone = true;
+        }
     }
-    match (is_alone, last_succeeded) {
-        (true, false) => session.script("rollback").await,
-        (false, false) => session.script("rollback to savepoint operation; commit").await,
+    match (is_undone_alone, last_succeeded) {
+        (false, false) => session.script("rollback").await,
+        (true, false) => session.script("rollback to savepoint operation; commit").await,
         _ => session.script("commit").await,
     }
 }

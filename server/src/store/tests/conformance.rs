@@ -3,6 +3,7 @@
 use protocol::agent::Verdict;
 use protocol::job::{JobState, Level, Strategy};
 use protocol::{JobId, Range, RangeSet};
+use tokio::sync::oneshot;
 
 use super::super::blocks::{self, Kind};
 use super::super::ends::{Ended, Ending};
@@ -247,6 +248,45 @@ async fn an_operation_that_fails_undoes_itself_and_nothing_else() {
     fine.unwrap();
     let id = twice.id;
     assert!(read!(fixture, |tx| jobs::find(tx, id)).is_none());
+}
+
+#[tokio::test]
+async fn what_comes_while_an_operation_runs_is_on_disk_with_it() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let (begun, has_begun) = oneshot::channel();
+    let (go_on, may_go_on) = oneshot::channel();
+    let first = store.enqueue(|tx| {
+        Box::pin(async move {
+            tokens::ensure_admin(tx, "first", 0).await?;
+            begun.send(()).unwrap();
+            may_go_on.await.unwrap();
+            Ok(())
+        })
+    });
+    let first = first.await.unwrap();
+    has_begun.await.unwrap();
+    let before = store.writer_stats().commits.get();
+    let mut others = Vec::new();
+    for name in ["second", "third, which fails", "fourth"] {
+        let other = store.enqueue(move |tx| {
+            Box::pin(async move {
+                tokens::ensure_admin(tx, name, 0).await?;
+                if name.contains("fails") { Err(StoreError::Closed) } else { Ok(()) }
+            })
+        });
+        others.push(other.await.unwrap());
+    }
+    go_on.send(()).unwrap();
+    first.await.unwrap();
+    let others = futures::future::join_all(others).await;
+    assert_eq!(others.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(store.writer_stats().commits.get(), before + 1);
+    for (name, is_there) in
+        [("first", true), ("second", true), ("third, which fails", false), ("fourth", true)]
+    {
+        assert_eq!(read!(fixture, |tx| tokens::find(tx, name)).is_some(), is_there, "{name}");
+    }
 }
 
 #[tokio::test]
