@@ -143,7 +143,7 @@ impl Dispatcher {
     pub async fn lost(&self, agent: AgentId, held: &[LeaseId]) -> Result<Vec<Grant>, StoreError> {
         let mut granted = self
             .store
-            .read(|tx| Box::pin(async move { leases::of_agent(tx, agent).await }))
+            .query(|tx| Box::pin(async move { leases::of_agent(tx, agent).await }))
             .await?;
         granted.retain(|grant| !held.contains(&grant.id));
         Ok(granted)

@@ -37,7 +37,7 @@ pub async fn leases(
         let job = grant.job;
         if let std::collections::hash_map::Entry::Vacant(entry) = specs.entry(job) {
             let found =
-                state.store.read(|tx| Box::pin(async move { jobs::spec(tx, job).await })).await?;
+                state.store.query(|tx| Box::pin(async move { jobs::spec(tx, job).await })).await?;
             let (spec, shape) =
                 found.ok_or_else(|| ApiError::Internal(format!("leased job {job} is gone")))?;
             if !known_jobs.contains(&job) {
@@ -168,7 +168,7 @@ async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Sli
     while from < to {
         let blocks = state
             .store
-            .read(|tx| {
+            .query(|tx| {
                 Box::pin(
                     async move { blocks::read(tx, job, Kind::Element, from, to, BLOCKS).await },
                 )

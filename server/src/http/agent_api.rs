@@ -160,7 +160,7 @@ pub async fn lease(
 ) -> Result<Response, ApiError> {
     let now = state.clock.now();
     let known =
-        state.store.read(|tx| Box::pin(async move { agents::find(tx, agent, now).await })).await?;
+        state.store.query(|tx| Box::pin(async move { agents::find(tx, agent, now).await })).await?;
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
     let grants = wait_for_work(&state, &known, &request).await?;
@@ -368,7 +368,7 @@ async fn orders_for(
     let sent = heartbeat.clone();
     let orders = state
         .store
-        .read(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent).await }))
+        .query(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent).await }))
         .await?;
     orders.ok_or(ApiError::UnknownAgent)
 }

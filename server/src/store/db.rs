@@ -16,6 +16,7 @@ use super::StoreError;
 /// A connection inside a transaction.
 pub struct Tx<'c> {
     connection: Connection<'c>,
+    n_statements: usize,
     /// Statements that were run and rows that were read, for tests of what an operation costs.
     #[cfg(test)]
     pub cost: usize,
@@ -115,6 +116,7 @@ impl<'c> Tx<'c> {
     pub fn new(connection: impl Into<Connection<'c>>) -> Self {
         Self {
             connection: connection.into(),
+            n_statements: 0,
             #[cfg(test)]
             cost: 0,
             #[cfg(test)]
@@ -122,11 +124,17 @@ impl<'c> Tx<'c> {
         }
     }
 
+    /// Statements that were run.
+    pub fn n_statements(&self) -> usize {
+        self.n_statements
+    }
+
     /// Runs a statement and says how many rows it changed.
     ///
     /// # Errors
     /// The database's.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, StoreError> {
+        self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let n_changed = on_either!(self, sql, args, |query, connection| {
@@ -144,6 +152,7 @@ impl<'c> Tx<'c> {
     /// # Errors
     /// The database's.
     pub async fn all(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let rows: Vec<Row> = on_either!(self, sql, args, |query, connection| {
@@ -165,6 +174,7 @@ impl<'c> Tx<'c> {
         sql: &'static str,
         args: Vec<Arg>,
     ) -> Result<Option<Row>, StoreError> {
+        self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
         let row = on_either!(self, sql, args, |query, connection| {

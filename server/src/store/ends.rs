@@ -76,12 +76,14 @@ async fn free_dependents(
     let mut resolved = vec![resolved];
     while !resolved.is_empty() {
         let (complete, others) = no_longer_waiting(tx, &resolved).await?;
-        tx.execute(
-            // What has waited until now was never leased, so there is something to lease.
-            "update jobs set runnable = $2 where id in (select value from json_each($1))",
-            args![json_text(&others)?, true],
-        )
-        .await?;
+        if !others.is_empty() {
+            tx.execute(
+                // What has waited until now was never leased, so there is something to lease.
+                "update jobs set runnable = $2 where id in (select value from json_each($1))",
+                args![json_text(&others)?, true],
+            )
+            .await?;
+        }
         ending.freed.extend(others);
         let ends: Vec<End> = complete.iter().map(|&job| (job, None)).collect();
         end_all(tx, &ends, JobState::Resolved, now, ending).await?;
@@ -104,6 +106,9 @@ async fn no_longer_waiting(
         )
         .await?;
     let waited: Vec<JobId> = rows.iter().map(|row| row.id("job_id")).collect::<Result<_, _>>()?;
+    if waited.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
     let rows = tx
         .all(
             "select j.id, p.done + p.failed >= j.total as is_complete
@@ -178,13 +183,21 @@ async fn end_all(
     for row in holders {
         ending.holders.push(row.id("agent_id")?);
     }
+    tx.execute(
+        // A map of nothing starts when it is resolved. Whoever retries a job must know what it still
+        // waited for: what was resolved may be deleted by then.
+        "update jobs set state = $2, finished_at = $3, runnable = $4,
+             error = why.value,
+             started_at = case when $2 = 'resolved' then coalesce(started_at, $3)
+                 else started_at end,
+             after_jobs = (select '[' || coalesce(string_agg('\"' || on_id || '\"', ','), '') || ']'
+                 from dependencies where job_id = jobs.id)
+         from json_each($1) as ended join json_each($5) as why on why.key = ended.key
+         where jobs.id = ended.value",
+        args![jobs.as_str(), to.as_str(), now, false, json_text(&errors)?],
+    )
+    .await?;
     for sql in [
-        // Whoever retries it must know what it still waited for: what was resolved may be deleted
-        // by then.
-        "update jobs set after_jobs =
-             (select '[' || coalesce(string_agg('\"' || on_id || '\"', ','), '') || ']'
-              from dependencies where job_id = jobs.id)
-         where id in (select value from json_each($1))",
         "delete from dependencies where job_id in (select value from json_each($1))",
         "delete from needs where job_id in (select value from json_each($1))",
         "delete from leases where job_id in (select value from json_each($1))",
@@ -193,17 +206,6 @@ async fn end_all(
     ] {
         tx.execute(sql, args![jobs.as_str()]).await?;
     }
-    tx.execute(
-        // A map of nothing starts when it is resolved.
-        "update jobs set state = $2, finished_at = $3, runnable = $4,
-             error = why.value,
-             started_at = case when $2 = 'resolved' then coalesce(started_at, $3)
-                 else started_at end
-         from json_each($1) as ended join json_each($5) as why on why.key = ended.key
-         where jobs.id = ended.value",
-        args![jobs.as_str(), to.as_str(), now, false, json_text(&errors)?],
-    )
-    .await?;
     Ok(())
 }
 

@@ -61,6 +61,8 @@ pub struct Shape {
 /// The database's.
 pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending, StoreError> {
     let (id, elements) = (job.id, job.elements);
+    // Most jobs wait for nothing, and are written as what they are.
+    let is_runnable = job.after.is_empty() && elements.total > 0;
     tx.execute(
         "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
              plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error,
@@ -80,7 +82,7 @@ pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending,
             json_text(&job.options)?,
             json_text(&job.spec)?,
             job.options.chunk_size.and_then(|n| i64::try_from(n).ok()),
-            false,
+            is_runnable,
             now,
             json_text(&job.after)?,
             job.idempotency_key
@@ -98,6 +100,9 @@ pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending,
     blocks::insert(tx, id, Kind::Name, elements.names).await?;
     blocks::insert(tx, id, Kind::OuterName, elements.outer_names).await?;
     insert_groups(tx, id, &elements.groups).await?;
+    if is_runnable {
+        return Ok(Ending::default());
+    }
     begin(tx, id, &job.after, elements.total == 0, now).await
 }
 

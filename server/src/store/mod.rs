@@ -240,6 +240,30 @@ impl Store {
         }
     }
 
+    /// Runs `operation`, which is one statement: it needs no transaction to see one state of the
+    /// database, and takes a third of the way.
+    ///
+    /// # Errors
+    /// The operation's or the database's.
+    pub async fn query<T, F>(&self, operation: F) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send,
+    {
+        match &self.readers {
+            Readers::Sqlite { pool, .. } => {
+                alone(Tx::new(&mut *pool.acquire().await?), operation).await
+            }
+            Readers::Postgres(pool) => {
+                let reading =
+                    async { alone(Tx::new(&mut *pool.acquire().await?), operation).await };
+                tokio::time::timeout(READ_LIMIT, reading)
+                    .await
+                    .unwrap_or_else(|_| Err(StoreError::unanswered(READ_LIMIT)))
+            }
+        }
+    }
+
     /// What the writer has done since the start.
     pub fn writer_stats(&self) -> &WriterStats {
         self.writer.stats()
@@ -285,6 +309,16 @@ pub async fn settle(
     }
     tx.execute("insert into meta (key, value) values ($1, $2)", args![key, value.as_str()]).await?;
     Ok(value)
+}
+
+/// Runs an operation of one statement.
+async fn alone<T, F>(mut tx: Tx<'_>, operation: F) -> Result<T, StoreError>
+where
+    F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>>,
+{
+    let result = operation(&mut tx).await;
+    debug_assert!(tx.n_statements() <= 1, "several statements need a transaction");
+    result
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {

@@ -150,7 +150,7 @@ impl Outcomes {
         let rows = self
             .state
             .store
-            .read(|tx| Box::pin(async move { outcomes::read(tx, job, from, ROWS).await }))
+            .query(|tx| Box::pin(async move { outcomes::read(tx, job, from, ROWS).await }))
             .await?;
         self.rows.extend(rows);
         Ok(())
