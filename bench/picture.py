@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from contenders import CONTENDERS
 
 HERE = pathlib.Path(__file__).parent
-WIDTH, HEIGHT = 1180, 620
+WIDTH, HEIGHT = 1300, 600
 # Farrow's are dark and thick; a peer's two ways have one colour, and the second is dashed.
 STYLES = {
     "farrow": ("#c1121f", "", 3.5), "farrow-r": ("#c1121f", "7 4", 3), "farrow-rds": ("#c1121f", "2 4", 3),
@@ -52,8 +52,8 @@ def draw(lines, path):
     if rates:
         shapes += rate_panel(rates, left=80, top=105, width=430, height=430)
     if calls:
-        shapes += call_panel(calls, left=725, top=105, width=400, height=430)
-    shapes += legend([name for name in STYLES if name in rates], left=535, top=112) if rates else []
+        shapes += call_panel(calls, left=890, top=105, width=370, height=430)
+    shapes += legend([name for name in STYLES if name in rates], left=540, top=112) if rates else []
     pathlib.Path(path).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="13">\n'
@@ -87,7 +87,7 @@ def call_panel(calls, left, top, width, height):
     """A bar for the median, and a line to where the slowest hundredth begins."""
     names = sorted(calls, key=lambda name: calls[name]["p50"])
     across = Scale([value for of in calls.values() for value in of.values()], left, left + width)
-    yield text(left - 20, top - 16, "one trivial call on idle workers: p50 (bar) and p99 (line), ms", weight="bold")
+    yield text(left - 110, top - 16, "one trivial call on idle workers: p50 (bar) and p99 (line), ms", weight="bold")
     yield from grid(across, None, left, top, width, height)
     for power in across.powers():
         yield text(across(10**power), top + height + 20, short(10**power), anchor="middle", colour="#444")

@@ -74,8 +74,8 @@ def side_by_side(work, name, options, left_out):
 
 def keep(results, options):
     """A line for each work and contender, and the picture of this run."""
-    lines = list(picture.lines_of(results, {name: options.works and WORKS[name].unit for name in options.works},
-                                  commit()))
+    units = {name: WORKS[name].unit for name in options.works}
+    lines = list(picture.lines_of(results, units, commit()))
     with open(HERE / "results.jsonl", "a", encoding="utf-8") as kept:
         kept.writelines(json.dumps(line) + "\n" for line in lines)
     picture.draw(lines, HERE / "results.svg")
@@ -101,7 +101,7 @@ def parse_arguments():
     parser.add_argument("--repeats", type=int, default=5, help="runs of the topology, of which the median is taken")
     parser.add_argument("--elements", type=int, default=100_000, help="elements of the throughput part's map")
     parser.add_argument("--calls", type=int, default=500,
-                        help="single calls for the latency; peers, and farrow by itself, make 200 of them at most")
+                        help="single calls for the latency; peers make 200 of them at most")
     parser.add_argument("--no-keep", dest="keep", action="store_false",
                         help="do not append to bench/results.jsonl, nor draw bench/results.svg")
     parser.add_argument("--verbose", action="store_true", help="show what contenders say on standard error")

@@ -89,7 +89,7 @@ WORKS = {"rate": Rate, "call": Call, "sleeps": Sleeps, "balance": Balance, "larg
 def table(work, contenders, figures):
     """Lines for people: `figures` are lists of each round's, by contender and figure."""
     columns = list(dict.fromkeys(figure for of in figures.values() for figure in of))
-    yield f"{work.title}; in brackets farrow's by it"
+    yield f"{work.title}; in brackets farrow's figure by this one, r: farrow's in R"
     yield f"{'':26}" + "".join(f"{column:>22}" for column in columns)
     for name, of in figures.items():
         cells = (cell(of[column], ratio(contenders[name], column, name, figures)) if column in of else "-"
@@ -99,9 +99,12 @@ def table(work, contenders, figures):
 
 def cell(values, ratio_and_base):
     of, base = ratio_and_base
-    median = statistics.median(values)
-    text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
-    return text if of is None else f"{text}  ({of:.3g}{'' if base == 'farrow' else ' r'})"
+    text = digits(statistics.median(values))
+    return text if of is None else f"{text}  ({digits(of)}{'' if base == 'farrow' else ' r'})"
+
+
+def digits(number):
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}"
 
 
 def ratio(contender, figure, name, figures):
