@@ -46,8 +46,8 @@ def draw(lines, path):
     machine = lines[0]["machine"]
     shapes = [
         text(30, 32, "farrow beside its peers, the same work in the same run", size=19, weight="bold"),
-        text(30, 53, f"{machine['cores']} cores, {machine['model']}, {machine['at'][:10]}, farrow {lines[0]['commit']}; "
-             "medians", colour="#666"),
+        text(30, 53, f"{machine['cores']} cores, {machine['model']}, {machine['at'][:10]}, "
+             f"farrow {lines[0]['commit']}; medians", colour="#666"),
     ]
     if rates:
         shapes += rate_panel(rates, left=80, top=105, width=430, height=430)
