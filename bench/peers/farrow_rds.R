@@ -15,25 +15,26 @@ api <- function(route, ...) {
   paste(answer, collapse = "\n")
 }
 
-# A frame is a length, a letter and what was serialized.
+# A frame is a length, a letter and what was serialized; all at once, since R is slow at loops.
 to_frames <- function(elements) {
-  letter <- charToRaw("v")
-  unlist(lapply(elements, function(x) {
-    bytes <- serialize(x, NULL)
-    c(writeBin(length(bytes), raw(), endian = "little"), letter, bytes)
-  }))
+  payloads <- lapply(elements, serialize, NULL)
+  sizes <- lengths(payloads)
+  begins <- cumsum(c(1, sizes + 5))[seq_along(sizes)]
+  frames <- raw(sum(sizes + 5))
+  frames[sequence(rep(5L, length(sizes)), begins)] <-
+    rbind(matrix(writeBin(sizes, raw(), endian = "little"), 4), charToRaw("v"))
+  frames[sequence(sizes, begins + 5)] <- unlist(payloads)
+  frames
 }
 
 from_frames <- function(bytes, count) {
-  values <- vector("list", count)
-  at <- 0
-  for (i in seq_len(count)) {
-    length <- readBin(bytes[at + 1:4], "integer", endian = "little")
-    stopifnot(bytes[at + 5] == charToRaw("v"))
-    values[[i]] <- unserialize(bytes[at + 5 + seq_len(length)])
-    at <- at + 5 + length
-  }
-  values
+  connection <- rawConnection(bytes)
+  on.exit(close(connection))
+  letter <- charToRaw("v")
+  lapply(seq_len(count), function(i) {
+    stopifnot(readBin(connection, "raw", 5)[5] == letter)
+    unserialize(connection)
+  })
 }
 
 map <- function(source, elements) {
