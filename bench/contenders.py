@@ -10,7 +10,7 @@ import threading
 
 PEERS = pathlib.Path(__file__).parent / "peers"
 # Seconds for a start and for a work, behind which a contender is given up.
-START, WORK = 120, 600
+START, WORK = 120, 180
 # Ray listens on the host's own address: it gets a network without another host, and a process namespace,
 # with which all that it has started ends.
 ALONE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -18,7 +18,11 @@ ALONE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
 
 
 class LeftOut(Exception):
-    """Why a contender is not measured."""
+    """Why a contender is not measured at a work."""
+
+
+class NotHere(LeftOut):
+    """It is measured at none."""
 
 
 class Contender:
@@ -45,7 +49,7 @@ class Contender:
 
     def start(self, workers, options):
         if self.alone and (os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip")):
-            raise LeftOut("needs root, unshare and ip, to be kept off the network")
+            raise NotHere("needs root, unshare and ip, to be kept off the network")
         return Program(self.command(workers, options), options)
 
 
@@ -60,11 +64,11 @@ class Program:
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=None if options.verbose else subprocess.DEVNULL, text=True, start_new_session=True)
         except FileNotFoundError as missing:
-            raise LeftOut(f"not installed: {missing.filename}")
+            raise NotHere(f"not installed: {missing.filename}")
         try:
             said = self.line(START)
             if said.startswith("missing"):
-                raise LeftOut(f"not installed: {said.removeprefix('missing ')}; see `make bench-peers`")
+                raise NotHere(f"not installed: {said.removeprefix('missing ')}; see `make bench-peers`")
             if said != "ready":
                 raise LeftOut("did not start; --verbose tells what it says")
         except BaseException:

@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 
 import picture
 from cluster import Cluster
-from contenders import CONTENDERS, LeftOut
+from contenders import CONTENDERS, LeftOut, NotHere
 from parts import PARTS
 from works import WORKS, table
 
@@ -26,6 +27,8 @@ HERE = pathlib.Path(__file__).parent
 
 def main():
     options = parse_arguments()
+    # Whoever ends the bench ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = {"machine": machine()}
     say(describe_machine(results["machine"]))
     for name in options.parts:
@@ -52,14 +55,15 @@ def side_by_side(work, name, options, left_out):
     for number in range(options.rounds):
         # Turned around from round to round, so that what else the machine does meets all alike.
         for contender in options.contenders[::-1 if number % 2 else 1]:
-            if contender in left_out or name not in CONTENDERS[contender].works:
+            out = {contender, f"{contender}, {name}"} & left_out.keys()
+            if out or name not in CONTENDERS[contender].works:
                 continue
             limit = limits.setdefault(contender, {"farrow": contender.startswith("farrow")})
             try:
                 with CONTENDERS[contender].start(work.workers, options) as program:
                     measured = work.measure(program, options, limit)
             except LeftOut as why:
-                left_out[contender] = str(why)
+                left_out[contender if isinstance(why, NotHere) else f"{contender}, {name}"] = str(why)
                 say(f"{CONTENDERS[contender].title} is left out: {why}")
                 continue
             for figure, value in measured.items():

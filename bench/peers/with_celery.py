@@ -36,7 +36,9 @@ class Peer(work.Contender):
         place = f"redis://127.0.0.1:{port}/0"
         app.conf.update(broker_url=place, result_backend=place)
         self.spawn("redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", self.folder,
-                   "--save", "", "--appendonly", "no")
+                   "--save", "", "--appendonly", "no",
+                   # Else Redis hangs up on who waits for a value of more than 32 MB.
+                   "--client-output-buffer-limit", "pubsub 0 0 0")
         wait_for(redis.Redis(port=port))
         self.spawn(sys.executable, "-m", "celery", "--app", "with_celery", "worker", "--loglevel", "ERROR",
                    "--concurrency", str(self.workers), "--without-gossip", "--without-mingle",
