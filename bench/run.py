@@ -27,8 +27,7 @@ HERE = pathlib.Path(__file__).parent
 
 def main():
     options = parse_arguments()
-    # Whoever ends the bench ends what it has started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, end)
     results = {"machine": machine()}
     say(describe_machine(results["machine"]))
     for name in options.parts:
@@ -117,6 +116,12 @@ def parse_arguments():
     options.parts = list(PARTS) if everything else options.parts or []
     options.works = list(WORKS) if everything else options.works or []
     return options
+
+
+def end(*_):
+    """Whoever ends the bench ends what it has started, also where the signal comes twice, as from timeout."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def say(text):
