@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate kill-matrix load fuzz openapi bench bench-against
+.PHONY: help setup venv build demo test check simulate kill-matrix load fuzz openapi bench bench-peers bench-against
 
 OUT := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(OUT)/debug/farrow
@@ -8,6 +8,7 @@ VENV := $(OUT)/venv
 FUZZ := $(OUT)/fuzz
 TOOLS := $(OUT)/tools
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
+PEERS := $(OUT)/peers
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_TARGETS = $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/targets/*.rs))))
 
@@ -76,9 +77,17 @@ openapi: build ## Write openapi/openapi.json anew from the code
 	$(FARROW) openapi > openapi/openapi.json.new
 	@mv openapi/openapi.json.new openapi/openapi.json
 
-bench: setup ## Measure, with a release build; BENCH_ARGS='--help' tells what can be chosen
+bench: setup ## Measure a release build, by itself and beside the peers that are installed; BENCH_ARGS='--help' tells what can be chosen
 	cargo build --release -p cli --bin farrow
-	python3 bench/run.py --farrow $(OUT)/release/farrow $(BENCH_ARGS)
+	python3 bench/run.py --farrow $(OUT)/release/farrow --peers $(PEERS) $(BENCH_ARGS)
+
+bench-peers: setup $(PEERS)/installed ## Install what `bench` compares with: Celery, Dask, joblib, Ray into the target folder, Redis and furrr by apt
+	@bash scripts/setup.sh peers
+
+$(PEERS)/installed: bench/peers/requirements.txt
+	python3 -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 bench-against: setup ## Compare with another build in the same run: make bench-against OLD=path/to/farrow
 	cargo build --release -p cli --bin farrow

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building, testing and the demo need and this machine lacks (Debian, Ubuntu). Quick when
-# all is there.
+# Installs what building, testing and the demo need and this machine lacks (Debian, Ubuntu); with `peers`
+# also what the bench compares with. Quick when all is there.
 set -euo pipefail
 
 say() { echo "setup: $*" >&2; }
@@ -39,6 +39,11 @@ fi
 compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime)
 command_from util-linux setpriv
 command_from iproute2 ip
+
+# What `make bench-peers` installs beside Python's packages: Celery speaks by Redis.
+if [ "${1:-}" = peers ]; then
+  command_from redis-server redis-server
+fi
 
 if [ ${#packages[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
