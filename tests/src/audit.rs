@@ -175,6 +175,17 @@ impl Audit {
         most
     }
 
+    /// How many agents ran elements at once at the most.
+    pub fn most_agents_at_once(&self) -> usize {
+        let (mut running, mut most) = (BTreeMap::<Pid, usize>::new(), 0);
+        for event in self.events() {
+            let of_agent = running.entry(event.agent).or_default();
+            *of_agent = if event.is_end { of_agent.saturating_sub(1) } else { *of_agent + 1 };
+            most = most.max(running.values().filter(|n| **n > 0).count());
+        }
+        most
+    }
+
     /// Waits until elements have been started so often, in all.
     pub async fn started(&self, n_starts: usize) {
         self.when(&format!("{n_starts} starts"), |events| {
