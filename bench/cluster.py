@@ -63,12 +63,7 @@ class Cluster:
     def stop(self):
         # The agents first: they hand back what they hold while the server is still there.
         for process in self.processes[1:] + self.processes[:1]:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def map(self, **job):
@@ -138,6 +133,16 @@ class MemoryWatch:
 
     def figures(self):
         return {"before": self.before, "most": max([self.before, self.after, *self.samples]), "after": self.after}
+
+
+def end(process):
+    """Asks a process to end, and ends it if it does not."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def resident(pid):

@@ -57,7 +57,8 @@ class Program:
     """A contender that runs, with warm workers: works go in, seconds come out."""
 
     def __init__(self, command, options):
-        environment = os.environ | {"BENCH_FARROW": os.path.abspath(options.farrow), "PYTHONPATH": str(PEERS),
+        environment = os.environ | {"BENCH_FARROW": os.path.abspath(options.farrow),
+                                    "PYTHONPATH": os.pathsep.join([str(PEERS), str(PEERS.parent)]),
                                     "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             self.process = subprocess.Popen(

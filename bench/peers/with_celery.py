@@ -12,6 +12,7 @@ import time
 import celery
 import redis
 import work
+from cluster import end
 
 # The worker's process imports this module too, and finds there where Redis is.
 PLACE = os.environ.get("BENCH_REDIS", "redis://127.0.0.1:1/0")
@@ -52,12 +53,7 @@ class Peer(work.Contender):
 
     def stop(self):
         for process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def map(self, function, elements):

@@ -6,13 +6,11 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
+
+import work
+from cluster import Cluster, fail
 
 HERE = pathlib.Path(__file__).parent
-sys.path.append(str(HERE.parent))
-
-import work  # noqa: E402
-from cluster import Cluster, fail  # noqa: E402, found by the path above
 
 # The same functions as the others run, where the language is the same.
 IN_R = {

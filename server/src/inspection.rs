@@ -44,7 +44,7 @@ pub async fn check(options: CheckOptions) -> Result<Report, CheckError> {
     };
     let mut snapshot = match opened {
         // Damaged so much that not even its schema can be read.
-        Err(StoreError::Damaged(damages)) => return Ok(of_file(&damages)),
+        Err(StoreError::Damaged { damages, .. }) => return Ok(of_file(&damages)),
         opened => opened?,
     };
     let folder = options.blobs.unwrap_or_else(|| folder_of_blobs(&options.data));

@@ -66,7 +66,7 @@ mod tests_of_sqlite;
 mod tests_on_postgres;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -392,9 +392,17 @@ pub enum StoreError {
         /// What.
         value: String,
     },
-    /// Its file is not what SQLite wrote: what SQLite finds wrong with it.
-    #[error("the file of the database is damaged ({}): restore a backup, as docs/operations.md tells", .0.join("; "))]
-    Damaged(Vec<String>),
+    /// Its file is not what SQLite wrote.
+    #[error(
+        "the database {} is damaged ({}): restore a backup, as docs/operations.md tells",
+        file.display(), damages.join("; ")
+    )]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// What SQLite finds wrong with it.
+        damages: Vec<String>,
+    },
     /// An operation panicked, which is a bug; it was undone.
     #[error(
         "an operation on the database panicked: this is a bug of farrow, and the log says where"

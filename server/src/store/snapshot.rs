@@ -43,7 +43,11 @@ impl Snapshot {
                     Refused::Failed(error) if is_damage(error) => integrity(&mut connection).await,
                     _ => Vec::new(),
                 };
-                Err(if damages.is_empty() { refusal } else { StoreError::Damaged(damages) })
+                Err(if damages.is_empty() {
+                    refusal
+                } else {
+                    StoreError::Damaged { file, damages }
+                })
             }
         }
     }

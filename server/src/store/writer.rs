@@ -185,37 +185,37 @@ async fn write_batch(
     coming: &mut mpsc::Receiver<Box<dyn Operation>>,
 ) -> Result<(), StoreError> {
     let session = place.begin(session).await?;
-    // One that is alone is undone with its transaction.
-    let mut is_undone_alone = batch.operations.len() > 1;
+    // The first needs none if it is alone: then it is undone with its transaction.
+    let mut needs_savepoint = batch.operations.len() > 1;
     let mut savepoint = "savepoint operation";
     let mut last_succeeded = true;
     // From behind, so that those that a broken connection leaves over can be refused.
     batch.operations.reverse();
     while let Some(operation) = batch.operations.pop() {
-        if is_undone_alone {
+        if needs_savepoint {
             session.script(savepoint).await?;
         }
         let (succeeded, finish) = operation.run(&mut session.tx()).await;
         last_succeeded = succeeded;
         batch.finishes.push(finish);
-        savepoint = match (is_undone_alone, last_succeeded) {
+        savepoint = match (needs_savepoint, last_succeeded) {
             (false, _) => "savepoint operation",
             (true, true) => "release savepoint operation; savepoint operation",
             (true, false) => {
                 "rollback to savepoint operation; release savepoint operation; savepoint operation"
             }
         };
-        let may_go_on = is_undone_alone || last_succeeded;
+        let may_go_on = needs_savepoint || last_succeeded;
         if batch.operations.is_empty()
             && may_go_on
             && batch.finishes.len() < MAX_BATCH
             && let Ok(next) = coming.try_recv()
         {
             batch.operations.push(next);
-            is_undone_alone = true;
+            needs_savepoint = true;
         }
     }
-    match (is_undone_alone, last_succeeded) {
+    match (needs_savepoint, last_succeeded) {
         (false, false) => session.script("rollback").await,
         (true, false) => session.script("rollback to savepoint operation; commit").await,
         _ => session.script("commit").await,
