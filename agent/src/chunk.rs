@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use protocol::{Range, RangeSet};
 
 /// One element to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,19 @@ impl Chunk {
         taken
     }
 
+    /// Takes out half of what has not begun, the last of it, for a slot elsewhere that has nothing to do.
+    /// Nothing where workers have died: what is to run alone, and what has killed before, stays.
+    pub fn spare(&mut self) -> RangeSet {
+        let n_kept = self.waiting.len() / 2;
+        let has_killed = |element: &Element| self.deaths.contains_key(&element.index);
+        if self.closed || self.suspects > 0 || self.waiting.iter().skip(n_kept).any(has_killed) {
+            return RangeSet::default();
+        }
+        let given = self.waiting.split_off(n_kept);
+        self.unfinished -= given.len();
+        given.iter().map(|element| Range(element.index, element.index + 1)).collect()
+    }
+
     /// Gives back elements that were taken but not run.
     pub fn give_back(&mut self, elements: Vec<Element>) {
         for element in elements.into_iter().rev() {
@@ -158,6 +172,25 @@ mod tests {
         assert_eq!(indexes(&chunk.take(10, 8)), [3, 4]);
         assert_eq!(indexes(&chunk.take(10, 1)), [5], "one that is too large still goes");
         assert_eq!(chunk.unfinished(), 10);
+    }
+
+    #[test]
+    fn half_of_what_has_not_begun_can_be_spared_unless_workers_have_died() {
+        let mut one = chunk(0..10);
+        let begun = one.take(3, 100);
+        assert_eq!(one.spare().ranges(), [Range(6, 10)]);
+        assert_eq!(one.unfinished(), 6);
+        assert_eq!(indexes(&one.take(100, 100)), [3, 4, 5]);
+        assert!(one.spare().is_empty(), "all has begun");
+        let mut last = chunk(0..1);
+        assert_eq!(last.spare().ranges(), [Range(0, 1)]);
+        assert!(last.is_drained() && last.unfinished() == 0);
+        let mut narrowed = chunk(0..4);
+        narrowed.narrow(begun);
+        assert!(narrowed.spare().is_empty());
+        let elements = (0..4).map(|index| Element { index, input: Bytes::new() }).collect();
+        let mut with_killer = Chunk::new(elements, BTreeMap::from([(3, 1)]), 2);
+        assert!(with_killer.spare().is_empty());
     }
 
     #[test]

@@ -19,7 +19,8 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::attempts::Attempts;
 use crate::held::Held;
@@ -33,6 +34,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of a report that is sent again from its beginning only if it must be.
 const LARGE: usize = 256 << 10;
+/// For how long the answer to a request for work is waited for that another one has superseded.
+const SUPERSEDED_LIMIT: Duration = Duration::from_secs(5);
 /// What a request that the server holds may take beyond the time for which it holds it.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -137,27 +140,33 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for leases, until the server has some or the wait of the request is over, or until
-    /// `superseded`: then the answer is nothing.
+    /// Waits for leases, until the server has some or the wait of the request is over. A request that
+    /// is `superseded` by another is not sent again, and its answer is waited for only for a moment:
+    /// the server answers it with nothing when the other one comes, unless leases were on their way.
     ///
     /// # Errors
     /// When the server refuses.
     pub async fn lease(
         &self,
         request: impl Fn() -> LeaseRequest,
-        superseded: impl Future<Output = ()>,
+        superseded: &CancellationToken,
     ) -> Result<Option<(Leases, Bytes)>, Problem> {
         let asking = self.persist("asking for work", Stay::No, || async {
+            if superseded.is_cancelled() {
+                return std::future::pending().await;
+            }
             let body = request();
             let path = self.path("/lease");
             let request = self.transport.request(Method::POST, &path).json(&body);
             transport::send(request, held_for(body.wait, MARGIN)).await
         });
-        // Once the head of an answer is here leases may follow: from there on it is read, not
-        // given up for a better request.
+        let given_up = async {
+            superseded.cancelled().await;
+            sleep(SUPERSEDED_LIMIT).await;
+        };
         let response = tokio::select! {
             response = asking => response?,
-            () = superseded => return Ok(None),
+            () = given_up => return Ok(None),
         };
         // An answer that breaks off is given again, because the leases in it are not listed as held.
         let Ok(sealed) = transport::body(response).await else { return Ok(None) };

@@ -76,6 +76,7 @@ impl Pulse {
 
     fn obey(&self, orders: &Orders) {
         self.held.revoke(&orders.revoked);
+        self.held.want(&orders.wanted);
         if orders.drain && !self.draining.is_cancelled() {
             tracing::info!("the server asks the agent to drain");
             self.draining.cancel();

@@ -2,9 +2,10 @@
 //! its own any more.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::LeaseId;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Leases from the moment they are received until everything of them is accepted or given back.
@@ -22,6 +23,7 @@ struct Leases {
 struct Tokens {
     revoked: CancellationToken,
     ended: CancellationToken,
+    wanted: Arc<Notify>,
 }
 
 /// One holding of a lease. The server may give a lease again that it has revoked; then the next
@@ -38,6 +40,11 @@ impl Holding {
     /// Cancelled when the lease is revoked.
     pub fn revoked(&self) -> &CancellationToken {
         &self.tokens.revoked
+    }
+
+    /// Waits until an idle slot elsewhere wants what has not begun of the lease.
+    pub async fn wanted(&self) {
+        self.tokens.wanted.notified().await;
     }
 
     /// Waits until no earlier holding of the lease runs or throws away outcomes.
@@ -75,6 +82,14 @@ impl Held {
             leases.held.remove(&holding.lease);
         }
         leases.ending.retain(|_, ended| !ended.is_cancelled());
+    }
+
+    /// Says of these leases that an idle slot elsewhere wants what has not begun.
+    pub fn want(&self, wanted: &[LeaseId]) {
+        let leases = self.lock();
+        for tokens in wanted.iter().filter_map(|lease| leases.held.get(lease)) {
+            tokens.wanted.notify_one();
+        }
     }
 
     /// Stops what runs of these leases.

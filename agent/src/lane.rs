@@ -123,7 +123,10 @@ impl Lane {
         let began = clock::now();
         let started_at = clock::unix_millis();
         match self.exchange(&batch, frame).await {
-            Ok(()) => self.pace.observe(batch.len(), clock::now() - began),
+            Ok(()) => {
+                self.pace.observe(batch.len(), clock::now() - began);
+                self.work.note_pace(self.slot, &self.pace);
+            }
             Err(Broken { death, done }) => {
                 let pid = self.worker.as_ref().map_or(0, Worker::pid);
                 let printed = self.lose_worker().await;

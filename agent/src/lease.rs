@@ -1,10 +1,11 @@
 //! The life of one lease on the agent: slots, inputs, lanes, and the end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use protocol::RangeSet;
 use protocol::agent::{Lease, Release, Released};
 use protocol::job::ElementError;
 use tokio_util::sync::CancellationToken;
@@ -61,15 +62,22 @@ impl Stop {
 pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
     let (id, stop) = (grant.lease.id, grant.stop.clone());
     let begun = tokio::select! {
-        begun = begin(&agent, &mut grant) => Some(begun),
+        begun = begin(&agent, &mut grant) => begun,
         () = agent.draining.cancelled() => None,
         () = stop.requested() => None,
     };
     let left = match begun {
         Some((work, claim)) => {
-            run_lanes(&work, &grant.lease, &claim, &stop).await;
-            // The slots are free for other leases while this one's last outcomes travel.
-            drop(claim);
+            let ended = CancellationToken::new();
+            let lanes = async {
+                run_lanes(&work, &grant.lease, &claim, &stop).await;
+                // The slots are free for other leases while this one's last outcomes travel.
+                drop(claim);
+                ended.cancel();
+            };
+            // The lease is held until the server knows which part of it is not: it would give that
+            // part again to an agent that does not list the lease.
+            tokio::join!(lanes, give_to_others(&agent, &grant, &work, &ended));
             let chunk = work.chunk();
             (chunk.unfinished() > 0).then(|| chunk.deaths().clone())
         }
@@ -82,23 +90,29 @@ pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
     if let Some(deaths) = left
         && !stop.revoked.is_cancelled()
     {
-        give_back(&agent, Released { id, deaths }).await;
+        give_back(&agent, Released::whole(id, deaths)).await;
     }
     agent.held.end(&grant.holding);
 }
 
 /// Waits for the lease's slots, environment and inputs, and for the end of what was revoked of it.
-async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
+/// `None`: it waited for a slot, and another agent has one.
+async fn begin(agent: &Agent, grant: &mut Grant) -> Option<(Arc<Work>, Claim)> {
     grant.holding.alone().await;
     let claim = match grant.claim.take() {
         Some(claim) => claim,
-        None => agent.slots.wait(grant.lease.slots).await,
+        None => tokio::select! {
+            biased;
+            claim = agent.slots.wait(grant.lease.slots) => claim,
+            () = grant.holding.wanted() => return None,
+        },
     };
     let (prepared, elements, failure) = match provide(agent, grant).await {
         Ok((prepared, elements)) => (prepared, elements, None),
         Err(error) => (None, without_inputs(&grant.lease), Some(error)),
     };
     let deaths = grant.lease.deaths.clone();
+    let is_one_slot = grant.lease.slots == 1;
     let work = Arc::new(Work {
         lease: grant.lease.id,
         job: Arc::clone(&grant.job),
@@ -106,6 +120,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
         elements: Elements::new(&grant.lease, &grant.job.spec.options),
         chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.options.retries)),
         draining: agent.draining.clone(),
+        slots: is_one_slot.then(|| Arc::clone(&agent.slots)),
         pool: Arc::clone(&agent.pool),
         outbox: Arc::clone(&agent.outbox),
         logs: Arc::clone(&agent.logs),
@@ -114,7 +129,33 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> (Arc<Work>, Claim) {
     if let Some(failure) = failure {
         work.fail(claim.slots()[0], failure);
     }
-    (work, claim)
+    Some((work, claim))
+}
+
+/// Gives part of a lease that runs to idle slots elsewhere, whenever one wants it, until the lease has
+/// `ended`. A chunk of a fixed size stays whole.
+async fn give_to_others(agent: &Agent, grant: &Grant, work: &Work, ended: &CancellationToken) {
+    let options = &grant.job.spec.options;
+    let is_fixed = options.chunk_size.is_some() || options.scheduling.is_some();
+    loop {
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => return,
+            () = grant.holding.wanted() => {}
+        }
+        let part = if is_fixed { RangeSet::default() } else { work.chunk().spare() };
+        if part.is_empty() {
+            continue;
+        }
+        let (lease, n) = (grant.lease.id, part.len());
+        let released = Released { part: Some(part), ..Released::whole(lease, BTreeMap::new()) };
+        match agent.client.release(&Release { leases: vec![released] }).await {
+            Ok(()) => tracing::debug!(%lease, elements = n, "given to others"),
+            // They stay in the lease at the server, which gives them again when the lease is held
+            // no more.
+            Err(problem) => tracing::warn!(%lease, %problem, "the server takes no part of a lease"),
+        }
+    }
 }
 
 /// All that must be there before the first element is run.

@@ -33,6 +33,11 @@ impl Pace {
         Self { size: 1, mean: None, target: bound.min(FRAME).as_secs_f64(), alone: false }
     }
 
+    /// How long an element takes, as far as that is known.
+    pub fn element(&self) -> Option<Duration> {
+        self.mean.map(Duration::from_secs_f64)
+    }
+
     /// How many elements to send next.
     pub fn size(&self) -> usize {
         if self.alone { 1 } else { self.size }

@@ -1,19 +1,25 @@
-//! Asks for work while slots are free: one request at a time, replaced by a better one when more
-//! slots become free while it waits.
+//! Asks for work while slots are free, or will be soon: one request at a time, superseded by a better
+//! one when more slots become free while it waits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use protocol::Problem;
 use protocol::agent::{Lease, LeaseRequest, Leases, Release, Released};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
 use crate::clock;
 use crate::inputs;
 use crate::lease::{self, Grant, Stop};
+use crate::slots::Demand;
 
 /// For how long the server may hold a request for work.
 const WAIT: Duration = Duration::from_secs(30);
@@ -39,47 +45,71 @@ pub async fn run(agent: &Arc<Agent>, leases: &TaskTracker) {
 /// After a request was given up that may have been answered: asks once for what the server believes
 /// to have granted, so that it is given back now and not only with the next request or at the end.
 async fn collect(agent: &Arc<Agent>, leases: &TaskTracker) {
-    let last = agent.client.lease(|| request(agent, 0, Duration::ZERO), std::future::pending());
+    let never = CancellationToken::new();
+    let nothing = Demand::default();
+    let last = agent.client.lease(|| request(agent, nothing, Duration::ZERO), &never);
     if let Ok(Ok(Some((granted, payload)))) = timeout(LAST_LIMIT, last).await {
         accept(agent, leases, granted, payload);
     }
 }
 
-fn request(agent: &Agent, free: u32, wait: Duration) -> LeaseRequest {
+fn request(agent: &Agent, demand: Demand, wait: Duration) -> LeaseRequest {
     LeaseRequest {
-        free,
+        free: demand.free,
+        ahead: demand.ahead,
         held: agent.held.ids(),
         known_jobs: agent.jobs.known(),
         wait: wait.as_secs_f64(),
     }
 }
 
+/// A request on its way.
+type Asking<'a> = BoxFuture<'a, Result<Option<(Leases, Bytes)>, Problem>>;
+
 async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
-    let mut free = agent.slots.watch();
+    let mut demand = agent.slots.demand();
     let respite = &agent.pool.respite;
+    // Requests that were superseded: the server answers them when it has the better one. To drop one
+    // would close its connection.
+    let mut earlier: FuturesUnordered<Asking<'_>> = FuturesUnordered::new();
     loop {
-        let Ok(asked) = free.wait_for(|free| *free > 0).await.map(|free| *free) else { return };
+        let Ok(asked) = demand.wait_for(|demand| demand.is_any()).await.map(|demand| *demand)
+        else {
+            return;
+        };
         if respite.is_on() {
             collect(agent, leases).await;
             respite.over().await;
             continue;
         }
         let began = clock::now();
-        let superseded = async {
+        let superseded = CancellationToken::new();
+        let mut asking = ask(agent, asked, superseded.clone());
+        let answer = loop {
             tokio::select! {
-                () = more_than(free.clone(), asked) => {}
-                () = respite.on() => {}
+                answer = &mut asking => break Some(answer),
+                Some(answer) = earlier.next() => {
+                    if let Ok(Some((granted, payload))) = answer {
+                        accept(agent, leases, granted, payload);
+                    }
+                }
+                () = more_than(demand.clone(), asked.free) => {
+                    superseded.cancel();
+                    earlier.push(asking);
+                    break None;
+                }
+                () = respite.on() => break None,
             }
         };
-        match agent.client.lease(|| request(agent, asked, WAIT), superseded).await {
-            Ok(Some((granted, payload))) => {
+        match answer {
+            Some(Ok(Some((granted, payload)))) => {
                 if granted.leases.is_empty() && clock::now() - began < PAUSE {
                     sleep(PAUSE).await;
                 }
                 accept(agent, leases, granted, payload);
             }
-            Ok(None) => {}
-            Err(problem) => {
+            None | Some(Ok(None)) => {}
+            Some(Err(problem)) => {
                 tracing::error!(%problem, "the server refuses to give work; asking again");
                 sleep(AFTER_REFUSAL).await;
             }
@@ -87,9 +117,13 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
     }
 }
 
+fn ask(agent: &Agent, asked: Demand, superseded: CancellationToken) -> Asking<'_> {
+    Box::pin(async move { agent.client.lease(|| request(agent, asked, WAIT), &superseded).await })
+}
+
 /// Waits until more slots are free than were asked for.
-async fn more_than(mut free: watch::Receiver<u32>, asked: u32) {
-    if free.wait_for(|free| *free > asked).await.is_err() {
+async fn more_than(mut demand: watch::Receiver<Demand>, asked: u32) {
+    if demand.wait_for(|demand| demand.free > asked).await.is_err() {
         std::future::pending::<()>().await;
     }
     sleep(BURST).await;
@@ -111,7 +145,7 @@ fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) 
     let Some(job) = agent.jobs.get(lease.job) else {
         tracing::error!(lease = %lease.id, job = %lease.job, "a lease of a job that was not sent");
         let agent = Arc::clone(agent);
-        let released = Released { id: lease.id, deaths: lease.deaths };
+        let released = Released::whole(lease.id, lease.deaths);
         leases.spawn(async move {
             agent.client.release(&Release { leases: vec![released] }).await.ok();
         });

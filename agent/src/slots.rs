@@ -1,16 +1,55 @@
-//! Which slots are free.
+//! Which slots are free, which leases wait for one, and how many the agent would have wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+/// Elements that take no longer are quick: a slot that runs such has its next lease fetched ahead, so
+/// that it does not wait for the way to the server and back. The server gives leases ahead only of
+/// elements that were measured to be as quick.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// The slots of an agent, numbered from 0.
 #[derive(Debug)]
 pub struct Slots {
     total: u32,
-    free: Mutex<BTreeSet<u32>>,
-    count: watch::Sender<u32>,
+    book: Mutex<Book>,
+    demand: watch::Sender<Demand>,
+}
+
+/// What the agent would be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Slots that have nothing to do.
+    pub free: u32,
+    /// Leases to hold beside, for slots that will soon have nothing to do.
+    pub ahead: u32,
+}
+
+impl Demand {
+    /// Whether there is any.
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    free: BTreeSet<u32>,
+    /// Those whose last elements were quick.
+    quick: BTreeSet<u32>,
+    /// Leases that wait for slots, in order.
+    waiting: VecDeque<Waiting>,
+    n_waited: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    count: usize,
+    claim: oneshot::Sender<Claim>,
 }
 
 /// Slots that are taken until this is dropped, in order.
@@ -23,47 +62,97 @@ pub struct Claim {
 impl Slots {
     /// This many slots, all free.
     pub fn new(total: u32) -> Arc<Self> {
-        let free = Mutex::new((0..total).collect());
-        Arc::new(Self { total, free, count: watch::Sender::new(total) })
+        let book = Book { free: (0..total).collect(), ..Book::default() };
+        let demand = watch::Sender::new(Demand { free: total, ahead: 0 });
+        Arc::new(Self { total, book: Mutex::new(book), demand })
     }
 
-    /// The number of free slots, to be waited on.
-    pub fn watch(&self) -> watch::Receiver<u32> {
-        self.count.subscribe()
+    /// What the agent would be given, to be waited on.
+    pub fn demand(&self) -> watch::Receiver<Demand> {
+        self.demand.subscribe()
     }
 
-    /// Takes the lowest `count` free slots, or none if there are fewer. No lease takes more slots
-    /// than there are.
+    /// Takes the lowest `count` free slots, or none if there are fewer or others wait for them. No
+    /// lease takes more slots than there are.
     pub fn claim(self: &Arc<Self>, count: u32) -> Option<Claim> {
-        let count = count.clamp(1, self.total) as usize;
-        let mut free = self.lock();
-        if free.len() < count {
+        let mut book = self.lock();
+        if !book.waiting.is_empty() {
             return None;
         }
-        let slots: Vec<u32> = free.iter().copied().take(count).collect();
-        free.retain(|slot| !slots.contains(slot));
-        self.tell(&free);
+        let slots = book.take(self.at_most_all(count))?;
+        self.tell(&book);
         Some(Claim { slots, book: Arc::clone(self) })
     }
 
-    /// Waits for so many free slots and takes them.
+    /// Waits for so many free slots and takes them. Who came first is served first.
     pub async fn wait(self: &Arc<Self>, count: u32) -> Claim {
-        let mut changes = self.watch();
-        loop {
-            if let Some(claim) = self.claim(count) {
-                return claim;
-            }
-            changes.changed().await.ok();
+        let (sender, claimed) = oneshot::channel();
+        let number = {
+            let mut book = self.lock();
+            book.n_waited += 1;
+            let number = book.n_waited;
+            let count = self.at_most_all(count);
+            book.waiting.push_back(Waiting { number, count, claim: sender });
+            self.serve(&mut book);
+            number
+        };
+        let _place = Place { slots: self, number };
+        match claimed.await {
+            Ok(claim) => claim,
+            // The sender stands in the queue until it is used, or its place is given up.
+            Err(_) => std::future::pending().await,
         }
     }
 
-    fn tell(&self, free: &BTreeSet<u32>) {
-        self.count.send_replace(u32::try_from(free.len()).unwrap_or(u32::MAX));
+    /// Notes how long an element takes in a slot.
+    pub fn note_pace(&self, slot: u32, element: Duration) {
+        let mut book = self.lock();
+        let has_changed =
+            if element <= QUICK { book.quick.insert(slot) } else { book.quick.remove(&slot) };
+        if has_changed {
+            self.tell(&book);
+        }
+    }
+
+    fn at_most_all(&self, count: u32) -> usize {
+        count.clamp(1, self.total.max(1)) as usize
+    }
+
+    /// Gives free slots to those who wait.
+    fn serve(self: &Arc<Self>, book: &mut Book) {
+        while let Some(first) = book.waiting.front() {
+            let Some(slots) = book.take(first.count) else { break };
+            let Some(first) = book.waiting.pop_front() else { break };
+            let claim = Claim { slots, book: Arc::clone(self) };
+            if let Err(mut unwanted) = first.claim.send(claim) {
+                book.free.extend(std::mem::take(&mut unwanted.slots));
+            }
+        }
+        self.tell(book);
+    }
+
+    fn tell(&self, book: &Book) {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let ahead = count(book.quick.len().saturating_sub(book.waiting.len()));
+        let now = Demand { free: count(book.free.len()), ahead };
+        self.demand.send_if_modified(|demand| std::mem::replace(demand, now) != now);
     }
 
     /// The lock is held for moments only and never while something is waited for.
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Takes the lowest `count` free slots, if there are so many.
+    fn take(&mut self, count: usize) -> Option<Vec<u32>> {
+        if self.free.len() < count {
+            return None;
+        }
+        let slots: Vec<u32> = self.free.iter().copied().take(count).collect();
+        self.free.retain(|slot| !slots.contains(slot));
+        Some(slots)
     }
 }
 
@@ -76,15 +165,41 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut free = self.book.lock();
-        free.extend(&self.slots);
-        self.book.tell(&free);
+        if self.slots.is_empty() {
+            return;
+        }
+        let mut book = self.book.lock();
+        book.free.extend(&self.slots);
+        self.book.serve(&mut book);
+    }
+}
+
+/// A place in the queue, left when whoever waits has its slots or waits no more.
+struct Place<'a> {
+    slots: &'a Arc<Slots>,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut book = self.slots.lock();
+        book.waiting.retain(|waiting| waiting.number != self.number);
+        // It may have been what held up those behind it.
+        self.slots.serve(&mut book);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    fn demand(slots: &Slots) -> (u32, u32) {
+        let demand = *slots.demand().borrow();
+        (demand.free, demand.ahead)
+    }
 
     #[test]
     fn claims_take_the_lowest_and_give_them_back() {
@@ -93,14 +208,73 @@ mod tests {
         let two = slots.claim(2).unwrap();
         assert_eq!((one.slots(), two.slots()), (&[0][..], &[1, 2][..]));
         assert!(slots.claim(2).is_none());
-        assert_eq!(*slots.watch().borrow(), 1);
+        assert_eq!(demand(&slots), (1, 0));
         drop(two);
-        assert_eq!(*slots.watch().borrow(), 3);
+        assert_eq!(demand(&slots), (3, 0));
         assert_eq!(slots.claim(2).unwrap().slots(), [1, 2]);
     }
 
     #[test]
     fn more_slots_than_there_are_means_all() {
         assert_eq!(Slots::new(2).claim(9).unwrap().slots(), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn who_came_first_is_served_first_however_many_slots_it_needs() {
+        let slots = Slots::new(2);
+        let claims = [slots.claim(1).unwrap(), slots.claim(1).unwrap()];
+        let (served, mut order) = mpsc::unbounded_channel();
+        let wait = |name, count| {
+            let (slots, served) = (Arc::clone(&slots), served.clone());
+            let waits = async move {
+                let claim = slots.wait(count).await;
+                served.send((name, claim)).unwrap();
+            };
+            let mut waits = Box::pin(waits);
+            // In the queue before the next one comes.
+            assert!((&mut waits).now_or_never().is_none());
+            tokio::spawn(waits);
+        };
+        wait("both", 2);
+        wait("one", 1);
+        let [first, second] = claims;
+        drop(first);
+        assert!(slots.claim(1).is_none(), "it would go past those who wait");
+        drop(second);
+        let (name, claim) = order.recv().await.unwrap();
+        assert_eq!((name, claim.slots()), ("both", &[0, 1][..]));
+        drop(claim);
+        assert_eq!(order.recv().await.unwrap().0, "one");
+    }
+
+    #[test]
+    fn who_waits_no_more_holds_nobody_up_and_keeps_no_slot() {
+        let slots = Slots::new(1);
+        let claim = slots.claim(1).unwrap();
+        let mut first = Box::pin(slots.wait(1));
+        let mut second = Box::pin(slots.wait(1));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(first);
+        drop(claim);
+        assert_eq!(demand(&slots).0, 0, "the second has it");
+        // Its slot was on its way to it.
+        drop(second);
+        assert_eq!(demand(&slots).0, 1);
+    }
+
+    #[test]
+    fn quick_slots_want_a_lease_ahead_each_and_those_that_wait_count() {
+        let slots = Slots::new(2);
+        let claims = [slots.claim(1).unwrap(), slots.claim(1).unwrap()];
+        slots.note_pace(0, Duration::from_millis(1));
+        slots.note_pace(1, QUICK);
+        assert_eq!(demand(&slots), (0, 2));
+        let mut waits = Box::pin(slots.wait(1));
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(demand(&slots), (0, 1));
+        slots.note_pace(0, QUICK * 2);
+        assert_eq!(demand(&slots), (0, 0));
+        drop(claims);
+        assert_eq!(demand(&slots), (1, 1), "it has its slot and waits no more");
     }
 }

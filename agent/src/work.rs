@@ -16,9 +16,11 @@ use crate::jobs::Job;
 use crate::logs::Logs;
 use crate::outbox::Outbox;
 use crate::output::Printed;
+use crate::pace::Pace;
 use crate::parcel::Finished;
 use crate::pool::WorkerPool;
 use crate::prepared::Environment;
+use crate::slots::Slots;
 use crate::tap::Tap;
 
 /// What all lanes of a lease share.
@@ -36,6 +38,8 @@ pub struct Work {
     pub chunk: Mutex<Chunk>,
     /// Cancelled when no further element is to be begun.
     pub draining: CancellationToken,
+    /// Where the agent notes how quick elements are, if its leases may wait for a slot.
+    pub slots: Option<Arc<Slots>>,
     /// Where workers come from.
     pub pool: Arc<WorkerPool>,
     /// Where outcomes go.
@@ -50,6 +54,13 @@ impl Work {
     /// The lock is held for moments only and never while something is waited for.
     pub fn chunk(&self) -> MutexGuard<'_, Chunk> {
         self.chunk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how quick the lease's elements are in a slot.
+    pub fn note_pace(&self, slot: u32, pace: &Pace) {
+        if let (Some(slots), Some(element)) = (&self.slots, pace.element()) {
+            slots.note_pace(slot, element);
+        }
     }
 
     /// A way to the log for a worker that runs this `source`.

@@ -6,16 +6,18 @@
 //! 2. While it has free slots it holds one **lease** request (`POST /v1/agents/{id}/lease`). The
 //!    server answers when there is work, or with nothing when the wait is over. The request lists
 //!    the leases that the agent holds: a lease that the server granted and the agent does not list
-//!    was lost with an answer, and is given again.
+//!    was lost with an answer, and is given again. While elements are quick it also asks for leases
+//!    *ahead*, one a slot, which wait on the agent: a slot that becomes free has its next chunk at
+//!    once, and the way to the server and back is hidden.
 //! 3. It runs the elements of each [`Lease`] and **reports** (`POST /v1/agents/{id}/report`)
 //!    [`Piece`]s of it, within a second of an element being finished, until nothing remains.
 //!    What elements, set-ups and `prepare` scripts print goes to **logs**
 //!    (`POST /v1/agents/{id}/logs`) while they run, for people who watch; reports do not rely on it.
 //! 4. All the while it holds a **heartbeat** (`POST /v1/agents/{id}/heartbeat`), which no user work
-//!    can block. It keeps every lease alive, and is answered at once when leases were revoked or
-//!    the agent is to drain.
-//! 5. It **releases** (`POST /v1/agents/{id}/release`) what it will not run, and **leaves**
-//!    (`DELETE /v1/agents/{id}`).
+//!    can block. It keeps every lease alive, and is answered at once when leases were revoked, the
+//!    agent is to drain, or an idle slot elsewhere *wants* of a lease what has not begun.
+//! 5. It **releases** (`POST /v1/agents/{id}/release`) what it will not run, or part of a lease that
+//!    another is to run, and **leaves** (`DELETE /v1/agents/{id}`).
 //!
 //! An agent that is killed leaves on its disk what it has finished and no server has accepted. The
 //! next agent there reports it, under the id and the leases of the dead one, before it leases
@@ -92,13 +94,16 @@ pub struct Registered {
 /// The agent asks for work.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
-    "free": 2, "held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"],
+    "free": 2, "ahead": 1, "held": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"],
     "known_jobs": ["019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42"], "wait": 30.0
 }))]
 #[serde(remote = "Self")]
 pub struct LeaseRequest {
     /// Slots that have nothing to do.
     pub free: u32,
+    /// Leases of one slot to hold beside, for slots that will soon have nothing to do.
+    #[serde(default)]
+    pub ahead: u32,
     /// Leases that the agent holds. What the server has granted beside these is given again.
     pub held: Vec<LeaseId>,
     /// Jobs whose [`JobSpec`] the agent has kept, so that it need not be sent again.
@@ -436,12 +441,19 @@ pub struct Heartbeat {
 
 /// The server's answer to [`Heartbeat`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[schema(example = json!({"revoked": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"], "drain": false}))]
+#[schema(example = json!({
+    "revoked": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f"], "drain": false,
+    "wanted": ["019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e10"]
+}))]
 pub struct Orders {
     /// Leases to stop at once: their job was cancelled or has failed, or they were leased anew.
     pub revoked: Vec<LeaseId>,
     /// Whether the agent is to finish what it holds and take nothing new.
     pub drain: bool,
+    /// Leases of which a slot that has nothing to do could run something: the agent releases what it
+    /// can spare of them, if there is anything. Said once; who has nothing to spare says nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<LeaseId>,
 }
 
 /// The agent gives back what it will not run.
@@ -449,13 +461,15 @@ pub struct Orders {
 #[schema(example = json!({"leases": [{"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}]}))]
 #[serde(remote = "Self")]
 pub struct Release {
-    /// The leases, whole as they remain.
+    /// The leases.
     pub leases: Vec<Released>,
 }
 
-/// One lease given back.
+/// One lease given back, whole as it remains or in part.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[schema(example = json!({"id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {"41": 1}}))]
+#[schema(example = json!({
+    "id": "019aab1f-0a2b-7c3d-9e4f-5a6b7c8d9e0f", "deaths": {}, "part": [[48, 56]]
+}))]
 #[serde(remote = "Self")]
 pub struct Released {
     /// The lease.
@@ -464,4 +478,14 @@ pub struct Released {
     /// earlier ones.
     #[serde(default)]
     pub deaths: BTreeMap<u64, u32>,
+    /// Only these elements, none of which has begun: the rest goes on. None: all that remains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<RangeSet>,
+}
+
+impl Released {
+    /// All that remains of a lease, given back with the deaths that its elements have caused.
+    pub fn whole(id: LeaseId, deaths: BTreeMap<u64, u32>) -> Self {
+        Self { id, deaths, part: None }
+    }
 }

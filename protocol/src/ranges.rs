@@ -100,6 +100,15 @@ impl RangeSet {
         self.0 = ranges;
     }
 
+    /// Splits off the elements that are also in `other` and leaves the rest.
+    pub fn take_common(&mut self, other: &Self) -> Self {
+        let before = self.clone();
+        other.0.iter().for_each(|&range| self.remove(range));
+        let mut common = before;
+        self.0.iter().for_each(|&range| common.remove(range));
+        common
+    }
+
     /// Splits off the first `n` elements and leaves the rest.
     pub fn take(&mut self, n: u64) -> Self {
         let mut taken = Vec::new();
@@ -145,6 +154,16 @@ mod tests {
         assert_eq!(cut, set(&[(0, 3), (5, 10)]));
         assert!(cut.contains(Range(5, 10)));
         assert!(!cut.contains(Range(2, 4)));
+    }
+
+    #[test]
+    fn what_is_common_is_taken_whatever_the_other_holds() {
+        let mut own = set(&[(0, 3), (5, 10)]);
+        let other = RangeSet(vec![Range(8, 20), Range(2, 6), Range(9, 9)]);
+        assert_eq!(own.take_common(&other), set(&[(2, 3), (5, 6), (8, 10)]));
+        assert_eq!(own, set(&[(0, 2), (6, 8)]));
+        assert!(own.take_common(&set(&[(20, 30)])).is_empty());
+        assert_eq!(own, set(&[(0, 2), (6, 8)]));
     }
 
     #[test]

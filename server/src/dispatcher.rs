@@ -5,6 +5,10 @@
 //! the waiting: a server that is killed loses nothing but open connections. Of several servers on one
 //! database each serves the agents that wait at it; their transactions follow one another, so that
 //! none gives what another has given.
+//!
+//! For slots that are still free after a round busy agents are asked for what they have not begun.
+//! Agents that wait only for leases ahead are looked at once, when they come: whoever has a slot to
+//! fill asks again, and ten thousand busy agents must not be gone through for each that is idle.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +18,10 @@ use protocol::{AgentId, JobId, LeaseId};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::asks::Asks;
 use crate::clock::{Clock, Millis};
-use crate::scheduler::assign::{Agent, Assignment, assign};
+use crate::scheduler::assign::{Agent, Assignment, Job, assign};
+use crate::scheduler::takeover::{Spare, take_over};
 use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
@@ -29,6 +35,9 @@ const MAX_JOBS: u32 = 64;
 /// Agents that one transaction serves at the most.
 const MAX_AGENTS: usize = 256;
 
+/// Leases that one transaction looks at for what others could take over.
+const MAX_SPARES: usize = 256;
+
 /// How long a round waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
@@ -40,6 +49,7 @@ pub struct Dispatcher {
     waiting: Arc<Mutex<Waiting>>,
     work: Arc<Notify>,
     job_watchers: Arc<Watchers<JobId>>,
+    asks: Arc<Asks>,
     /// Tells the other servers of the database.
     outbound: Option<Arc<Outbound>>,
     /// Held for writing by a round, for reading by an agent that arrives.
@@ -57,6 +67,8 @@ struct Waiting {
 struct Waiter {
     agent: Agent,
     arrival: u64,
+    /// A round has served it.
+    is_served: bool,
     answer: oneshot::Sender<Vec<Grant>>,
 }
 
@@ -66,10 +78,11 @@ impl Dispatcher {
         store: Store,
         clock: Arc<Clock>,
         job_watchers: Arc<Watchers<JobId>>,
+        asks: Arc<Asks>,
         outbound: Option<Arc<Outbound>>,
     ) -> Self {
         let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
-        Self { store, clock, waiting, work, job_watchers, outbound, rounds }
+        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds }
     }
 
     /// Says that there may be something to give, at any server: a job was submitted, a range came
@@ -127,7 +140,7 @@ impl Dispatcher {
             if !lost.is_empty() {
                 return Ok(lost);
             }
-            self.take_place(Waiter { agent, arrival: 0, answer })
+            self.take_place(Waiter { agent, arrival: 0, is_served: false, answer })
         };
         self.wake_here();
         match tokio::time::timeout(wait, answered).await {
@@ -193,26 +206,32 @@ impl Dispatcher {
             }
             served = last;
             let now = self.clock.now();
+            let asked = self.asks.recent(now);
             let decided = self
                 .store
-                .write(move |tx| Box::pin(async move { decide(tx, agents, now).await }))
+                .write(move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }))
                 .await?;
-            let Some(grants) = decided else { return Ok(()) };
-            for grant in &grants {
+            let Some(decided) = decided else { return Ok(()) };
+            for grant in &decided.grants {
                 self.job_watchers.wake(&grant.job);
             }
-            self.answer(grants);
+            self.answer(decided.grants);
+            self.asks.ask(&decided.wanted, now);
         }
     }
 
     /// Agents that wait and came after arrival number `after`, and the number of the last of them.
+    /// Those with no free slot are served once.
     fn arrived_after(&self, after: u64) -> (Vec<Agent>, u64) {
-        let waiting = self.waiting();
-        let mut waiters: Vec<&Waiter> =
-            waiting.agents.values().filter(|waiter| waiter.arrival > after).collect();
+        let mut waiting = self.waiting();
+        let is_due = |waiter: &&mut Waiter| {
+            waiter.arrival > after && (waiter.agent.free > 0 || !waiter.is_served)
+        };
+        let mut waiters: Vec<&mut Waiter> = waiting.agents.values_mut().filter(is_due).collect();
         waiters.sort_unstable_by_key(|waiter| waiter.arrival);
         waiters.truncate(MAX_AGENTS);
         let last = waiters.last().map_or(after, |waiter| waiter.arrival);
+        waiters.iter_mut().for_each(|waiter| waiter.is_served = true);
         (waiters.into_iter().map(|waiter| waiter.agent.clone()).collect(), last)
     }
 
@@ -251,31 +270,91 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Gives work to `agents`, inside a transaction. `None`: there is nothing to give to anybody.
+/// What a round comes to.
+#[derive(Debug, Default)]
+pub struct Decided {
+    /// Leases that were granted.
+    pub grants: Vec<Grant>,
+    /// Leases of which slots that are still free could run something.
+    pub wanted: Vec<Spare>,
+}
+
+/// Gives work to `agents`, inside a transaction, and finds what else could be taken over, of leases that
+/// are not in `asked`. `None`: there is nothing for anybody.
+///
+/// # Errors
+/// The database's.
 pub async fn decide(
     tx: &mut Tx<'_>,
     agents: Vec<Agent>,
+    asked: &HashSet<LeaseId>,
     now: Millis,
-) -> Result<Option<Vec<Grant>>, StoreError> {
-    let free: u32 = agents.iter().map(|agent| agent.free).sum();
-    let Some(mut walk) = Walk::start(tx, free.clamp(1, MAX_JOBS)).await? else { return Ok(None) };
+) -> Result<Option<Decided>, StoreError> {
+    let wanted: u32 = agents.iter().map(|agent| agent.free + agent.ahead).sum();
+    let walk = Walk::start(tx, wanted.clamp(1, MAX_JOBS)).await?;
+    let has_free_slots = |agents: &[Agent]| agents.iter().any(|agent| agent.free > 0);
+    let spares = if has_free_slots(&agents) {
+        leases::spares(tx, asked, MAX_SPARES).await?
+    } else {
+        Vec::new()
+    };
+    if walk.is_none() && spares.is_empty() {
+        return Ok(None);
+    }
     let cluster_slots = agents::live_slots(tx).await?;
     let mut agents = live(tx, agents).await?;
+    let mut decided = Decided::default();
+    if let Some(walk) = walk {
+        decided.grants = grant(tx, walk, &mut agents, cluster_slots, now).await?;
+    }
+    if !spares.is_empty() && has_free_slots(&agents) {
+        let jobs = jobs_of(tx, &spares, cluster_slots).await?;
+        decided.wanted = take_over(&agents, &jobs, spares);
+    }
+    Ok(Some(decided))
+}
+
+/// Grants what is runnable to the free slots of `agents`, and leases ahead.
+async fn grant(
+    tx: &mut Tx<'_>,
+    mut walk: Walk,
+    agents: &mut [Agent],
+    cluster_slots: u64,
+    now: Millis,
+) -> Result<Vec<Grant>, StoreError> {
     let mut owners = runnable::slots_by_owner(tx).await?;
     let mut grants = Vec::new();
-    // Jobs that none of these agents can run must not hold up those behind them.
-    while agents.iter().any(|agent| agent.free > 0) {
+    loop {
         let jobs = walk.next(tx, cluster_slots).await?;
         if jobs.is_empty() {
             break;
         }
         let chunks: HashMap<_, _> =
             jobs.iter().filter_map(|job| job.chunk.map(|chunk| (job.id, chunk))).collect();
-        let assignments = assign(jobs, &mut agents, &mut owners, cluster_slots);
+        let assignments = assign(jobs, agents, &mut owners, cluster_slots);
         fix_chunks(tx, &assignments, &chunks).await?;
         grants.extend(leases::grant_all(tx, assignments, now).await?);
+        // Jobs that none of these agents can run must not hold up those behind them; but what is
+        // ahead of all slots is not worth a walk through all jobs.
+        if agents.iter().all(|agent| agent.free == 0) {
+            break;
+        }
+        agents.iter_mut().for_each(|agent| agent.ahead = 0);
     }
-    Ok(Some(grants))
+    Ok(grants)
+}
+
+/// The jobs of `spares`.
+async fn jobs_of(
+    tx: &mut Tx<'_>,
+    spares: &[Spare],
+    cluster_slots: u64,
+) -> Result<HashMap<JobId, Job>, StoreError> {
+    let mut ids: Vec<JobId> = spares.iter().map(|spare| spare.job).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let jobs = runnable::of(tx, &ids, cluster_slots).await?;
+    Ok(jobs.into_iter().map(|job| (job.id, job)).collect())
 }
 
 /// Those of `agents` that still live, with the memory that they have left: one that was lost while

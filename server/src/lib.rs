@@ -4,6 +4,7 @@
 //! `http` parses, asks and answers. The `dispatcher` matches waiting agents with runnable jobs in
 //! rounds; what goes where is decided by the pure `scheduler`; `store` holds all SQL.
 
+mod asks;
 mod backup;
 mod blobs;
 mod block;
@@ -63,6 +64,7 @@ pub use token::{TOKEN_FILE, TokenError};
 
 use protocol::rights::{Role, TokenState};
 
+use asks::Asks;
 use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
@@ -163,13 +165,17 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     warn_unless_admin(&store, &clock, &admin_hash).await?;
     let outbound = store.shared().map(|_| Arc::new(Outbound::new()));
     let job_watchers = Arc::new(Watchers::of(Topic::Moved, outbound.as_ref()));
+    let agent_watchers = Arc::new(Watchers::of(Topic::Ordered, outbound.as_ref()));
+    let asks = Arc::new(Asks::new(Arc::clone(&agent_watchers), outbound.clone()));
     Ok(AppState {
         dispatcher: Dispatcher::new(
             store.clone(),
             Arc::clone(&clock),
             Arc::clone(&job_watchers),
+            Arc::clone(&asks),
             outbound.clone(),
         ),
+        asks,
         limits: Arc::new(Limits::new(config.settings.limits.clone(), vec![data, blobs_folder])),
         config: Arc::new(config),
         store,
@@ -180,7 +186,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         end_watchers: Arc::new(Watchers::of(Topic::Ended, outbound.as_ref())),
         log_watchers: Arc::new(Watchers::of(Topic::Said, outbound.as_ref())),
         metrics: Arc::default(),
-        agent_watchers: Arc::new(Watchers::of(Topic::Ordered, outbound.as_ref())),
+        agent_watchers,
         agents_changed: Arc::default(),
         outbound,
         deleted: Arc::default(),

@@ -71,10 +71,11 @@ fn orders_for(standing: &Standing, heartbeat: &Heartbeat) -> Orders {
     Orders {
         revoked: heartbeat.held.iter().filter(is_revoked).copied().collect(),
         drain: standing.state == AgentState::Draining && !heartbeat.draining,
+        wanted: Vec::new(),
     }
 }
 
-/// An agent gives back what it will not run. Says whose elements these are.
+/// An agent gives back what it will not run, or what another can run sooner. Says whose elements these are.
 ///
 /// # Errors
 /// The database's.
@@ -97,7 +98,7 @@ pub async fn release(
 pub async fn leave(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<JobId>, StoreError> {
     let held = leases::ids_of_agent(tx, agent).await?;
     let given: Vec<Released> =
-        held.into_iter().map(|id| Released { id, deaths: BTreeMap::new() }).collect();
+        held.into_iter().map(|id| Released::whole(id, BTreeMap::new())).collect();
     let jobs = release(tx, agent, &given).await?;
     agents::set_state(tx, agent, AgentState::Gone).await?;
     Ok(jobs)

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::{AgentId, JobId};
+use protocol::{AgentId, JobId, LeaseId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub enum Topic {
     Ended,
     /// A job has said something.
     Said,
+    /// A slot that has nothing to do could run something of a lease.
+    Wanted,
     /// There are orders for an agent.
     Ordered,
     /// An agent waits for work at the server that says so, and nowhere else.
@@ -217,6 +219,9 @@ fn wake(state: &AppState, note: &Note) {
 
 fn wake_one(state: &AppState, topic: Topic, id: &str) {
     let (job, agent) = (id.parse::<JobId>().ok(), id.parse::<AgentId>().ok());
+    if let (Topic::Wanted, Ok(lease)) = (topic, id.parse::<LeaseId>()) {
+        state.asks.heard(lease, state.clock.now());
+    }
     match (topic, job, agent) {
         (Topic::Moved, Some(job), _) => state.job_watchers.wake_here(&job),
         (Topic::Ended, Some(job), _) => state.end_watchers.wake_here(&job),

@@ -6,6 +6,7 @@ use protocol::{AgentId, JobId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::asks::Asks;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub struct AppState {
     pub clock: Arc<Clock>,
     /// Gives work to agents.
     pub dispatcher: Dispatcher,
+    /// What is asked of busy agents for idle ones.
+    pub asks: Arc<Asks>,
     /// Who may call.
     pub tokens: Arc<Tokens>,
     /// Clients that wait for a job to move at all.

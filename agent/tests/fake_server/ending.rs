@@ -73,7 +73,7 @@ async fn a_drained_agent_finishes_what_is_in_flight_and_gives_back_the_rest() {
 #[tokio::test]
 async fn the_server_can_ask_an_agent_to_drain() {
     drain(|server, _| {
-        server.change(|record| record.orders = Orders { revoked: Vec::new(), drain: true });
+        server.change(|record| record.orders = Orders { drain: true, ..Orders::default() });
     })
     .await;
 }

@@ -14,6 +14,7 @@ mod record;
 mod running;
 mod server;
 mod several;
+mod sharing;
 mod spoiling;
 mod spooling;
 mod watching;

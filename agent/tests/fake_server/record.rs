@@ -13,6 +13,8 @@ use protocol::{AgentId, DatabaseId, JobId, LeaseId, RangeSet, envelope};
 pub struct Record {
     pub registers: Vec<Register>,
     pub lease_requests: Vec<LeaseRequest>,
+    /// Requests for work whose answer was sent.
+    pub answered_leases: usize,
     pub heartbeats: Vec<Heartbeat>,
     pub reports: Vec<(Report, Vec<u8>)>,
     pub logs: Vec<Logs>,
@@ -53,6 +55,7 @@ impl Default for Record {
         Self {
             registers: Vec::new(),
             lease_requests: Vec::new(),
+            answered_leases: 0,
             heartbeats: Vec::new(),
             reports: Vec::new(),
             logs: Vec::new(),
@@ -119,6 +122,16 @@ impl Record {
         let lost = std::mem::take(&mut self.lost_meanwhile);
         self.granted.retain(|grant| !lost.contains(&grant.lease.id));
         register.leases.iter().filter(|lease| lost.contains(lease)).copied().collect()
+    }
+
+    /// Takes back leases, and parts of such, which others are to run.
+    pub fn take_back(&mut self, released: Vec<Released>) {
+        for one in &released {
+            if let (Some(part), Some(remaining)) = (&one.part, self.remaining.get_mut(&one.id)) {
+                remaining.take_common(part);
+            }
+        }
+        self.released.extend(released);
     }
 
     /// From now on a lease is good only for the elements that are given here.
@@ -198,7 +211,7 @@ impl Record {
         for grant in std::mem::take(&mut self.granted) {
             let id = grant.lease.id;
             let is_over = self.remaining[&id].is_empty()
-                || self.released.iter().any(|released| released.id == id);
+                || self.released.iter().any(|one| one.id == id && one.part.is_none());
             if !held.contains(&id) && !is_over {
                 self.grants.push_back(grant);
             } else {

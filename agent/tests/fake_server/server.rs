@@ -294,7 +294,9 @@ async fn lease(State(app): App, Json(request): Json<LeaseRequest>) -> Response {
             let replaced = record.lease_requests.len() > number;
             if replaced { Some(nothing()) } else { record.next_leases(&request) }
         });
+        // Not reached by a request whose connection was closed.
         let answer = answer.await.unwrap_or_else(nothing);
+        app.change(|record| record.answered_leases += 1);
         if app.change(|record| std::mem::take(&mut record.loses_next_lease)) {
             return broken_off();
         }
@@ -363,7 +365,7 @@ async fn logs(State(app): App, Json(logs): Json<Logs>) -> Response {
 }
 
 async fn release(State(app): App, Json(release): Json<Release>) -> Response {
-    app.change(|record| record.released.extend(release.leases));
+    app.change(|record| record.take_back(release.leases));
     StatusCode::NO_CONTENT.into_response()
 }
 

@@ -176,7 +176,7 @@ async fn wait_for_work(
     request: &LeaseRequest,
 ) -> Result<Vec<Grant>, ApiError> {
     let wait = hold(request.wait)?;
-    if agent.state != AgentState::Live || request.free == 0 {
+    if agent.state != AgentState::Live || request.free == 0 && request.ahead == 0 {
         let lost = state.dispatcher.lost(agent.id, &request.held).await?;
         if !lost.is_empty() {
             return Ok(lost);
@@ -191,6 +191,7 @@ async fn wait_for_work(
     let waiting = Agent {
         id: agent.id,
         free: request.free.min(agent.slots),
+        ahead: request.ahead.min(agent.slots),
         slots: agent.slots,
         memory: agent.memory,
         free_memory: agent.memory,
@@ -347,6 +348,7 @@ pub async fn heartbeat(
         })
     });
     let orders = stayed.await?.ok_or(ApiError::UnknownAgent)?;
+    let orders = with_asks(&state, &heartbeat, orders);
     if orders == Orders::default() {
         // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that
         // was granted since is not on its list. The next heartbeat comes at once and has it.
@@ -370,7 +372,12 @@ async fn orders_for(
         .store
         .query(move |tx| Box::pin(async move { presence::orders(tx, agent, &sent).await }))
         .await?;
-    orders.ok_or(ApiError::UnknownAgent)
+    let orders = orders.ok_or(ApiError::UnknownAgent)?;
+    Ok(with_asks(state, heartbeat, orders))
+}
+
+fn with_asks(state: &AppState, heartbeat: &Heartbeat, orders: Orders) -> Orders {
+    Orders { wanted: state.asks.take(&heartbeat.held, state.clock.now()), ..orders }
 }
 
 fn lease_millis(state: &AppState) -> i64 {

@@ -5,7 +5,13 @@
 //! spreads over agents before it fills one. A job that needs more free slots than any agent has
 //! keeps the best agent's free slots for itself, so that small jobs cannot hold it up for ever; so
 //! does one that needs more memory than is free, with the memory.
+//!
+//! When the free slots have got what there is, agents get leases *ahead*: chunks that wait on the
+//! agent for a slot, so that the way to the server and back is hidden. Only of elements that were
+//! measured and are quick, because a lease ahead hides milliseconds and is held while others could
+//! run it; and only while one element is left for every slot elsewhere.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use protocol::job::{Runtime, Slots};
@@ -84,6 +90,8 @@ pub struct Agent {
     pub id: AgentId,
     /// Slots that have nothing to do.
     pub free: u32,
+    /// Leases of one slot that it would hold beside.
+    pub ahead: u32,
     /// Slots in all.
     pub slots: u32,
     /// Bytes of memory in all.
@@ -117,10 +125,12 @@ pub struct Assignment {
     pub width: u32,
     /// Bytes of memory that these may use together.
     pub memory: u64,
+    /// Elements of it that another slot may ask for, as long as they have not begun.
+    pub spare: u64,
 }
 
 /// Gives elements of `jobs` to the free slots of `agents`, which become fewer: those that were
-/// given, and those that are kept for a job that needs more of them.
+/// given, and those that are kept for a job that needs more of them. Then leases ahead.
 ///
 /// `owners` are the slots at work by owner, `cluster_slots` those of all live agents: chunks are
 /// sized for what shares the work, not only for who waits at the moment.
@@ -132,43 +142,105 @@ pub fn assign(
 ) -> Vec<Assignment> {
     let mut assignments = Vec::new();
     jobs.retain(|job| !is_exhausted(job));
+    let mut open: Vec<usize> = (0..jobs.len()).collect();
     while agents.iter().any(|agent| agent.free > 0) {
-        let Some(next) = next_job(&jobs, owners) else { break };
+        let Some(next) = next_job(&jobs, &open, owners) else { break };
         let job = &mut jobs[next];
         match place(job, agents) {
             Place::On { agent, slots, width } => {
-                let assignment = cut(job, &agents[agent], slots, width, cluster_slots);
-                agents[agent].free -= slots;
-                agents[agent].free_memory -= assignment.memory;
-                *owners.entry(job.owner.clone()).or_default() += u64::from(slots);
-                *job.usage.entry(agents[agent].id).or_default() += slots;
-                if is_suspect(assignment.lost) {
-                    job.suspects_on.insert(agents[agent].id);
-                }
+                let agent = &mut agents[agent];
+                let assignment = cut(job, agent, slots, width, cluster_slots);
+                agent.free -= slots;
+                note(&assignment, job, agent, owners);
                 assignments.push(assignment);
-                if is_exhausted(&jobs[next]) {
-                    jobs.swap_remove(next);
+                if is_exhausted(job) {
+                    open.retain(|&i| i != next);
                 }
             }
             Place::ReserveSlots { agent } => {
                 agents[agent].free = 0;
-                jobs.swap_remove(next);
+                agents[agent].ahead = 0;
+                open.retain(|&i| i != next);
             }
             Place::ReserveMemory { agent } => {
                 agents[agent].free_memory = 0;
-                jobs.swap_remove(next);
+                open.retain(|&i| i != next);
             }
-            Place::Nowhere => {
-                jobs.swap_remove(next);
-            }
+            Place::Nowhere => open.retain(|&i| i != next),
         }
+    }
+    assignments.extend(assign_ahead(&mut jobs, agents, owners, cluster_slots));
+    assignments
+}
+
+/// Gives leases ahead of quick elements.
+fn assign_ahead(
+    jobs: &mut [Job],
+    agents: &mut [Agent],
+    owners: &mut HashMap<String, u64>,
+    cluster_slots: u64,
+) -> Vec<Assignment> {
+    let mut assignments = Vec::new();
+    let mut open: Vec<usize> = (0..jobs.len()).collect();
+    while agents.iter().any(|agent| agent.ahead > 0) {
+        let Some(next) = next_job(jobs, &open, owners) else { break };
+        let job = &mut jobs[next];
+        let may_wait_on = |agent: &Agent| {
+            agent.ahead > 0 && may_be_ahead(job, agent, cluster_slots) && may_use(job, agent, 1)
+        };
+        let candidates = agents.iter_mut().filter(|agent| may_wait_on(agent));
+        let Some(agent) = candidates.max_by_key(|agent| (agent.ahead, Reverse(agent.id))) else {
+            open.retain(|&i| i != next);
+            continue;
+        };
+        let mut assignment = cut(job, agent, 1, 1, cluster_slots);
+        assignment.spare = assignment.ranges.len();
+        agent.ahead -= 1;
+        note(&assignment, job, agent, owners);
+        assignments.push(assignment);
     }
     assignments
 }
 
-fn next_job(jobs: &[Job], owners: &HashMap<String, u64>) -> Option<usize> {
+/// Notes what an assignment takes.
+fn note(
+    assignment: &Assignment,
+    job: &mut Job,
+    agent: &mut Agent,
+    owners: &mut HashMap<String, u64>,
+) {
+    agent.free_memory -= assignment.memory;
+    *owners.entry(job.owner.clone()).or_default() += u64::from(assignment.slots);
+    *job.usage.entry(agent.id).or_default() += assignment.slots;
+    if is_suspect(assignment.lost) {
+        job.suspects_on.insert(agent.id);
+    }
+}
+
+/// Whether the job's next chunk may wait on `agent` for a slot.
+fn may_be_ahead(job: &Job, agent: &Agent, cluster_slots: u64) -> bool {
+    let elsewhere = cluster_slots.saturating_sub(agent.slots.into());
+    let n_left = n_left(job);
+    let was_lost = job.returned.first().is_some_and(|returned| returned.lost > 0);
+    n_left > elsewhere
+        && !was_lost
+        && !job.placement.nested
+        && job.slots == Slots::Count(1)
+        && size_on(job, agent) == Some((1, 1))
+        && memory_of(job, 1) <= agent.free_memory
+        && chunking::is_quick(job.measured, chunk_size(job, agent, 1, cluster_slots).min(n_left))
+}
+
+/// The next job to get something, of those that are `open`.
+fn next_job(jobs: &[Job], open: &[usize], owners: &HashMap<String, u64>) -> Option<usize> {
     let at_work = |job: &Job| owners.get(&job.owner).copied().unwrap_or(0);
-    (0..jobs.len()).min_by_key(|&i| (-i64::from(jobs[i].priority), at_work(&jobs[i]), jobs[i].id))
+    let order = |&&i: &&usize| (-i64::from(jobs[i].priority), at_work(&jobs[i]), jobs[i].id);
+    open.iter().min_by_key(order).copied()
+}
+
+/// Elements that can be leased.
+fn n_left(job: &Job) -> u64 {
+    job.total - job.cursor + job.returned.iter().map(|r| r.ranges.len()).sum::<u64>()
 }
 
 fn is_exhausted(job: &Job) -> bool {
@@ -205,8 +277,7 @@ fn place(job: &Job, agents: &[Agent]) -> Place {
         .filter(|(_, agent)| agent.free > 0)
         .filter_map(|(i, agent)| fits(agent).map(|(slots, width)| (i, slots, width)))
         .collect();
-    let most_free =
-        |&(i, _, _): &(usize, u32, u32)| (agents[i].free, std::cmp::Reverse(agents[i].id));
+    let most_free = |&(i, _, _): &(usize, u32, u32)| (agents[i].free, Reverse(agents[i].id));
     let (in_memory, too_large): (Vec<_>, Vec<_>) = candidates
         .into_iter()
         .partition(|&(i, _, width)| memory_of(job, width) <= agents[i].free_memory);
@@ -220,7 +291,7 @@ fn place(job: &Job, agents: &[Agent]) -> Place {
     // Memory that its own elements use comes back to it without being kept.
     let is_at_work_on = |i: usize| job.usage.get(&agents[i].id).is_some_and(|&slots| slots > 0);
     let held_up = too_large.iter().map(|&(i, ..)| i).filter(|&i| !is_at_work_on(i));
-    match held_up.max_by_key(|&i| (agents[i].free_memory, std::cmp::Reverse(agents[i].id))) {
+    match held_up.max_by_key(|&i| (agents[i].free_memory, Reverse(agents[i].id))) {
         Some(agent) => Place::ReserveMemory { agent },
         None => Place::Nowhere,
     }
@@ -266,6 +337,16 @@ pub fn is_suspect(lost: u32) -> bool {
     lost >= lease::SUSPECT_AFTER_LOST
 }
 
+/// Whether an element of the job could run on a free slot of `agent` now.
+pub fn has_room_for(job: &Job, agent: &Agent) -> bool {
+    let fits = |(slots, width)| {
+        slots <= agent.free
+            && memory_of(job, width) <= agent.free_memory
+            && may_use(job, agent, slots)
+    };
+    size_on(job, agent).is_some_and(fits)
+}
+
 /// Whether the plan's bounds, and what it may be guilty of, let the job take `slots` more on `agent`.
 fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
     let next = job.returned.first();
@@ -289,16 +370,14 @@ fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
 /// Takes the next chunk out of `job`.
 fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64) -> Assignment {
     let whole = job.placement.nested || job.chunk.is_some();
-    let left = job.total - job.cursor + job.returned.iter().map(|r| r.ranges.len()).sum::<u64>();
-    let sharing = cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
-    let n = job.chunk.unwrap_or_else(|| {
-        chunking::adaptive(job.measured, left, sharing.max(1), job.element_bytes)
-    });
+    let n = chunk_size(job, agent, slots, cluster_slots);
     let chunk = if job.returned.is_empty() {
         Chunk { ranges: RangeSet::from_range(take_new(job, n)), from: None, attempt: 0, lost: 0 }
     } else {
         take_returned(job, n, whole)
     };
+    let divisible = !whole && chunk.lost == 0;
+    let spare = if divisible { chunk.ranges.len().saturating_sub(width.into()) } else { 0 };
     Assignment {
         agent: agent.id,
         job: job.id,
@@ -309,7 +388,16 @@ fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64)
         slots,
         width,
         memory: memory_of(job, width),
+        spare,
     }
+}
+
+/// Elements that the job's next chunk takes on `agent`, if so many are left.
+fn chunk_size(job: &Job, agent: &Agent, slots: u32, cluster_slots: u64) -> u64 {
+    let sharing = cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
+    job.chunk.unwrap_or_else(|| {
+        chunking::adaptive(job.measured, n_left(job), sharing.max(1), job.element_bytes)
+    })
 }
 
 struct Chunk {

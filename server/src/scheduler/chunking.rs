@@ -46,6 +46,13 @@ pub fn adaptive(measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
     by_time.min(by_share).min(by_evidence).min(by_bytes).max(1)
 }
 
+/// Whether `n` elements were measured to take no longer than a lease is to hold: the way to the
+/// server and back is worth hiding behind them.
+pub fn is_quick(measured: Measured, n: u64) -> bool {
+    let mean = measured.seconds / measured.elements as f64;
+    measured.elements > 0 && mean * n as f64 <= TARGET_SECONDS
+}
+
 /// The fixed size that furrr's `scheduling` means: `total` elements in `scheduling` chunks a slot.
 pub fn from_scheduling(scheduling: f64, total: u64, slots: u64) -> u64 {
     let chunks = (scheduling * slots.max(1) as f64).round().max(1.0) as u64;

@@ -6,12 +6,14 @@
 //! * [`assign`]: which agent gets elements of which job.
 //! * [`chunking`]: how many.
 //! * [`lease`]: what a report and a loss change in a lease.
+//! * [`takeover`]: what idle slots ask of busy agents.
 //! * [`retry`]: what a retry runs again.
 
 pub mod assign;
 pub mod chunking;
 pub mod lease;
 pub mod retry;
+pub mod takeover;
 
 #[cfg(test)]
 mod tests;

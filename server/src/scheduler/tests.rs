@@ -9,6 +9,7 @@ use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 use super::assign::{Agent, Assignment, Job, Placement, Returned, assign};
 use super::chunking::{self, Measured};
 use super::lease::{AfterLoss, MAX_LOST_AGENTS, accept, after_loss, narrowed};
+use super::takeover::{MIN_SECONDS, Spare, take_over};
 
 fn job(total: u64) -> Job {
     Job {
@@ -36,6 +37,7 @@ fn agent(slots: u32) -> Agent {
     Agent {
         id: AgentId::new(),
         free: slots,
+        ahead: 0,
         slots,
         memory: 16 << 30,
         free_memory: 16 << 30,
@@ -112,10 +114,12 @@ prop_compose! {
 prop_compose! {
     fn any_agent()(
         slots in 1..9_u32, free_share in 0.0..=1.0_f64, r in any::<bool>(), free_memory in 0..17_u64,
+        ahead in 0..5_u32,
     ) -> Agent {
         let mut agent = agent(slots);
         agent.free = (f64::from(slots) * free_share).round() as u32;
         agent.free_memory = free_memory << 30;
+        agent.ahead = ahead;
         if !r {
             agent.runtimes.retain(|runtime| *runtime != Runtime::R);
         }
@@ -131,6 +135,11 @@ fn any_agents() -> impl Strategy<Value = Vec<Agent>> {
     prop::collection::vec(any_agent(), 0..6)
 }
 
+/// Those that wait for a slot: all of them is spare.
+fn ahead(assignments: &[Assignment]) -> Vec<&Assignment> {
+    assignments.iter().filter(|a| a.spare == a.ranges.len()).collect()
+}
+
 fn find<'a>(jobs: &'a [Job], assignment: &Assignment) -> &'a Job {
     jobs.iter().find(|job| job.id == assignment.job).unwrap()
 }
@@ -141,7 +150,8 @@ proptest! {
         let assignments = assign_all(&jobs, &agents);
         for agent in &agents {
             let given: u32 = assignments.iter().filter(|a| a.agent == agent.id).map(|a| a.slots).sum();
-            prop_assert!(given <= agent.free, "{given} of {} free slots", agent.free);
+            let most = agent.free + agent.ahead;
+            prop_assert!(given <= most, "{given} of {most} slots, free or ahead");
         }
     }
 
@@ -257,6 +267,7 @@ proptest! {
     ) {
         let jobs: Vec<Job> = totals.iter().map(|&total| job(total)).collect();
         let assignments = assign_all(&jobs, &agents);
+        // Nothing is known of the elements' times, so that nothing is given ahead.
         let given: u64 = assignments.iter().map(|a| a.ranges.len()).sum();
         let used: u32 = assignments.iter().map(|a| a.slots).sum();
         let free: u32 = agents.iter().map(|agent| agent.free).sum();
@@ -339,6 +350,80 @@ proptest! {
             }
         }
         prop_assert!((1..=n).contains(&narrowed(n, lost, false)));
+    }
+
+    #[test]
+    fn free_slots_go_before_leases_ahead(
+        elements in 1..1000_u64, micros in 1..2_000_000_u64, total in 1..300_u64, agents in any_agents(),
+    ) {
+        let mut job = job(total);
+        job.measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
+        let assignments = assign_all(std::slice::from_ref(&job), &agents);
+        let ahead: Vec<&Assignment> = ahead(&assignments);
+        let free: u32 = agents.iter().map(|agent| agent.free).sum();
+        prop_assert!(ahead.is_empty() || (assignments.len() - ahead.len()) as u32 == free);
+        for agent in &agents {
+            let n = ahead.iter().filter(|a| a.agent == agent.id).count();
+            prop_assert!(n <= agent.ahead as usize);
+        }
+        // What is ahead is quick, and leaves one element for each slot elsewhere.
+        let slots: u64 = agents.iter().map(|agent| u64::from(agent.slots)).sum();
+        let mut left = total - assignments.iter().map(|a| a.ranges.len()).sum::<u64>();
+        for assignment in ahead.iter().rev() {
+            left += assignment.ranges.len();
+            let agent = agents.iter().find(|agent| agent.id == assignment.agent).unwrap();
+            prop_assert!(left > slots - u64::from(agent.slots));
+            prop_assert!(assignment.ranges.len() * micros <= 1_000_001);
+            prop_assert_eq!(assignment.spare, assignment.ranges.len());
+        }
+    }
+
+    #[test]
+    fn what_is_spare_leaves_each_lane_an_element_and_chunks_whole(jobs in any_jobs(), agents in any_agents()) {
+        for assignment in assign_all(&jobs, &agents) {
+            let job = find(&jobs, &assignment);
+            let n = assignment.ranges.len();
+            prop_assert!(assignment.spare <= n);
+            let is_ahead = assignment.spare == n;
+            let is_whole = job.placement.nested || job.chunk.is_some() || assignment.lost > 0;
+            if !is_ahead {
+                let most = if is_whole { 0 } else { n.saturating_sub(assignment.width.into()) };
+                prop_assert_eq!(assignment.spare, most);
+            } else {
+                prop_assert!(!job.placement.nested && assignment.lost == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_slot_asks_one_holder_for_the_most_work(
+        spares in prop::collection::vec((1..500_u64, 0..3_usize), 0..12),
+        micros in prop::collection::vec(0..400_000_u64, 3),
+        agents in any_agents(),
+    ) {
+        let jobs: Vec<Job> = micros.iter().map(|&micros| {
+            let mut job = job(10_000);
+            job.measured = Measured { elements: 10, seconds: micros as f64 / 1e5 };
+            job
+        }).collect();
+        let spares: Vec<Spare> = spares.into_iter().map(|(elements, of)| Spare {
+            lease: LeaseId::new(), holder: AgentId::new(), job: jobs[of].id, elements,
+        }).collect();
+        let by_id: HashMap<JobId, Job> = jobs.iter().map(|job| (job.id, job.clone())).collect();
+        let asked = take_over(&agents, &by_id, spares.clone());
+        let seconds = |spare: &Spare| {
+            let job = &by_id[&spare.job];
+            job.measured.seconds / 10.0 * spare.elements as f64
+        };
+        let free: u32 = agents.iter().map(|agent| agent.free).sum();
+        let worth = spares.iter().filter(|spare| seconds(spare) >= MIN_SECONDS).count();
+        prop_assert_eq!(asked.len(), worth.min(free as usize));
+        let unique: HashSet<LeaseId> = asked.iter().map(|spare| spare.lease).collect();
+        prop_assert_eq!(unique.len(), asked.len());
+        let least = asked.iter().map(seconds).fold(f64::INFINITY, f64::min);
+        for spare in spares.iter().filter(|spare| !unique.contains(&spare.lease)) {
+            prop_assert!(asked.len() < free as usize || seconds(spare) <= least);
+        }
     }
 }
 
@@ -464,4 +549,22 @@ fn the_neighbours_of_an_element_that_takes_its_agent_down_are_not_given_up_with_
     finished.sort_unstable();
     assert_eq!(given_up, [guilty]);
     assert_eq!(finished, (0..12).filter(|element| *element != guilty).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_that_cannot_run_a_job_takes_nothing_of_it_over() {
+    let mut job = job(100);
+    job.measured = Measured { elements: 10, seconds: 10.0 };
+    let spare = Spare { lease: LeaseId::new(), holder: AgentId::new(), job: job.id, elements: 20 };
+    let asked = |job: &Job, agent: Agent| {
+        let jobs = HashMap::from([(job.id, job.clone())]);
+        take_over(&[agent], &jobs, vec![spare.clone()]).len()
+    };
+    assert_eq!(asked(&job, agent(2)), 1);
+    let mut without = agent(2);
+    without.runtimes.retain(|runtime| *runtime == Runtime::R);
+    assert_eq!(asked(&job, without), 0);
+    job.placement.max_agents = Some(1);
+    job.usage.insert(spare.holder, 1);
+    assert_eq!(asked(&job, agent(2)), 0, "its plan has no room for another agent");
 }

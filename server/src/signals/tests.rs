@@ -141,6 +141,7 @@ async fn an_agent_waits_for_work_at_one_server_only() {
     let waiter = Agent {
         id,
         free: slots,
+        ahead: 0,
         slots,
         memory: 1 << 34,
         free_memory: 1 << 34,

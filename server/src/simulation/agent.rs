@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use protocol::agent::{Heartbeat, LeaseRequest, Orders, Released, Verdict};
-use protocol::{AgentId, JobId, LeaseId};
+use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 
 use super::network::{Answer, Node, Piece, Request};
 use super::world::{Event, LEASE, World};
@@ -26,6 +26,8 @@ const PATIENCE: Millis = LEASE / 2;
 pub struct Agent {
     pub id: AgentId,
     pub slots: u32,
+    /// Leases that it would hold beside those that run.
+    ahead: u32,
     /// Counts its starts: what belongs to an earlier one is gone.
     pub life: u64,
     pub frozen_until: Millis,
@@ -66,6 +68,7 @@ enum Purpose {
     Report,
     Heartbeat,
     Release(LeaseId),
+    ReleasePart(LeaseId),
     Leave,
 }
 
@@ -77,6 +80,10 @@ struct Holding {
     width: usize,
     has_begun: bool,
     queue: VecDeque<u64>,
+    /// What it gives to others, until a server has answered.
+    part: Option<RangeSet>,
+    /// It gives all of it to others.
+    is_given: bool,
     /// Executions by element.
     running: BTreeMap<u64, usize>,
     /// Outcomes in the outbox or on their way.
@@ -87,6 +94,13 @@ impl Holding {
     fn is_run(&self) -> bool {
         self.queue.is_empty() && self.running.is_empty()
     }
+
+    /// Takes half of what has not begun out of the queue, for others.
+    fn spare(&mut self) {
+        let n_kept = self.queue.len() / 2;
+        let given = self.queue.split_off(n_kept);
+        self.part = Some(given.into_iter().map(|i| Range(i, i + 1)).collect());
+    }
 }
 
 impl Agent {
@@ -95,6 +109,7 @@ impl Agent {
         Self {
             id: AgentId::new(),
             slots,
+            ahead: 0,
             life: 0,
             frozen_until: 0,
             stage: Stage::Gone,
@@ -128,6 +143,12 @@ impl Agent {
         self.slots.saturating_sub(at_work.map(|holding| holding.slots).sum())
     }
 
+    /// Leases that it would hold beside those that run and those that wait for a slot.
+    fn wants_ahead(&self) -> u32 {
+        let waiting = self.held.values().filter(|holding| !holding.has_begun && !holding.is_given);
+        self.ahead.saturating_sub(u32::try_from(waiting.count()).unwrap_or(u32::MAX))
+    }
+
     fn held_ids(&self) -> Vec<LeaseId> {
         self.held.keys().copied().collect()
     }
@@ -147,7 +168,8 @@ impl World<'_> {
         let (slots, life) = (self.agents[a].slots, self.agents[a].life + 1);
         let server = self.random.index(self.servers.len());
         let (stage, registering) = (Stage::Working, Some(Vec::new()));
-        self.agents[a] = Agent { life, stage, registering, server, ..Agent::new(slots) };
+        let ahead = u32::try_from(self.random.below(3)).unwrap_or_default();
+        self.agents[a] = Agent { life, stage, registering, server, ahead, ..Agent::new(slots) };
         self.audit.agent_started(self.agents[a].id);
         self.agent_acts(a);
     }
@@ -235,7 +257,7 @@ impl World<'_> {
         for lease in agent.held_ids() {
             let (id, free) = (agent.id, agent.free());
             let Some(holding) = agent.held.get_mut(&lease) else { continue };
-            holding.has_begun |= holding.slots <= free;
+            holding.has_begun |= holding.slots <= free && !holding.is_given;
             while holding.has_begun && holding.running.len() < holding.width {
                 let Some(element) = holding.queue.pop_front() else { break };
                 let execution = self.audit.started(id, lease, holding.job, element);
@@ -282,12 +304,16 @@ impl World<'_> {
         let is_draining = self.agents[a].stage != Stage::Working;
         for lease in self.agents[a].held_ids() {
             let holding = &self.agents[a].held[&lease];
+            if holding.part.is_some() {
+                self.ask(a, Purpose::ReleasePart(lease));
+                continue;
+            }
             if holding.n_unsettled > 0 || !holding.running.is_empty() {
                 continue;
             }
             if holding.queue.is_empty() {
                 self.agents[a].held.remove(&lease);
-            } else if is_draining {
+            } else if is_draining || holding.is_given {
                 self.ask(a, Purpose::Release(lease));
             }
         }
@@ -296,7 +322,7 @@ impl World<'_> {
     fn ask_for_work(&mut self, a: usize) {
         let agent = &mut self.agents[a];
         let free = agent.free();
-        if agent.stage != Stage::Working || free == 0 {
+        if agent.stage != Stage::Working || free == 0 && agent.wants_ahead() == 0 {
             return;
         }
         // A request that waits gives way to one for more slots.
@@ -327,7 +353,7 @@ impl World<'_> {
             return;
         }
         let (id, server, held) = (agent.id, agent.server, agent.held_ids());
-        let free = agent.free();
+        let (free, ahead) = (agent.free(), agent.wants_ahead());
         let (request, patience) = match purpose {
             Purpose::Register => {
                 let leases = agent.registering.clone().unwrap_or_default();
@@ -336,7 +362,7 @@ impl World<'_> {
             }
             Purpose::Lease => {
                 let wait = POLL as f64 / 1000.0;
-                let request = LeaseRequest { free, held, known_jobs: Vec::new(), wait };
+                let request = LeaseRequest { free, ahead, held, known_jobs: Vec::new(), wait };
                 (Request::Lease(id, request), POLL + PATIENCE)
             }
             Purpose::Heartbeat => {
@@ -348,7 +374,12 @@ impl World<'_> {
                 (Request::Report(id, pieces), PATIENCE)
             }
             Purpose::Release(lease) => {
-                let released = Released { id: lease, deaths: BTreeMap::new() };
+                let released = Released::whole(lease, BTreeMap::new());
+                (Request::Release(id, vec![released]), PATIENCE)
+            }
+            Purpose::ReleasePart(lease) => {
+                let part = agent.held.get(&lease).and_then(|holding| holding.part.clone());
+                let released = Released { part, ..Released::whole(lease, BTreeMap::new()) };
                 (Request::Release(id, vec![released]), PATIENCE)
             }
             Purpose::Leave => (Request::Leave(id), PATIENCE),
@@ -377,13 +408,19 @@ impl World<'_> {
                 self.hold(a, grants);
             }
             (Some(Answer::Reported(verdicts)), _) => self.is_judged(a, &verdicts),
-            (Some(Answer::Orders(Orders { revoked, drain })), _) => {
+            (Some(Answer::Orders(Orders { revoked, drain, wanted })), _) => {
                 self.revoke(a, &revoked);
+                self.spares(a, &wanted);
                 if drain {
                     self.agent_drains(a);
                 }
             }
             (Some(_), Purpose::Release(lease)) => self.agents[a].drop_lease(lease),
+            (Some(_), Purpose::ReleasePart(lease)) => {
+                if let Some(holding) = self.agents[a].held.get_mut(&lease) {
+                    holding.part = None;
+                }
+            }
             (Some(_), Purpose::Leave) => {
                 self.ends_life(a);
                 // Somebody must do the work.
@@ -419,6 +456,22 @@ impl World<'_> {
         }
     }
 
+    /// Gives others of these leases what it can spare.
+    fn spares(&mut self, a: usize, wanted: &[LeaseId]) {
+        for lease in wanted {
+            match self.agents[a].held.get_mut(lease) {
+                Some(holding) if !holding.has_begun => {
+                    self.coverage.saw("leases ahead given to others");
+                    holding.is_given = true;
+                }
+                Some(holding) if holding.part.is_none() && !holding.queue.is_empty() => {
+                    holding.spare();
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn hold(&mut self, a: usize, grants: Vec<Grant>) {
         let agent = &mut self.agents[a];
         for grant in grants {
@@ -428,6 +481,8 @@ impl World<'_> {
                 width: grant.width as usize,
                 has_begun: false,
                 queue: grant.ranges.indexes().collect(),
+                part: None,
+                is_given: false,
                 running: BTreeMap::new(),
                 n_unsettled: 0,
             });

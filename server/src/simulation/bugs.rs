@@ -28,11 +28,13 @@ pub enum Bug {
     LateHeartbeatCounts,
     /// A submission that is repeated is another one.
     KeyIgnored,
+    /// What is given to others also stays in the lease.
+    PartStays,
 }
 
 impl Bug {
     /// All of them, each with what its histories break.
-    pub const ALL: [(Self, &'static [Invariant]); 9] = [
+    pub const ALL: [(Self, &'static [Invariant]); 10] = [
         (Self::NoTokenCheck, &[Invariant::LateReportsChangeNothing]),
         (Self::NoStateCheck, &[Invariant::LateReportsChangeNothing]),
         (Self::LapseIgnoresReports, &[Invariant::FinishedElementsAreNotLeased]),
@@ -45,6 +47,10 @@ impl Bug {
         (Self::EndWithoutStateCheck, &[Invariant::EndedJobsStayAsTheyAre]),
         (Self::LateHeartbeatCounts, &[Invariant::AgentsHeardOfAreNotLost]),
         (Self::KeyIgnored, &[Invariant::OneKeyIsOneJob]),
+        (
+            Self::PartStays,
+            &[Invariant::ElementsAreLeasedOnce, Invariant::FinishedElementsAreNotLeased],
+        ),
     ];
 
     /// Lets go wrong what brings the bug to light: rare meetings would take thousands of histories.

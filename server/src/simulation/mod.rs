@@ -73,7 +73,7 @@ fn no_history_breaks_an_invariant() {
 }
 
 /// What must happen in so many histories, or they test less than they seem to.
-const HAPPENS: [&str; 28] = [
+const HAPPENS: [&str; 31] = [
     "agents crashed",
     "agents drained",
     "agents frozen",
@@ -83,6 +83,8 @@ const HAPPENS: [&str; 28] = [
     "jobs cancelled",
     "jobs deleted",
     "jobs retried",
+    "leases ahead given to others",
+    "leases asked for by idle slots",
     "leases given again after a lost answer",
     "leases given back",
     "leases lapsed",
@@ -92,6 +94,7 @@ const HAPPENS: [&str; 28] = [
     "messages cut off",
     "messages late",
     "messages lost",
+    "parts of leases given to others",
     "reports accepted before",
     "reports accepted of lapsed leases",
     "reports accepted of live leases",

@@ -66,7 +66,10 @@ impl World<'_> {
             self.recount().await;
         }
         let jobs = outcome.ended.clone();
-        self.tell(server, News { work: outcome.can_go_on, jobs, agents: outcome.to_tell });
+        self.tell(
+            server,
+            News { work: outcome.can_go_on, jobs, agents: outcome.to_tell, ..News::default() },
+        );
         Some(Answer::Reported(outcome.verdicts))
     }
 
@@ -126,7 +129,7 @@ impl World<'_> {
             Some(Accepted::Now(ending)) => {
                 self.audit.submitted(id, &submission);
                 self.recount().await;
-                self.tell(server, News { work: true, jobs: ending.ended, agents: Vec::new() });
+                self.tell(server, News { work: true, jobs: ending.ended, ..News::default() });
                 Some(Answer::Accepted(id))
             }
             Some(Accepted::Before(before)) => {
@@ -169,7 +172,10 @@ impl World<'_> {
                 self.coverage.saw("jobs cancelled");
                 self.recount().await;
                 let work = !ending.freed.is_empty();
-                self.tell(server, News { work, jobs: ending.ended, agents: ending.holders });
+                self.tell(
+                    server,
+                    News { work, jobs: ending.ended, agents: ending.holders, ..News::default() },
+                );
                 Some(Answer::Ended(JobState::Cancelled))
             }
             Some(Ended::Before(JobState::Cancelled)) => Some(Answer::Ended(JobState::Cancelled)),

@@ -5,19 +5,23 @@ use std::collections::BTreeMap;
 
 use protocol::agent::{Heartbeat, LeaseRequest, Orders};
 use protocol::job::AgentState;
-use protocol::{AgentId, JobId};
+use protocol::{AgentId, JobId, LeaseId};
 
 use super::network::{Answer, Letter, Node, Request};
 use super::transactions::{read, write};
 use super::world::{Event, LEASE, News, Times, World};
 use crate::clock::Millis;
+use crate::dispatcher::{self, Decided};
 use crate::scheduler::assign::Agent;
 use crate::store::{agents, drafts, leases};
 use crate::trash::DRAFT_LIMIT;
-use crate::{dispatcher, presence, reaper};
+use crate::{presence, reaper};
 
 /// How often a server looks by itself whether something has changed.
 const LOOK: Millis = 1000;
+
+/// After so many milliseconds a lease may be asked for again.
+const ASK_AGAIN: Millis = 1000;
 
 /// A server.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ pub struct Server {
     waiting: BTreeMap<AgentId, Waiter>,
     n_arrivals: u64,
     heartbeats: Vec<HeldHeartbeat>,
+    /// Leases that are wanted, by when that was said.
+    asks: BTreeMap<LeaseId, Millis>,
     /// Clients that wait for the end of a job.
     pub watchers: Vec<Watcher>,
     is_round_due: bool,
@@ -131,8 +137,22 @@ impl World<'_> {
                 self.heartbeat(server, agent, heartbeat, to, times).await
             }
             Request::Release(agent, given) => {
-                self.audit.release_asked(given.iter().map(|released| released.id));
-                let jobs = write!(self, server, |tx| presence::release(tx, agent, &given));
+                let whole = given.iter().filter(|released| released.part.is_none());
+                self.audit.release_asked(whole.map(|released| released.id));
+                if given.iter().any(|released| released.part.is_some()) {
+                    self.coverage.saw("parts of leases given to others");
+                }
+                let keeps = self.bug == Some(super::Bug::PartStays);
+                let before = if keeps { self.audit.grants_of(agent) } else { Vec::new() };
+                let jobs = write!(self, server, |tx| async {
+                    let jobs = presence::release(tx, agent, &given).await?;
+                    for released in given.iter().filter(|released| released.part.is_some()) {
+                        for (lease, ranges) in before.iter().filter(|(id, _)| *id == released.id) {
+                            crate::store::recount::refill(tx, *lease, ranges).await?;
+                        }
+                    }
+                    Ok(jobs)
+                });
                 self.given_back(server, jobs).await
             }
             Request::Leave(agent) => {
@@ -210,12 +230,13 @@ impl World<'_> {
         }
         let wait = (request.wait * 1000.0) as Millis;
         let incarnation = self.servers[server].incarnation;
-        if known.state != AgentState::Live || request.free == 0 {
+        if known.state != AgentState::Live || request.free == 0 && request.ahead == 0 {
             return Some(Answer::Leases(Vec::new()));
         }
         let free_agent = Agent {
             id: agent,
             free: request.free.min(known.slots),
+            ahead: request.ahead.min(known.slots),
             slots: known.slots,
             memory: known.memory,
             free_memory: known.memory,
@@ -253,6 +274,7 @@ impl World<'_> {
         if heartbeat.draining {
             self.version += 1;
         }
+        let orders = self.with_asks(server, &heartbeat, orders);
         if orders != Orders::default() {
             return Some(Answer::Orders(orders));
         }
@@ -264,9 +286,15 @@ impl World<'_> {
         None
     }
 
-    async fn orders(&mut self, agent: AgentId, heartbeat: &Heartbeat) -> Option<Answer> {
-        let orders = read!(self, |tx| presence::orders(tx, agent, heartbeat))?;
-        Some(orders.map_or(Answer::UnknownAgent, Answer::Orders))
+    async fn orders(&mut self, agent: AgentId, heartbeat: &Heartbeat) -> Option<Option<Orders>> {
+        read!(self, |tx| presence::orders(tx, agent, heartbeat))
+    }
+
+    /// Adds what is wanted of the leases that a heartbeat lists, and was not said before.
+    fn with_asks(&mut self, server: usize, heartbeat: &Heartbeat, orders: Orders) -> Orders {
+        let asks = &mut self.servers[server].asks;
+        let wanted = heartbeat.held.iter().filter(|lease| asks.remove(lease).is_some()).copied();
+        Orders { wanted: wanted.collect(), ..orders }
     }
 
     /// What is held of a letter is answered: nothing has come up.
@@ -295,13 +323,16 @@ impl World<'_> {
 
     async fn answer_heartbeat(&mut self, server: usize, incarnation: u64, held: HeldHeartbeat) {
         let orders = if held.version == self.version {
-            Some(Answer::Orders(Orders::default()))
+            Some(Some(Orders::default()))
         } else {
             self.orders(held.agent, &held.heartbeat).await
         };
-        if let Some(orders) = orders {
-            self.answer(server, incarnation, held.letter, orders);
-        }
+        let answer = match orders {
+            Some(Some(orders)) => Answer::Orders(self.with_asks(server, &held.heartbeat, orders)),
+            Some(None) => Answer::UnknownAgent,
+            None => return,
+        };
+        self.answer(server, incarnation, held.letter, answer);
     }
 
     /// Tells all servers what a transaction has changed: this one at once, the others soon, if the
@@ -323,7 +354,8 @@ impl World<'_> {
         if !self.is_there(server, incarnation) {
             return;
         }
-        let place = &mut self.servers[server];
+        let (place, now) = (&mut self.servers[server], self.now);
+        place.asks.extend(news.wanted.iter().map(|lease| (*lease, now)));
         let told = place.heartbeats.extract_if(.., |held| news.agents.contains(&held.agent));
         for held in told.collect::<Vec<_>>() {
             self.answer_heartbeat(server, incarnation, held).await;
@@ -373,12 +405,21 @@ impl World<'_> {
             return;
         }
         let now = self.now;
-        let decided = write!(self, server, |tx| dispatcher::decide(tx, agents, now));
+        let asks = &mut self.servers[server].asks;
+        asks.retain(|_, at| now - *at < ASK_AGAIN);
+        let asked = asks.keys().copied().collect();
+        let decided = write!(self, server, |tx| dispatcher::decide(tx, agents, &asked, now));
         let Some(decided) = decided else {
             self.round_soon(server);
             return;
         };
-        let grants = decided.unwrap_or_default();
+        let Decided { grants, wanted } = decided.unwrap_or_default();
+        if !wanted.is_empty() {
+            self.coverage.saw("leases asked for by idle slots");
+            let agents = wanted.iter().map(|spare| spare.holder).collect();
+            let wanted = wanted.into_iter().map(|spare| spare.lease).collect();
+            self.tell(server, News { agents, wanted, ..News::default() });
+        }
         if grants.is_empty() {
             self.servers[server].nothing_to_give = Some(state);
             return;
@@ -430,7 +471,15 @@ impl World<'_> {
             self.audit.lost(agent, now);
             self.coverage.saw("agents lost");
             self.recount().await;
-            self.tell(server, News { work: true, jobs: outcome.ended, agents: outcome.to_tell });
+            self.tell(
+                server,
+                News {
+                    work: true,
+                    jobs: outcome.ended,
+                    agents: outcome.to_tell,
+                    ..News::default()
+                },
+            );
         }
     }
 }

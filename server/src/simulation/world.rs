@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use protocol::{AgentId, JobId};
+use protocol::{AgentId, JobId, LeaseId};
 use sqlx::sqlite::SqliteConnection;
 
 use super::agent::Agent;
@@ -99,6 +99,8 @@ pub struct News {
     pub jobs: Vec<JobId>,
     /// Agents that are to be told something.
     pub agents: Vec<AgentId>,
+    /// Leases of which an idle slot could run something.
+    pub wanted: Vec<LeaseId>,
 }
 
 /// Everything in a history.

@@ -1,6 +1,6 @@
 //! Leases: granted, given back, lapsed, revived.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use protocol::agent::Released;
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
@@ -10,6 +10,7 @@ use super::db::{Row, Tx, args, json_text};
 use crate::clock::Millis;
 use crate::scheduler::assign::Assignment;
 use crate::scheduler::lease::{AfterLoss, after_loss};
+use crate::scheduler::takeover::Spare;
 
 /// A lease that an agent is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub async fn grant_all(
             Some(from) => take_back(tx, from, &assignment.ranges).await?,
             None => BTreeMap::new(),
         };
+        let (bounds, from) = (Bounds::of(&assignment), assignment.from);
         let grant = Grant {
             id: LeaseId::new(),
             job: assignment.job,
@@ -74,8 +76,8 @@ pub async fn grant_all(
             lost: assignment.lost,
             deaths,
         };
-        insert(tx, &grant, assignment.memory, now).await?;
-        advance(tx, &grant, assignment.from.is_none()).await?;
+        insert(tx, &grant, "live", bounds, now).await?;
+        advance(tx, &grant, from.is_none()).await?;
         refresh(tx, grant.job, Some(now)).await?;
         grants.push(grant);
     }
@@ -120,7 +122,10 @@ pub(super) async fn set_ranges(
             .await?
     } else {
         tx.execute(
-            "update leases set ranges = $3, remaining = $4, version = version + 1
+            // What was reported has begun: of the rest, all but one a lane may not have.
+            "update leases set ranges = $3, remaining = $4, version = version + 1,
+                 spare = case when spare <= $4 - width then spare
+                     when $4 > width then $4 - width else 0 end
              where id = $1 and version = $2",
             args![lease, version, json_text(left)?, left.len()],
         )
@@ -132,20 +137,35 @@ pub(super) async fn set_ranges(
     Err(StoreError::corrupt("leases.version", "another value than was just read"))
 }
 
+/// What a lease takes, and what it can spare.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    memory: u64,
+    spare: u64,
+}
+
+impl Bounds {
+    fn of(assignment: &Assignment) -> Self {
+        Self { memory: assignment.memory, spare: assignment.spare }
+    }
+}
+
 async fn insert(
     tx: &mut Tx<'_>,
     grant: &Grant,
-    memory: u64,
+    state: &'static str,
+    bounds: Bounds,
     now: Millis,
 ) -> Result<(), StoreError> {
     tx.execute(
         "insert into leases (id, job_id, agent_id, state, ranges, remaining, slots, width, attempt,
-             lost, deaths, memory, granted_at, version)
-         values ($1, $2, $3, 'live', $4, $5, $6, $7, $8, $9, $10, $11, $12, 0)",
+             lost, deaths, memory, spare, granted_at, version)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0)",
         args![
             grant.id,
             grant.job,
             grant.agent,
+            state,
             json_text(&grant.ranges)?,
             grant.ranges.len(),
             grant.slots,
@@ -153,7 +173,8 @@ async fn insert(
             grant.attempt,
             grant.lost,
             json_text(&grant.deaths)?,
-            memory,
+            bounds.memory,
+            bounds.spare,
             now
         ],
     )
@@ -245,8 +266,9 @@ pub async fn ids_of_agent(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<LeaseId
     rows.iter().map(|row| row.id("id")).collect()
 }
 
-/// Makes what remains of a lease available again. The agent gave it back, so that it costs the
-/// elements nothing. Says whose elements these are; `None`: the lease is not the agent's any more.
+/// Makes what remains of a lease available again, or part of it. The agent gave it back, so that it
+/// costs the elements nothing. Says whose elements these are; `None`: nothing was given back, for the
+/// lease is not the agent's any more, or nothing of the part remains in it.
 ///
 /// # Errors
 /// The database's.
@@ -257,16 +279,79 @@ pub async fn release(
 ) -> Result<Option<JobId>, StoreError> {
     let row = tx
         .first(
-            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths
+            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths, version,
+                 granted_at
              from leases where id = $1 and agent_id = $2 and state = 'live'",
             args![released.id, agent],
         )
         .await?;
-    let Some(mut lease) = row.map(|row| grant(&row)).transpose()? else { return Ok(None) };
+    let Some(row) = row else { return Ok(None) };
+    let mut lease = grant(&row)?;
+    if let Some(part) = &released.part {
+        let (version, granted_at) = (row.int("version")?, row.int("granted_at")?);
+        return give_part_back(tx, lease, part, version, granted_at).await;
+    }
     lease.deaths.extend(released.deaths.iter().map(|(&element, &n)| (element, n)));
     give_back(tx, &lease, "released").await?;
     Ok(Some(lease.job))
 }
+
+/// Makes a part of a lease that goes on a row of its own, which can be leased anew. It has not begun,
+/// so that this time is not counted as an attempt.
+async fn give_part_back(
+    tx: &mut Tx<'_>,
+    mut lease: Grant,
+    part: &RangeSet,
+    version: i64,
+    granted_at: Millis,
+) -> Result<Option<JobId>, StoreError> {
+    let given = lease.ranges.take_common(part);
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let (n, job) = (given.len(), lease.job);
+    set_ranges(tx, lease.id, &lease.ranges, version).await?;
+    let freed_slots = if lease.ranges.is_empty() { lease.slots } else { 0 };
+    lease.deaths.retain(|&element, _| given.ranges().iter().any(|range| range.contains(element)));
+    let attempt = lease.attempt.saturating_sub(1);
+    let rest = Grant { id: LeaseId::new(), ranges: given, attempt, ..lease };
+    insert(tx, &rest, "released", Bounds::default(), granted_at).await?;
+    tx.execute(
+        "update progress set running = running - $2, slots = slots - $3, version = version + 1
+         where job_id = $1",
+        args![job, n, freed_slots],
+    )
+    .await?;
+    refresh_runnable(tx, job).await?;
+    Ok(Some(job))
+}
+
+/// Live leases that can spare elements, without those in `asked`: at most `limit`, those with the most
+/// elements first.
+///
+/// # Errors
+/// The database's.
+pub async fn spares(
+    tx: &mut Tx<'_>,
+    asked: &HashSet<LeaseId>,
+    limit: usize,
+) -> Result<Vec<Spare>, StoreError> {
+    let rows = tx.all(SPARES, args![(limit + asked.len()) as u64]).await?;
+    let spare = |row: &Row| {
+        let lease = row.id("id")?;
+        let (holder, job) = (row.id("agent_id")?, row.id("job_id")?);
+        Ok(Spare { lease, holder, job, elements: row.count("spare")? })
+    };
+    let spares: Result<Vec<Spare>, StoreError> = rows.iter().map(spare).collect();
+    let mut spares = spares?;
+    spares.retain(|spare| !asked.contains(&spare.lease));
+    spares.truncate(limit);
+    Ok(spares)
+}
+
+pub(super) const SPARES: &str = "
+    select id, agent_id, job_id, spare from leases where state = 'live' and spare > 0
+    order by spare desc limit $1 + 0";
 
 async fn give_back(tx: &mut Tx<'_>, lease: &Grant, state: &'static str) -> Result<(), StoreError> {
     tx.execute(

@@ -19,6 +19,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (6, "keeping", include_str!("../../../migrations/0006_keeping.sql")),
     (8, "servers", include_str!("../../../migrations/0008_servers.sql")),
     (9, "needs", include_str!("../../../migrations/0009_needs.sql")),
+    (10, "takeover", include_str!("../../../migrations/0010_takeover.sql")),
 ];
 
 /// All migrations, to be run at the start.

@@ -136,7 +136,7 @@ pub async fn everything(tx: &mut Tx<'_>) -> Result<Recount, StoreError> {
 /// Puts elements back into a lease, whatever became of them since: what a deliberate bug does.
 pub async fn refill(tx: &mut Tx<'_>, lease: LeaseId, all: &RangeSet) -> Result<(), StoreError> {
     tx.execute(
-        "update leases set ranges = $2, remaining = $3 where id = $1 and state <> 'live'",
+        "update leases set ranges = $2, remaining = $3 where id = $1",
         args![lease, json_text(all)?, all.len()],
     )
     .await?;

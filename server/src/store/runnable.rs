@@ -62,6 +62,24 @@ impl Walk {
     }
 }
 
+/// Those of these jobs of which elements may be run, as they stand.
+///
+/// # Errors
+/// The database's.
+pub async fn of(
+    tx: &mut Tx<'_>,
+    ids: &[JobId],
+    cluster_slots: u64,
+) -> Result<Vec<Job>, StoreError> {
+    let mut jobs = Vec::new();
+    for id in ids {
+        if let Some(row) = tx.first(RUNNING, args![*id]).await? {
+            jobs.extend(load(tx, &row, 1, cluster_slots).await?);
+        }
+    }
+    Ok(jobs)
+}
+
 /// Loads a job. One that cannot be read is left out, so that it holds up no other.
 async fn load(
     tx: &mut Tx<'_>,
@@ -115,6 +133,11 @@ const RUNNABLE_OF_OWNER: &str = "
     where j.runnable and j.owner = $1
         and (j.priority < $2 or j.priority = $2 and j.id > $3)
     order by j.priority desc, j.id limit $4 + 0";
+
+const RUNNING: &str = "
+    select j.id, j.owner, j.runtime, j.priority, j.total, j.input_bytes, j.shape, j.plan, j.options,
+        j.chunk, p.cursor, p.done, p.failed, p.busy_us
+    from jobs j join progress p on p.job_id = j.id where j.id = $1 and j.state = 'running'";
 
 fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
     let options: Options = row.json("options")?;

@@ -34,7 +34,7 @@ impl Check<'_> {
         loop {
             let rows = tx
                 .all(
-                    "select id, state, ranges, remaining, slots,
+                    "select id, state, ranges, remaining, slots, spare,
                          exists (select 1 from agents where id = agent_id) as has_agent
                      from leases where job_id = $1 and id > $2 order by id limit $3",
                     args![job, after.as_str(), ROWS],
@@ -71,6 +71,10 @@ impl Check<'_> {
         if ranges.is_empty() || ranges.len() != row.count("remaining")? {
             let (n, remaining) = (ranges.len(), row.count("remaining")?);
             add(format!("lease {id} holds {n} elements and says {remaining}"));
+        }
+        if row.count("spare")? > row.count("remaining")? {
+            let (spare, remaining) = (row.count("spare")?, row.count("remaining")?);
+            add(format!("lease {id} could spare {spare} elements of {remaining}"));
         }
         match state.as_str() {
             "live" => {

@@ -49,7 +49,7 @@ impl World {
         write!(fixture, |tx| leases::release(
             tx,
             agent,
-            &Released { id: grant.id, deaths: Default::default() }
+            &Released::whole(grant.id, Default::default())
         ));
         // What is left of the first, and then half of the rest.
         fixture.grant(agent, 1).await;
@@ -60,7 +60,7 @@ impl World {
         write!(fixture, |tx| leases::release(
             tx,
             agent,
-            &Released { id: third.id, deaths: Default::default() }
+            &Released::whole(third.id, Default::default())
         ));
 
         let mut job = new_job(2);
@@ -178,6 +178,9 @@ are_found! {
     a_lease_that_says_another_number: running,
         "update leases set remaining = 1 where job_id = $1 and state = 'released'",
         Leases, "holds 5 elements and says 1";
+    a_lease_that_could_spare_more_than_it_holds: running,
+        "update leases set spare = 6 where job_id = $1 and state = 'released'",
+        Leases, "could spare 6 elements of 5";
     a_lease_that_is_gone: running,
         "delete from leases where job_id = $1 and state = 'released'",
         Elements, "elements 15 to 19 are nowhere";

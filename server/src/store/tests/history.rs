@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use protocol::agent::{Constant, Note, Released, Verdict};
 use protocol::job::{Encoding, JobState, Level, OnError, Strategy as Spread};
-use protocol::{AgentId, JobId, Range};
+use protocol::{AgentId, JobId, Range, RangeSet};
 
 use super::super::blocks::Place;
 use super::super::ends;
@@ -42,8 +42,10 @@ enum Step {
         errors: u32,
         fatal: bool,
     },
+    /// Gives a lease back, or so many of its elements from one on.
     Release {
         grant: usize,
+        part: Option<(u64, u64)>,
     },
     Lapse {
         agent: usize,
@@ -112,11 +114,12 @@ fn any_report() -> impl Strategy<Value = Step> {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
+    let part = prop::option::of((0..40_u64, 0..12_u64));
     prop_oneof![
         2 => any_submission().prop_map(Step::Submit),
         8 => (0..3_usize, 1..4_u32).prop_map(|(agent, free)| Step::Grant { agent, free }),
         16 => any_report(),
-        2 => any::<usize>().prop_map(|grant| Step::Release { grant }),
+        2 => (any::<usize>(), part).prop_map(|(grant, part)| Step::Release { grant, part }),
         2 => (0..3_usize).prop_map(|agent| Step::Lapse { agent }),
         2 => any::<usize>().prop_map(|grant| Step::Revive { grant }),
         1 => any::<usize>().prop_map(|job| Step::Cancel { job }),
@@ -197,9 +200,11 @@ impl History {
             Step::Report { grant, from, n, errors, fatal } => {
                 self.report(grant, from, n, errors, fatal).await;
             }
-            Step::Release { grant } => {
+            Step::Release { grant, part } => {
                 let Some(grant) = pick(&self.granted, grant) else { return };
-                let released = Released { id: grant.id, deaths: BTreeMap::new() };
+                let of = |(from, n)| RangeSet::from_range(Range(from, from + n));
+                let whole = Released::whole(grant.id, BTreeMap::new());
+                let released = Released { part: part.map(of), ..whole };
                 write!(self.fixture, |tx| leases::release(tx, grant.agent, &released));
             }
             Step::Lapse { agent } => self.lapse(self.agents[agent]).await,

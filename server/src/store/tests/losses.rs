@@ -97,7 +97,7 @@ async fn what_is_released_carries_its_deaths_and_no_blame() {
     let (one, two) = (fixture.agent(1).await, fixture.agent(1).await);
     fixture.map(1).await;
     let grant = fixture.grant(one, 1).await.remove(0);
-    let released = Released { id: grant.id, deaths: BTreeMap::from([(0, 1)]) };
+    let released = Released::whole(grant.id, BTreeMap::from([(0, 1)]));
     let again = released.clone();
     assert_eq!(write!(fixture, |tx| leases::release(tx, one, &released)), Some(grant.job));
     assert_eq!(write!(fixture, |tx| leases::release(tx, one, &again)), None);

@@ -3,6 +3,7 @@
 //!
 //! * [`conformance`]: each function, by example.
 //! * [`losses`]: agents that are lost, come back or leave.
+//! * [`takeover`]: leases ahead, and what idle slots take over.
 //! * [`watching`]: what those who watch a job read, by example.
 //! * [`contract`]: jobs that wait for others, are sent twice, retried, deleted.
 //! * [`drafts`]: retries that are written in slices.
@@ -23,9 +24,10 @@ mod history;
 mod keeping;
 mod losses;
 mod rights;
+mod takeover;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use protocol::agent::{JobSpec, Register};
 use protocol::job::{ElementError, Function, Level, OnError, Options, Runtime, Strategy};
@@ -41,7 +43,7 @@ use super::reports::{NewPiece, Outcome};
 use super::runnable::Walk;
 use super::{Store, StoreError, agents, jobs, outcomes, reports};
 use crate::block::{compress, pack};
-use crate::dispatcher::decide;
+use crate::dispatcher::{Decided, decide};
 use crate::elements::Elements;
 use crate::scheduler::assign::{Agent, Job};
 
@@ -121,16 +123,27 @@ impl Fixture {
 
 /// One round of the dispatcher for an agent with `free` slots.
 pub async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>, StoreError> {
+    Ok(decision(tx, agent, free, 0).await?.grants)
+}
+
+/// One round of the dispatcher for an agent with `free` slots that would hold `ahead` leases beside.
+pub async fn decision(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    free: u32,
+    ahead: u32,
+) -> Result<Decided, StoreError> {
     let agents = vec![Agent {
         id: agent,
         free,
+        ahead,
         slots: 64,
         memory: 1 << 34,
         free_memory: 1 << 34,
         runtimes: vec![Runtime::Python],
         labels: BTreeMap::new(),
     }];
-    Ok(decide(tx, agents, 7).await?.unwrap_or_default())
+    Ok(decide(tx, agents, &HashSet::new(), 7).await?.unwrap_or_default())
 }
 
 /// All runnable jobs, as the scheduler sees them with `slots` in the cluster.

@@ -1,0 +1,110 @@
+//! Agents that are given work ahead, and that give others what they have not begun.
+
+use protocol::agent::{JobSpec, Orders};
+use protocol::{LeaseId, Range};
+
+use crate::harness::{TestAgent, file, integers, python};
+use crate::server::FakeServer;
+
+/// Says in the file `at` that it runs, and waits for the file `go`.
+const WAITS: &str = "
+import os, time
+def f(x):
+    with open('@/at', 'a') as at: at.write(f'{x}\\n')
+    while not os.path.exists('@/go'): time.sleep(0.005)
+    return x
+";
+
+fn want(server: &FakeServer, leases: &[LeaseId]) {
+    let orders = Orders { wanted: leases.to_vec(), ..Orders::default() };
+    server.change(|record| record.orders = orders);
+}
+
+fn job(agent: &TestAgent) -> JobSpec {
+    python(WAITS, agent.folder.path())
+}
+
+#[tokio::test]
+async fn half_of_what_has_not_begun_is_given_to_whoever_wants_it() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let job = job(&agent);
+    let lease = integers(&job, 0, 9);
+    server.grant(lease.clone(), b"", &job);
+    file(&agent.path("at")).await;
+    want(&server, &[lease.id]);
+    let released = server.until("half is given", |record| record.released.first().cloned()).await;
+    assert_eq!((released.id, released.part.unwrap().ranges()), (lease.id, &[Range(5, 9)][..]));
+    want(&server, &[lease.id]);
+    let again =
+        server.until("and half of the rest", |record| record.released.get(1).cloned()).await;
+    assert_eq!(again.part.unwrap().ranges(), [Range(3, 5)]);
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert_eq!(server.outcomes(lease.id).await.len(), 3, "it runs what it has kept");
+    let is_over = |heartbeats: &[LeaseId]| !heartbeats.contains(&lease.id);
+    let over =
+        |record: &crate::record::Record| is_over(&record.lease_requests.last()?.held).then_some(());
+    server.until("it holds the lease no more", over).await;
+    assert_eq!(server.record().released.len(), 2);
+}
+
+#[tokio::test]
+async fn a_lease_that_waits_for_a_slot_is_given_whole_to_whoever_wants_it() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let mut job = job(&agent);
+    job.options.chunk_size = Some(3);
+    let (begun, waiting) = (integers(&job, 0, 3), integers(&job, 3, 6));
+    server.grant_together([(begun.clone(), &job), (waiting.clone(), &job)]);
+    file(&agent.path("at")).await;
+    want(&server, &[begun.id, waiting.id]);
+    let released = server.until("one is given", |record| record.released.first().cloned()).await;
+    assert_eq!((released.id, released.part), (waiting.id, None));
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert_eq!(server.outcomes(begun.id).await.len(), 3, "a chunk of a fixed size stays whole");
+    assert_eq!(server.record().released.len(), 1);
+}
+
+#[tokio::test]
+async fn work_is_asked_for_ahead_while_elements_are_quick() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let job = python("lambda x: x", agent.folder.path());
+    server.grant(integers(&job, 0, 1), b"", &job);
+    let asks = |free, ahead| {
+        move |record: &crate::record::Record| {
+            let asked = record.lease_requests.iter().map(|one| (one.free, one.ahead));
+            asked.rev().find(|&asked| asked == (free, ahead))
+        }
+    };
+    server.until("it is known to be quick", asks(2, 1)).await;
+    assert_eq!(server.record().lease_requests[0].ahead, 0, "nothing is known at first");
+    let waits = python(WAITS, agent.folder.path());
+    let leases = [0, 1].map(|i| (integers(&waits, i, i + 1), &waits));
+    server.grant_together(leases);
+    server.until("no slot is free, and one is known to be quick", asks(0, 1)).await;
+    let ahead = integers(&waits, 2, 3);
+    server.grant(ahead.clone(), b"", &waits);
+    std::fs::write(agent.path("go"), "").unwrap();
+    assert_eq!(server.outcomes(ahead.id).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_is_superseded_ends_with_its_answer_and_not_with_its_connection() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let job = python(WAITS, agent.folder.path());
+    server.grant(integers(&job, 0, 1), b"", &job);
+    file(&agent.path("at")).await;
+    let asks_for = |free| {
+        move |record: &crate::record::Record| {
+            record.lease_requests.last().filter(|one| one.free == free).map(drop)
+        }
+    };
+    server.until("it asks for the other slot", asks_for(1)).await;
+    std::fs::write(agent.path("go"), "").unwrap();
+    server.until("it asks for both", asks_for(2)).await;
+    server
+        .until("the first is answered", |record| (record.answered_leases == 2).then_some(()))
+        .await;
+}

@@ -1,0 +1,144 @@
+//! Leases ahead, and what idle slots take over of busy agents, by example.
+
+use std::collections::{BTreeMap, HashSet};
+
+use protocol::agent::{Released, Verdict};
+use protocol::job::JobState;
+use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
+
+use super::super::leases::{self, Grant};
+use super::super::reports::NewPiece;
+use super::{Decided, Fixture, all_of, decision, piece, read, write};
+use crate::scheduler::takeover::Spare;
+
+/// A part of a lease.
+fn part(grant: &Grant, range: Range) -> Released {
+    let part = Some(RangeSet::from_range(range));
+    Released { part, ..Released::whole(grant.id, BTreeMap::new()) }
+}
+
+/// Outcomes that took 50 milliseconds each.
+fn slow(grant: &Grant) -> Vec<NewPiece> {
+    let pieces = all_of(grant).into_iter();
+    pieces
+        .map(|piece| NewPiece { micros: 50_000 * piece.block.lengths.len() as u64, ..piece })
+        .collect()
+}
+
+/// A map of 40 elements of 50 milliseconds, of which the first is done and ten are leased: to `busy`,
+/// in a cluster of two slots.
+async fn ten_leased() -> (Fixture, AgentId, AgentId, JobId, Grant) {
+    let fixture = Fixture::new().await;
+    let (busy, idle) = (fixture.agent(1).await, fixture.agent(1).await);
+    let job = fixture.map(40).await;
+    let first = fixture.grant(busy, 1).await.remove(0);
+    fixture.report(busy, slow(&first)).await;
+    let ten = fixture.grant(busy, 1).await.remove(0);
+    assert_eq!(ten.ranges.ranges(), [Range(1, 11)]);
+    (fixture, busy, idle, job, ten)
+}
+
+/// The one lease that can spare something.
+async fn spare(fixture: &Fixture) -> Option<Spare> {
+    let mut spares = read!(fixture, |tx| async { leases::spares(tx, &HashSet::new(), 10).await });
+    assert!(spares.len() < 2, "{spares:?}");
+    spares.pop()
+}
+
+#[tokio::test]
+async fn what_has_not_begun_can_be_spared_until_it_is_reported() {
+    let (fixture, busy, _, job, ten) = ten_leased().await;
+    let elements = 9;
+    assert_eq!(spare(&fixture).await, Some(Spare { lease: ten.id, holder: busy, job, elements }));
+    for (until, left) in [(5, Some(5)), (10, None)] {
+        let range = Range(if until == 5 { 1 } else { 5 }, until);
+        fixture.report(busy, vec![piece(&ten, range)]).await;
+        assert_eq!(spare(&fixture).await.map(|spare| spare.elements), left);
+    }
+    let asked = HashSet::from([ten.id]);
+    let others = read!(fixture, |tx| async move { leases::spares(tx, &asked, 10).await });
+    assert_eq!(others, []);
+}
+
+#[tokio::test]
+async fn a_part_that_is_given_back_is_leased_anew_and_costs_no_attempt() {
+    let (fixture, busy, idle, job, ten) = ten_leased().await;
+    let before = fixture.job(job).await;
+    let (given, again) = (part(&ten, Range(6, 11)), part(&ten, Range(6, 11)));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &given)), Some(job));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &again)), None, "it is given once");
+    let row = fixture.job(job).await;
+    assert_eq!((row.counts.running, row.slots), (before.counts.running - 5, before.slots));
+    assert_eq!(spare(&fixture).await.map(|spare| spare.elements), Some(4));
+
+    let stale = fixture.report(busy, vec![piece(&ten, Range(6, 7))]).await;
+    assert_eq!(stale.verdicts, [Verdict::Stale], "it is not the agent's any more");
+    let next = fixture.grant(idle, 1).await.remove(0);
+    assert_eq!((next.ranges.ranges()[0].0, next.attempt, next.lost), (6, 1, 0));
+    let good = fixture.report(busy, vec![piece(&ten, Range(1, 6))]).await;
+    assert_eq!(good.verdicts, [Verdict::Accepted], "the rest of the lease goes on");
+    fixture.report(idle, all_of(&next)).await;
+    loop {
+        let grants = fixture.grant(idle, 8).await;
+        if grants.is_empty() {
+            break;
+        }
+        fixture.report(idle, grants.iter().flat_map(all_of).collect()).await;
+    }
+    let row = fixture.job(job).await;
+    assert_eq!((row.state, row.counts.running, row.slots), (JobState::Resolved, 0, 0));
+}
+
+#[tokio::test]
+async fn a_part_that_is_all_that_remains_ends_the_lease() {
+    let (fixture, busy, idle, job, ten) = ten_leased().await;
+    let all = part(&ten, Range(0, 40));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &all)), Some(job));
+    let row = fixture.job(job).await;
+    assert_eq!((row.counts.running, row.slots), (0, 0));
+    assert_eq!(read!(fixture, |tx| leases::of_agent(tx, busy)), []);
+    assert_eq!(fixture.grant(idle, 1).await[0].ranges.ranges()[0].0, 1);
+}
+
+#[tokio::test]
+async fn nobody_gives_back_a_part_of_what_is_not_its_own() {
+    let (fixture, busy, idle, _, ten) = ten_leased().await;
+    let foreign = part(&ten, Range(6, 11));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, idle, &foreign)), None);
+    let outside = part(&ten, Range(0, 1));
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &outside)), None);
+    let no_lease = Released { id: LeaseId::new(), ..part(&ten, Range(6, 11)) };
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &no_lease)), None);
+    assert_eq!(read!(fixture, |tx| leases::of_agent(tx, busy)), [ten]);
+}
+
+#[tokio::test]
+async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_is_there() {
+    let (fixture, busy, idle, _, ten) = ten_leased().await;
+    let decided = write!(fixture, |tx| decision(tx, idle, 1, 0));
+    assert_eq!((decided.grants.len(), decided.wanted), (1, vec![]), "there are new elements");
+    loop {
+        let grants = fixture.grant(busy, 1).await;
+        if grants.is_empty() {
+            break;
+        }
+        fixture.report(busy, grants.iter().flat_map(slow).collect()).await;
+    }
+    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 0));
+    let asked: Vec<LeaseId> = decided.wanted.iter().map(|spare| spare.lease).collect();
+    assert_eq!((decided.grants.len(), asked), (0, vec![ten.id]));
+    // Who has all slots busy asks for nothing.
+    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 0, 1));
+    assert!(decided.grants.is_empty() && decided.wanted.is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_ahead_is_given_of_quick_elements_and_all_of_it_can_be_spared() {
+    let (fixture, busy, _, job, ten) = ten_leased().await;
+    let decided = write!(fixture, |tx| decision(tx, busy, 0, 1));
+    let [ahead] = &decided.grants[..] else { panic!("{decided:?}") };
+    assert_eq!((ahead.job, ahead.ranges.ranges()[0].0), (job, 11));
+    fixture.report(busy, all_of(&ten)).await;
+    let spare = spare(&fixture).await.unwrap();
+    assert_eq!((spare.lease, spare.elements), (ahead.id, ahead.ranges.len()));
+}
