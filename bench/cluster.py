@@ -11,15 +11,20 @@ import tempfile
 import threading
 import time
 
+from far import Far
+
 PATIENCE = 60
 
 
 class Cluster:
-    """A server and two agents, each of `slots` slots, in a temporary folder."""
+    """A server and agents, each of `slots` slots, in a temporary folder; they are `delay` seconds apart."""
 
-    def __init__(self, farrow, slots):
+    def __init__(self, farrow, slots, agents=("one", "two"), delay=0):
         self.farrow = os.path.abspath(farrow)
         self.slots = slots
+        self.agents = agents
+        self.delay = delay
+        self.far = None
         self.processes = []
 
     def __enter__(self):
@@ -42,10 +47,13 @@ class Cluster:
         place = json.loads(self.server.stdout.readline() or fail(self.log_of("server")))
         self.address = place["url"].removeprefix("http://")
         self.client = Client(self.address, self.environment["FARROW_TOKEN"])
-        for name in ("one", "two"):
-            self.spawn("agent", "--server", place["url"], "--name", name, "--slots", str(self.slots),
-                       "--scratch", str(self.folder / f"scratch-{name}"), log=f"agent-{name}")
-        wait_until(self.agents_are_there, "two agents to register")
+        if self.delay:
+            self.far = Far(self.address, self.delay).__enter__()
+        for name in self.agents:
+            self.spawn("agent", "--server", self.far.url if self.far else place["url"], "--name", name,
+                       "--slots", str(self.slots), "--scratch", str(self.folder / f"scratch-{name}"),
+                       log=f"agent-{name}")
+        wait_until(self.agents_are_there, "the agents to register")
 
     def spawn(self, *arguments, log=None):
         with open(self.folder / f"{log or arguments[0]}.log", "wb") as errors:
@@ -55,7 +63,8 @@ class Cluster:
         return process
 
     def agents_are_there(self):
-        return sum(agent["state"] == "live" for agent in self.client.get("/v1/agents")["items"]) == 2
+        live = sum(agent["state"] == "live" for agent in self.client.get("/v1/agents")["items"])
+        return live == len(self.agents)
 
     def log_of(self, name):
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
@@ -64,6 +73,8 @@ class Cluster:
         # The agents first: they hand back what they hold while the server is still there.
         for process in self.processes[1:] + self.processes[:1]:
             end(process)
+        if self.far:
+            self.far.__exit__()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def map(self, **job):
@@ -75,7 +86,7 @@ class Cluster:
     def warm_up(self, runtime):
         """Has each worker started: every slot holds an element at once."""
         function = {"r": "function(.x) Sys.sleep(1)", "python": "import time\nlambda x: time.sleep(1)"}[runtime]
-        self.map(runtime=runtime, function=function, elements=list(range(2 * self.slots)))
+        self.map(runtime=runtime, function=function, elements=list(range(len(self.agents) * self.slots)))
 
 
 class Client:
@@ -96,6 +107,10 @@ class Client:
                 return json.loads(body)
             if status != 202:
                 fail(body)
+
+    def outcomes(self, job):
+        status, body = self.request("GET", f"/v1/jobs/{job}/outcomes")
+        return [json.loads(line) for line in body.splitlines()] if status == 200 else fail(body)
 
     def get(self, path):
         status, body = self.request("GET", path)

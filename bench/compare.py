@@ -22,7 +22,7 @@ def main():
     for number in range(options.rounds):
         for name in options.parts:
             for program in sorted(programs, reverse=number % 2 == 1):
-                with Cluster(programs[program], slots=PARTS[name].slots(options)) as cluster:
+                with Cluster(programs[program], **PARTS[name].CLUSTER) as cluster:
                     headlines = PARTS[name].headlines(PARTS[name].measure(cluster, options))
                 for headline, figure in headlines.items():
                     figures.setdefault(headline, {}).setdefault(program, []).append(figure)

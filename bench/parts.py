@@ -1,6 +1,10 @@
-"""What is measured. Each part measures, and describes its figures in lines for people."""
+"""What is measured. Each part says what cluster it needs, measures, and describes its figures in lines for people."""
 
 import concurrent.futures
+import datetime
+import heapq
+import math
+import random
 import statistics
 import time
 
@@ -14,9 +18,7 @@ class Topology:
     NESTED = [[[i, j] for j in range(1, 5)] for i in (1, 2)]
     PLAN = [{"strategy": "cluster"}, {"strategy": "multisession"}]
 
-    @staticmethod
-    def slots(_options):
-        return 4
+    CLUSTER = {"slots": 4}
 
     @classmethod
     def measure(cls, cluster, options):
@@ -53,9 +55,7 @@ class Topology:
 class Latency:
     """One trivial call, from submission to value, on an idle server, over one connection."""
 
-    @staticmethod
-    def slots(_options):
-        return 1
+    CLUSTER = {"slots": 1}
 
     @staticmethod
     def measure(cluster, options):
@@ -83,12 +83,97 @@ class Latency:
             for runtime, of in figures.items())
 
 
+SLEEP = {"r": "function(seconds) { Sys.sleep(seconds); seconds }",
+         "python": "import time\ndef pause(seconds):\n    time.sleep(seconds)\n    return seconds"}
+
+
+class Lognormal:
+    """A thousand elements of lognormal times on two agents of four slots, beside a schedule that costs nothing."""
+
+    ELEMENTS, SEEDS, SIGMA, MEAN = 1000, 10, 1.5, 0.02
+
+    CLUSTER = {"slots": 4}
+
+    @classmethod
+    def measure(cls, cluster, _options):
+        figures = {}
+        for runtime in ("python", "r"):
+            cluster.warm_up(runtime)
+            ratios = []
+            for seed in range(cls.SEEDS):
+                elements = cls.elements(seed)
+                value, seconds = cluster.map(runtime=runtime, function=SLEEP[runtime], elements=elements)
+                check(value == elements, "the map's value")
+                ratios.append(seconds / greedy(elements, 8))
+            figures[runtime] = {"median": statistics.median(ratios), "most": max(ratios), "all": ratios}
+        return figures
+
+    @classmethod
+    def elements(cls, seed):
+        # The mean of a lognormal is e to the mu plus half the variance.
+        chance, mu = random.Random(seed), math.log(cls.MEAN) - cls.SIGMA**2 / 2
+        return [round(chance.lognormvariate(mu, cls.SIGMA), 6) for _ in range(cls.ELEMENTS)]
+
+    @staticmethod
+    def headlines(figures):
+        return {f"lognormal, {runtime}, over greedy": of["median"] for runtime, of in figures.items()}
+
+    @classmethod
+    def describe(cls, figures):
+        return "\n".join(
+            f"{runtime:6} {cls.ELEMENTS:,} lognormal elements on 2 x 4 slots, submission to value, over a greedy schedule "
+            f"that costs nothing, {len(of['all'])} seeds: median {of['median']:.3f}, most {of['most']:.3f}"
+            for runtime, of in figures.items())
+
+
+def greedy(elements, slots):
+    """The makespan when each element in turn goes to the slot that is free first, at no cost."""
+    free = [0.0] * slots
+    for seconds in elements:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+class Distance:
+    """An agent of four slots a tenth of a second away from its server, in each direction: how busy it is."""
+
+    DELAY, ELEMENTS, SECONDS, SLOTS = 0.1, 400, 0.1, 4
+
+    CLUSTER = {"slots": SLOTS, "agents": ("far",), "delay": DELAY}
+
+    @classmethod
+    def measure(cls, cluster, options):
+        cluster.warm_up("python")
+        busy = []
+        for _ in range(options.repeats):
+            job = cluster.client.submit({"runtime": "python", "function": SLEEP["python"],
+                                         "elements": [cls.SECONDS] * cls.ELEMENTS})
+            check(cluster.client.value(job) == [cls.SECONDS] * cls.ELEMENTS, "the map's value")
+            busy.append(cls.busy(cluster.client.outcomes(job)))
+        return {"busy": statistics.median(busy), "all": busy}
+
+    @classmethod
+    def busy(cls, outcomes):
+        """The share of the slots' time, from the first start to the last end, in which an element ran."""
+        begun = [datetime.datetime.fromisoformat(of["started_at"]).timestamp() for of in outcomes]
+        ended = [start + of["seconds"] for start, of in zip(begun, outcomes)]
+        return sum(of["seconds"] for of in outcomes) / cls.SLOTS / (max(ended) - min(begun))
+
+    @staticmethod
+    def headlines(figures):
+        return {"busy at a distance": figures["busy"]}
+
+    @classmethod
+    def describe(cls, figures):
+        return (f"far    {cls.ELEMENTS} elements of {cls.SECONDS * 1e3:.0f} ms on {cls.SLOTS} slots, "
+                f"{cls.DELAY * 1e3:.0f} ms from the server in each direction: busy {figures['busy']:.1%} "
+                f"(from {min(figures['all']):.1%} to {max(figures['all']):.1%})")
+
+
 class Throughput:
     """Many trivial elements on two slots, beside Python's own pool of two processes in the same run."""
 
-    @staticmethod
-    def slots(_options):
-        return 1
+    CLUSTER = {"slots": 1}
 
     @classmethod
     def measure(cls, cluster, options):
@@ -150,4 +235,4 @@ def check(holds, what):
         raise SystemExit(f"bench: {what} is wrong")
 
 
-PARTS = {"topology": Topology, "latency": Latency, "throughput": Throughput}
+PARTS = {"topology": Topology, "latency": Latency, "throughput": Throughput, "lognormal": Lognormal, "distance": Distance}

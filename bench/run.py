@@ -32,7 +32,7 @@ def main():
     say(describe_machine(results["machine"]))
     for name in options.parts:
         # A cluster each, so that no part pays for what an earlier one left in the database.
-        with Cluster(options.farrow, slots=PARTS[name].slots(options)) as cluster:
+        with Cluster(options.farrow, **PARTS[name].CLUSTER) as cluster:
             results[name] = PARTS[name].measure(cluster, options)
             say(PARTS[name].describe(results[name]))
     left_out = {}

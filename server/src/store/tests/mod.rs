@@ -123,13 +123,15 @@ impl Fixture {
 
 /// One round of the dispatcher for an agent with `free` slots.
 pub async fn round(tx: &mut Tx<'_>, agent: AgentId, free: u32) -> Result<Vec<Grant>, StoreError> {
-    Ok(decision(tx, agent, free, 0).await?.grants)
+    Ok(decision(tx, agent, 64, free, 0).await?.grants)
 }
 
-/// One round of the dispatcher for an agent with `free` slots that would hold `ahead` leases beside.
+/// One round of the dispatcher for an agent of `slots` slots, of which some are `free`, that would hold
+/// `ahead` leases beside.
 pub async fn decision(
     tx: &mut Tx<'_>,
     agent: AgentId,
+    slots: u32,
     free: u32,
     ahead: u32,
 ) -> Result<Decided, StoreError> {
@@ -137,7 +139,7 @@ pub async fn decision(
         id: agent,
         free,
         ahead,
-        slots: 64,
+        slots,
         memory: 1 << 34,
         free_memory: 1 << 34,
         runtimes: vec![Runtime::Python],

@@ -17,6 +17,11 @@ fn part(grant: &Grant, range: Range) -> Released {
     Released { part, ..Released::whole(grant.id, BTreeMap::new()) }
 }
 
+/// One round for an agent whose only slot is free.
+async fn grant(fixture: &Fixture, agent: AgentId) -> Vec<Grant> {
+    write!(fixture, |tx| decision(tx, agent, 1, 1, 0)).grants
+}
+
 /// Outcomes that took 50 milliseconds each.
 fn slow(grant: &Grant) -> Vec<NewPiece> {
     let pieces = all_of(grant).into_iter();
@@ -31,9 +36,9 @@ async fn ten_leased() -> (Fixture, AgentId, AgentId, JobId, Grant) {
     let fixture = Fixture::new().await;
     let (busy, idle) = (fixture.agent(1).await, fixture.agent(1).await);
     let job = fixture.map(40).await;
-    let first = fixture.grant(busy, 1).await.remove(0);
+    let first = grant(&fixture, busy).await.remove(0);
     fixture.report(busy, slow(&first)).await;
-    let ten = fixture.grant(busy, 1).await.remove(0);
+    let ten = grant(&fixture, busy).await.remove(0);
     assert_eq!(ten.ranges.ranges(), [Range(1, 11)]);
     (fixture, busy, idle, job, ten)
 }
@@ -73,13 +78,13 @@ async fn a_part_that_is_given_back_is_leased_anew_and_costs_no_attempt() {
 
     let stale = fixture.report(busy, vec![piece(&ten, Range(6, 7))]).await;
     assert_eq!(stale.verdicts, [Verdict::Stale], "it is not the agent's any more");
-    let next = fixture.grant(idle, 1).await.remove(0);
+    let next = grant(&fixture, idle).await.remove(0);
     assert_eq!((next.ranges.ranges()[0].0, next.attempt, next.lost), (6, 1, 0));
     let good = fixture.report(busy, vec![piece(&ten, Range(1, 6))]).await;
     assert_eq!(good.verdicts, [Verdict::Accepted], "the rest of the lease goes on");
     fixture.report(idle, all_of(&next)).await;
     loop {
-        let grants = fixture.grant(idle, 8).await;
+        let grants = grant(&fixture, idle).await;
         if grants.is_empty() {
             break;
         }
@@ -97,7 +102,7 @@ async fn a_part_that_is_all_that_remains_ends_the_lease() {
     let row = fixture.job(job).await;
     assert_eq!((row.counts.running, row.slots), (0, 0));
     assert_eq!(read!(fixture, |tx| leases::of_agent(tx, busy)), []);
-    assert_eq!(fixture.grant(idle, 1).await[0].ranges.ranges()[0].0, 1);
+    assert_eq!(grant(&fixture, idle).await[0].ranges.ranges()[0].0, 1);
 }
 
 #[tokio::test]
@@ -115,27 +120,27 @@ async fn nobody_gives_back_a_part_of_what_is_not_its_own() {
 #[tokio::test]
 async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_is_there() {
     let (fixture, busy, idle, _, ten) = ten_leased().await;
-    let decided = write!(fixture, |tx| decision(tx, idle, 1, 0));
+    let decided = write!(fixture, |tx| decision(tx, idle, 1, 1, 0));
     assert_eq!((decided.grants.len(), decided.wanted), (1, vec![]), "there are new elements");
     loop {
-        let grants = fixture.grant(busy, 1).await;
+        let grants = grant(&fixture, busy).await;
         if grants.is_empty() {
             break;
         }
         fixture.report(busy, grants.iter().flat_map(slow).collect()).await;
     }
-    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 0));
+    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 1, 0));
     let asked: Vec<LeaseId> = decided.wanted.iter().map(|spare| spare.lease).collect();
     assert_eq!((decided.grants.len(), asked), (0, vec![ten.id]));
     // Who has all slots busy asks for nothing.
-    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 0, 1));
+    let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 0, 1));
     assert!(decided.grants.is_empty() && decided.wanted.is_empty());
 }
 
 #[tokio::test]
 async fn a_lease_ahead_is_given_of_quick_elements_and_all_of_it_can_be_spared() {
     let (fixture, busy, _, job, ten) = ten_leased().await;
-    let decided = write!(fixture, |tx| decision(tx, busy, 0, 1));
+    let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
     let [ahead] = &decided.grants[..] else { panic!("{decided:?}") };
     assert_eq!((ahead.job, ahead.ranges.ranges()[0].0), (job, 11));
     fixture.report(busy, all_of(&ten)).await;
