@@ -19,7 +19,7 @@ use crate::jobs::Job;
 use crate::lane::Lane;
 use crate::prepared::Environment;
 use crate::runtimes;
-use crate::slots::Claim;
+use crate::slots::{Claim, Turn};
 use crate::work::Work;
 
 /// A lease that the agent has received and holds.
@@ -31,8 +31,8 @@ pub struct Grant {
     pub payload: Bytes,
     /// Its job.
     pub job: Arc<Job>,
-    /// The slots it runs in; nothing when they must be waited for.
-    pub claim: Option<Claim>,
+    /// Its turn to get the slots it runs in.
+    pub turn: Turn,
     /// That it is held.
     pub holding: Holding,
     /// When to stop.
@@ -99,13 +99,10 @@ pub async fn run(agent: Arc<Agent>, mut grant: Grant) {
 /// `None`: it waited for a slot, and another agent has one.
 async fn begin(agent: &Agent, grant: &mut Grant) -> Option<(Arc<Work>, Claim)> {
     grant.holding.alone().await;
-    let claim = match grant.claim.take() {
-        Some(claim) => claim,
-        None => tokio::select! {
-            biased;
-            claim = agent.slots.wait(grant.lease.slots) => claim,
-            () = grant.holding.wanted() => return None,
-        },
+    let claim = tokio::select! {
+        biased;
+        claim = grant.turn.claim() => claim,
+        () = grant.holding.wanted() => return None,
     };
     let (prepared, elements, failure) = match provide(agent, grant).await {
         Ok((prepared, elements)) => (prepared, elements, None),

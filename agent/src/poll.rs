@@ -154,6 +154,7 @@ fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) 
     let holding = agent.held.insert(lease.id)?;
     tracing::debug!(lease = %lease.id, job = %lease.job, elements = lease.ranges.len(), "leased");
     let stop = Stop { revoked: holding.revoked().clone(), killed: agent.killed.clone() };
-    let claim = agent.slots.claim(lease.slots);
-    Some(Grant { lease, payload, job, claim, holding, stop })
+    // In line from now on: the next request must not ask for it once more.
+    let turn = agent.slots.queue(lease.slots);
+    Some(Grant { lease, payload, job, turn, holding, stop })
 }

@@ -72,36 +72,17 @@ impl Slots {
         self.demand.subscribe()
     }
 
-    /// Takes the lowest `count` free slots, or none if there are fewer or others wait for them. No
-    /// lease takes more slots than there are.
-    pub fn claim(self: &Arc<Self>, count: u32) -> Option<Claim> {
-        let mut book = self.lock();
-        if !book.waiting.is_empty() {
-            return None;
-        }
-        let slots = book.take(self.at_most_all(count))?;
-        self.tell(&book);
-        Some(Claim { slots, book: Arc::clone(self) })
-    }
-
-    /// Waits for so many free slots and takes them. Who came first is served first.
-    pub async fn wait(self: &Arc<Self>, count: u32) -> Claim {
+    /// Gets in line for the lowest `count` free slots: who came first is served first. No lease takes
+    /// more slots than there are.
+    pub fn queue(self: &Arc<Self>, count: u32) -> Turn {
         let (sender, claimed) = oneshot::channel();
-        let number = {
-            let mut book = self.lock();
-            book.n_waited += 1;
-            let number = book.n_waited;
-            let count = self.at_most_all(count);
-            book.waiting.push_back(Waiting { number, count, claim: sender });
-            self.serve(&mut book);
-            number
-        };
-        let _place = Place { slots: self, number };
-        match claimed.await {
-            Ok(claim) => claim,
-            // The sender stands in the queue until it is used, or its place is given up.
-            Err(_) => std::future::pending().await,
-        }
+        let mut book = self.lock();
+        book.n_waited += 1;
+        let number = book.n_waited;
+        let count = count.clamp(1, self.total.max(1)) as usize;
+        book.waiting.push_back(Waiting { number, count, claim: sender });
+        self.serve(&mut book);
+        Turn { slots: Arc::clone(self), number, claimed }
     }
 
     /// Notes how long an element takes in a slot.
@@ -112,10 +93,6 @@ impl Slots {
         if has_changed {
             self.tell(&book);
         }
-    }
-
-    fn at_most_all(&self, count: u32) -> usize {
-        count.clamp(1, self.total.max(1)) as usize
     }
 
     /// Gives free slots to those who wait.
@@ -174,13 +151,26 @@ impl Drop for Claim {
     }
 }
 
-/// A place in the queue, left when whoever waits has its slots or waits no more.
-struct Place<'a> {
-    slots: &'a Arc<Slots>,
+/// A place in the line for slots, left when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    slots: Arc<Slots>,
     number: u64,
+    claimed: oneshot::Receiver<Claim>,
 }
 
-impl Drop for Place<'_> {
+impl Turn {
+    /// Waits for the slots and takes them.
+    pub async fn claim(&mut self) -> Claim {
+        match (&mut self.claimed).await {
+            Ok(claim) => claim,
+            // The sender stands in the line until it is used, or its place is given up.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut book = self.slots.lock();
         book.waiting.retain(|waiting| waiting.number != self.number);
@@ -192,7 +182,6 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -201,76 +190,64 @@ mod tests {
         (demand.free, demand.ahead)
     }
 
+    fn claim(slots: &Arc<Slots>, count: u32) -> Option<Claim> {
+        slots.queue(count).claim().now_or_never()
+    }
+
     #[test]
     fn claims_take_the_lowest_and_give_them_back() {
         let slots = Slots::new(4);
-        let one = slots.claim(1).unwrap();
-        let two = slots.claim(2).unwrap();
+        let one = claim(&slots, 1).unwrap();
+        let two = claim(&slots, 2).unwrap();
         assert_eq!((one.slots(), two.slots()), (&[0][..], &[1, 2][..]));
-        assert!(slots.claim(2).is_none());
+        assert!(claim(&slots, 2).is_none());
         assert_eq!(demand(&slots), (1, 0));
         drop(two);
         assert_eq!(demand(&slots), (3, 0));
-        assert_eq!(slots.claim(2).unwrap().slots(), [1, 2]);
+        assert_eq!(claim(&slots, 2).unwrap().slots(), [1, 2]);
     }
 
     #[test]
     fn more_slots_than_there_are_means_all() {
-        assert_eq!(Slots::new(2).claim(9).unwrap().slots(), [0, 1]);
+        assert_eq!(claim(&Slots::new(2), 9).unwrap().slots(), [0, 1]);
     }
 
-    #[tokio::test]
-    async fn who_came_first_is_served_first_however_many_slots_it_needs() {
+    #[test]
+    fn who_came_first_is_served_first_however_many_slots_it_needs() {
         let slots = Slots::new(2);
-        let claims = [slots.claim(1).unwrap(), slots.claim(1).unwrap()];
-        let (served, mut order) = mpsc::unbounded_channel();
-        let wait = |name, count| {
-            let (slots, served) = (Arc::clone(&slots), served.clone());
-            let waits = async move {
-                let claim = slots.wait(count).await;
-                served.send((name, claim)).unwrap();
-            };
-            let mut waits = Box::pin(waits);
-            // In the queue before the next one comes.
-            assert!((&mut waits).now_or_never().is_none());
-            tokio::spawn(waits);
-        };
-        wait("both", 2);
-        wait("one", 1);
-        let [first, second] = claims;
+        let [first, second] = [claim(&slots, 1).unwrap(), claim(&slots, 1).unwrap()];
+        let (mut both, mut one) = (slots.queue(2), slots.queue(1));
         drop(first);
-        assert!(slots.claim(1).is_none(), "it would go past those who wait");
+        assert!(one.claim().now_or_never().is_none(), "it would go past who needs both");
         drop(second);
-        let (name, claim) = order.recv().await.unwrap();
-        assert_eq!((name, claim.slots()), ("both", &[0, 1][..]));
-        drop(claim);
-        assert_eq!(order.recv().await.unwrap().0, "one");
+        let claimed = both.claim().now_or_never().unwrap();
+        assert_eq!(claimed.slots(), [0, 1]);
+        drop(claimed);
+        assert_eq!(one.claim().now_or_never().unwrap().slots(), [0]);
     }
 
     #[test]
     fn who_waits_no_more_holds_nobody_up_and_keeps_no_slot() {
-        let slots = Slots::new(1);
-        let claim = slots.claim(1).unwrap();
-        let mut first = Box::pin(slots.wait(1));
-        let mut second = Box::pin(slots.wait(1));
-        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
-        drop(first);
-        drop(claim);
-        assert_eq!(demand(&slots).0, 0, "the second has it");
-        // Its slot was on its way to it.
-        drop(second);
-        assert_eq!(demand(&slots).0, 1);
+        let slots = Slots::new(2);
+        let claimed = claim(&slots, 1).unwrap();
+        let (both, mut one) = (slots.queue(2), slots.queue(1));
+        assert!(one.claim().now_or_never().is_none());
+        drop(both);
+        assert_eq!(one.claim().now_or_never().unwrap().slots(), [1]);
+        let unused = slots.queue(1);
+        assert_eq!(demand(&slots).0, 0, "it has its slot, and nobody has taken it");
+        drop((unused, claimed));
+        assert_eq!(demand(&slots).0, 2);
     }
 
     #[test]
     fn quick_slots_want_a_lease_ahead_each_and_those_that_wait_count() {
         let slots = Slots::new(2);
-        let claims = [slots.claim(1).unwrap(), slots.claim(1).unwrap()];
+        let claims = [claim(&slots, 1).unwrap(), claim(&slots, 1).unwrap()];
         slots.note_pace(0, Duration::from_millis(1));
         slots.note_pace(1, QUICK);
         assert_eq!(demand(&slots), (0, 2));
-        let mut waits = Box::pin(slots.wait(1));
-        assert!((&mut waits).now_or_never().is_none());
+        let _waits = slots.queue(1);
         assert_eq!(demand(&slots), (0, 1));
         slots.note_pace(0, QUICK * 2);
         assert_eq!(demand(&slots), (0, 0));

@@ -40,6 +40,7 @@ async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
         let client = world.client.clone();
         waiting.push(tokio::spawn(async move { client.get(&way).await.status }));
     }
+    let before = metric(&world.client, "farrow_database_operations_total").await;
     // An agent waits once for work, and as often as it likes for orders.
     for rest in std::iter::once("lease").chain(std::iter::repeat_n("heartbeat", EACH)) {
         let path = format!("/v1/agents/{}/{rest}", agent.id);
@@ -60,6 +61,11 @@ async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
     let client = world.client.clone();
     until("all clients wait", async || {
         (metric(&client, "farrow_requests_waiting").await >= ways.len() * EACH).then_some(())
+    })
+    .await;
+    until("all heartbeats are held, each of which is written down", async || {
+        let written = metric(&client, "farrow_database_operations_total").await;
+        (written >= before + EACH).then_some(())
     })
     .await;
     until("the agent waits", async || {

@@ -6,6 +6,7 @@
 use super::faults::Faults;
 use super::invariant::Invariant;
 use crate::store::agents::columns_of_standing;
+use crate::store::leases::slots_at_work;
 
 /// A bug that the server does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +81,13 @@ fn words(sql: &'static str) -> impl Iterator<Item = &'static str> {
 const REWRITTEN: [(Bug, &str, &str); 7] = [
     (
         Bug::NoStateCheck,
-        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
-                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version,
+                 l.spare = l.remaining as is_ahead, j.total, p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
              from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
                  left join agents a on a.id = l.agent_id
              where l.id = $1 and l.agent_id = $2 and l.state in ('live', 'lapsed', 'torn')",
-        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
-                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+        "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version,
+                 l.spare = l.remaining as is_ahead, j.total, p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
              from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
                  left join agents a on a.id = l.agent_id
              where l.id = $1 and l.agent_id = $2",
@@ -102,9 +103,14 @@ const REWRITTEN: [(Bug, &str, &str); 7] = [
     ),
     (
         Bug::ReviveWithoutStateCheck,
-        "select job_id, remaining, slots from leases
-             where id = $1 and agent_id = $2 and state = 'lapsed'",
-        "select job_id, remaining, slots from leases where id = $1 and agent_id = $2",
+        concat!(
+            "select job_id, remaining, ", slots_at_work!(), " as slots from leases
+             where id = $1 and agent_id = $2 and state = 'lapsed'"
+        ),
+        concat!(
+            "select job_id, remaining, ", slots_at_work!(), " as slots from leases
+             where id = $1 and agent_id = $2"
+        ),
     ),
     (
         Bug::EndWithoutStateCheck,

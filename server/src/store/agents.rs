@@ -8,6 +8,7 @@ use protocol::{AgentId, LeaseId};
 
 use super::StoreError;
 use super::db::{Row, Tx, args, json_text};
+use super::leases::slots_at_work;
 use crate::clock::{Millis, rfc3339};
 
 /// Milliseconds after which an agent that is gone is forgotten.
@@ -261,13 +262,13 @@ pub struct Totals {
 pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
     let row = tx
         .first(
-            "select cast(coalesce(sum(case when state = 'live' then 1 end), 0) as bigint) as live,
+            concat!("select cast(coalesce(sum(case when state = 'live' then 1 end), 0) as bigint) as live,
                  cast(coalesce(sum(case when state = 'draining' then 1 end), 0) as bigint)
                      as draining,
                  cast(coalesce(sum(case when state = 'live' then slots end), 0) as bigint) as slots,
-                 cast((select coalesce(sum(slots), 0) from leases where state = 'live') as bigint)
-                     as busy
-             from agents where state <> 'gone'",
+                 cast((select coalesce(sum(", slots_at_work!(), "), 0) from leases
+                     where state = 'live') as bigint) as busy
+             from agents where state <> 'gone'"),
             args![],
         )
         .await?;
@@ -280,15 +281,23 @@ pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
     })
 }
 
-const SELECT_ONE: &str = "
-    select a.*, cast(coalesce((select sum(slots) from leases
+const SELECT_ONE: &str = concat!(
+    "
+    select a.*, cast(coalesce((select sum(",
+    slots_at_work!(),
+    ") from leases
         where agent_id = a.id and state = 'live'), 0) as bigint) as busy
-    from agents a where id = $1";
+    from agents a where id = $1"
+);
 
-const SELECT_PAGE: &str = "
-    select a.*, cast(coalesce((select sum(slots) from leases
+const SELECT_PAGE: &str = concat!(
+    "
+    select a.*, cast(coalesce((select sum(",
+    slots_at_work!(),
+    ") from leases
         where agent_id = a.id and state = 'live'), 0) as bigint) as busy
-    from agents a where id > $1 and (state <> 'gone' or $3) order by id limit $2";
+    from agents a where id > $1 and (state <> 'gone' or $3) order by id limit $2"
+);
 
 /// What is known of an agent.
 ///

@@ -31,6 +31,8 @@ pub struct Grant {
     pub attempt: u32,
     /// Agents lost with it.
     pub lost: u32,
+    /// Whether it waits for a slot: all of it is spare.
+    pub is_ahead: bool,
     /// Deaths of workers by element.
     pub deaths: BTreeMap<u64, u32>,
 }
@@ -45,9 +47,25 @@ fn grant(row: &Row) -> Result<Grant, StoreError> {
         width: row.small("width")?,
         attempt: row.small("attempt")?,
         lost: row.small("lost")?,
+        is_ahead: row.flag("is_ahead")?,
         deaths: row.json("deaths")?,
     })
 }
+
+impl Grant {
+    /// Slots that it has at work: none while it waits for one.
+    fn slots_at_work(&self) -> u32 {
+        if self.is_ahead || self.ranges.is_empty() { 0 } else { self.slots }
+    }
+}
+
+/// The slots that a lease has at work, of its row.
+macro_rules! slots_at_work {
+    () => {
+        "case when spare = remaining then 0 else slots end"
+    };
+}
+pub(crate) use slots_at_work;
 
 /// Writes what the scheduler decided: the leases, the cursor, and that what came back is taken.
 ///
@@ -65,6 +83,7 @@ pub async fn grant_all(
             None => BTreeMap::new(),
         };
         let (bounds, from) = (Bounds::of(&assignment), assignment.from);
+        let n_elements = assignment.ranges.len();
         let grant = Grant {
             id: LeaseId::new(),
             job: assignment.job,
@@ -74,6 +93,7 @@ pub async fn grant_all(
             width: assignment.width,
             attempt: assignment.attempt,
             lost: assignment.lost,
+            is_ahead: bounds.spare == n_elements,
             deaths,
         };
         insert(tx, &grant, "live", bounds, now).await?;
@@ -189,7 +209,7 @@ async fn advance(tx: &mut Tx<'_>, grant: &Grant, is_new: bool) -> Result<(), Sto
         "update progress set running = running + $2, slots = slots + $3, version = version + 1,
              cursor = case when cursor < $4 then $4 else cursor end
          where job_id = $1",
-        args![grant.job, grant.ranges.len(), grant.slots, cursor],
+        args![grant.job, grant.ranges.len(), grant.slots_at_work(), cursor],
     )
     .await?;
     Ok(())
@@ -247,7 +267,8 @@ async fn refresh(tx: &mut Tx<'_>, job: JobId, started: Option<Millis>) -> Result
 pub async fn of_agent(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<Grant>, StoreError> {
     let rows = tx
         .all(
-            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths
+            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths,
+                 spare = remaining as is_ahead
              from leases where agent_id = $1 and state = 'live' order by id",
             args![agent],
         )
@@ -279,8 +300,8 @@ pub async fn release(
 ) -> Result<Option<JobId>, StoreError> {
     let row = tx
         .first(
-            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths, version,
-                 granted_at
+            "select id, job_id, agent_id, ranges, slots, width, attempt, lost, deaths,
+                 spare = remaining as is_ahead, version, granted_at
              from leases where id = $1 and agent_id = $2 and state = 'live'",
             args![released.id, agent],
         )
@@ -305,25 +326,60 @@ async fn give_part_back(
     version: i64,
     granted_at: Millis,
 ) -> Result<Option<JobId>, StoreError> {
+    let before = lease.slots_at_work();
     let given = lease.ranges.take_common(part);
     if given.is_empty() {
         return Ok(None);
     }
     let (n, job) = (given.len(), lease.job);
     set_ranges(tx, lease.id, &lease.ranges, version).await?;
-    let freed_slots = if lease.ranges.is_empty() { lease.slots } else { 0 };
+    // Who gives a part of it runs the rest.
+    lease.is_ahead = false;
+    let after = lease.slots_at_work();
     lease.deaths.retain(|&element, _| given.ranges().iter().any(|range| range.contains(element)));
     let attempt = lease.attempt.saturating_sub(1);
     let rest = Grant { id: LeaseId::new(), ranges: given, attempt, ..lease };
     insert(tx, &rest, "released", Bounds::default(), granted_at).await?;
     tx.execute(
-        "update progress set running = running - $2, slots = slots - $3, version = version + 1
+        "update progress set running = running - $2, slots = slots - $3 + $4, version = version + 1
          where job_id = $1",
-        args![job, n, freed_slots],
+        args![job, n, before, after],
     )
     .await?;
     refresh_runnable(tx, job).await?;
     Ok(Some(job))
+}
+
+/// Notes that so many leases of an agent that waited for a slot have begun, the oldest first, because
+/// as many others of one slot have ended.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn begin_ahead(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    n_ended: u64,
+) -> Result<(), StoreError> {
+    for _ in 0..n_ended {
+        let row = tx
+            .first(
+                "update leases set version = version + 1,
+                     spare = case when remaining > width then remaining - width else 0 end
+                 where id = (select id from leases
+                     where agent_id = $1 and state = 'live' and spare = remaining
+                     order by id limit 1)
+                 returning job_id, slots",
+                args![agent],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        tx.execute(
+            "update progress set slots = slots + $2, version = version + 1 where job_id = $1",
+            args![row.text("job_id")?, row.int("slots")?],
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 /// Live leases that can spare elements, without those in `asked`: at most `limit`, those with the most
@@ -362,7 +418,7 @@ async fn give_back(tx: &mut Tx<'_>, lease: &Grant, state: &'static str) -> Resul
     tx.execute(
         "update progress set running = running - $2, slots = slots - $3, version = version + 1
          where job_id = $1",
-        args![lease.job, lease.ranges.len(), lease.slots],
+        args![lease.job, lease.ranges.len(), lease.slots_at_work()],
     )
     .await?;
     refresh_runnable(tx, lease.job).await
@@ -406,8 +462,12 @@ pub async fn lapse(tx: &mut Tx<'_>, agent: AgentId) -> Result<Lapsed, StoreError
 pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<bool, StoreError> {
     let row = tx
         .first(
-            "select job_id, remaining, slots from leases
-             where id = $1 and agent_id = $2 and state = 'lapsed'",
+            concat!(
+                "select job_id, remaining, ",
+                slots_at_work!(),
+                " as slots from leases
+                 where id = $1 and agent_id = $2 and state = 'lapsed'"
+            ),
             args![lease, agent],
         )
         .await?;

@@ -116,7 +116,8 @@ const EVERYTHING: &str = "
             'on_error', options ->> 'on_error') order by j.id)
         from jobs j left join progress p on p.job_id = j.id) as jobs,
     (select json_group_array(json_object('id', id, 'job', job_id, 'agent', agent_id, 'state', state,
-            'ranges', json(ranges), 'remaining', remaining, 'slots', slots))
+            'ranges', json(ranges), 'remaining', remaining,
+            'slots', case when spare = remaining then 0 else slots end))
         from leases where job_id in (select id from jobs)) as leases,
     (select json_group_array(json_object('job', job_id, 'first', first, 'n', n, 'lease', lease_id,
             'rank', rank, 'errors', json(errors), 'lengths', hex(lengths), 'data', hex(data))

@@ -105,6 +105,7 @@ struct Held {
     before: u64,
     agent_name: String,
     is_live: bool,
+    is_ahead: bool,
     slots: u64,
     attempt: u32,
     version: i64,
@@ -121,7 +122,8 @@ struct Moved {
     failed: u64,
     micros: u64,
     no_longer_running: u64,
-    freed_slots: u64,
+    /// Slots that have nothing more to do, without those that have begun.
+    freed_slots: i64,
     /// Nothing is left of a lease that could have been leased anew.
     emptied_returned: bool,
     failure: Option<Problem>,
@@ -165,23 +167,28 @@ impl Acceptance {
     }
 
     async fn write(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let mut n_ended = 0;
         for (lease, held) in std::mem::take(&mut self.leases) {
             let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
-            // Of what was accepted it has been noted how its job moves.
-            if let Some(moved) = self.jobs.get_mut(&held.job).filter(|_| held.ranges.is_empty()) {
-                if held.is_live {
-                    self.outcome.can_go_on = true;
-                    moved.freed_slots += held.slots;
-                } else {
-                    moved.emptied_returned = true;
-                }
-            }
             leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
+            let is_over = held.ranges.is_empty();
+            // Of what was accepted it has been noted how its job moves.
+            let Some(moved) = self.jobs.get_mut(&held.job) else { continue };
+            let slots = i64::try_from(held.slots).unwrap_or(i64::MAX);
+            match (held.is_live, is_over) {
+                (true, true) => {
+                    self.outcome.can_go_on = true;
+                    moved.freed_slots += if held.is_ahead { 0 } else { slots };
+                    n_ended += 1;
+                }
+                (true, false) => moved.freed_slots -= if held.is_ahead { slots } else { 0 },
+                (false, _) => moved.emptied_returned |= is_over,
+            }
         }
         for (job, moved) in std::mem::take(&mut self.jobs) {
             self.move_job(tx, job, moved).await?;
         }
-        Ok(())
+        leases::begin_ahead(tx, self.agent, n_ended).await
     }
 
     async fn move_job(
@@ -276,8 +283,8 @@ async fn read_held(
 ) -> Result<Option<Held>, StoreError> {
     let row = tx
         .first(
-            "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version, j.total,
-                 p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
+            "select l.job_id, l.state, l.ranges, l.slots, l.attempt, l.version,
+                 l.spare = l.remaining as is_ahead, j.total, p.done + p.failed as accepted, coalesce(a.name, '') as agent_name
              from leases l join jobs j on j.id = l.job_id join progress p on p.job_id = l.job_id
                  left join agents a on a.id = l.agent_id
              where l.id = $1 and l.agent_id = $2 and l.state in ('live', 'lapsed', 'torn')",
@@ -291,6 +298,7 @@ async fn read_held(
         before: row.count("accepted")?,
         agent_name: row.text("agent_name")?,
         is_live: row.text("state")? == "live",
+        is_ahead: row.flag("is_ahead")?,
         slots: row.count("slots")?,
         attempt: row.small("attempt")?,
         version: row.int("version")?,

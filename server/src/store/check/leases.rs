@@ -34,7 +34,8 @@ impl Check<'_> {
         loop {
             let rows = tx
                 .all(
-                    "select id, state, ranges, remaining, slots, spare,
+                    "select id, state, ranges, remaining, spare,
+                         case when spare = remaining then 0 else slots end as slots,
                          exists (select 1 from agents where id = agent_id) as has_agent
                      from leases where job_id = $1 and id > $2 order by id limit $3",
                     args![job, after.as_str(), ROWS],

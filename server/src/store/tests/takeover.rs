@@ -6,6 +6,7 @@ use protocol::agent::{Released, Verdict};
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 
+use super::super::agents;
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
 use super::{Decided, Fixture, all_of, decision, piece, read, write};
@@ -137,13 +138,55 @@ async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_i
     assert!(decided.grants.is_empty() && decided.wanted.is_empty());
 }
 
+/// The slots that a job and an agent have at work.
+async fn at_work(fixture: &Fixture, job: JobId, agent: AgentId) -> (u64, u32) {
+    let busy = read!(fixture, |tx| agents::find(tx, agent, 9)).unwrap().busy;
+    let totals = read!(fixture, |tx| agents::totals(tx));
+    assert_eq!(totals.busy, u64::from(busy));
+    (fixture.job(job).await.slots, busy)
+}
+
 #[tokio::test]
-async fn a_lease_ahead_is_given_of_quick_elements_and_all_of_it_can_be_spared() {
+async fn a_lease_ahead_is_given_of_quick_elements_and_takes_a_slot_when_one_is_free() {
     let (fixture, busy, _, job, ten) = ten_leased().await;
     let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
     let [ahead] = &decided.grants[..] else { panic!("{decided:?}") };
     assert_eq!((ahead.job, ahead.ranges.ranges()[0].0), (job, 11));
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it waits");
+    let asked = HashSet::from([ten.id]);
+    let all = read!(fixture, |tx| async move { leases::spares(tx, &asked, 10).await });
+    assert_eq!(all[0].elements, ahead.ranges.len(), "all of it can be spared");
     fixture.report(busy, all_of(&ten)).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it has begun");
     let spare = spare(&fixture).await.unwrap();
-    assert_eq!((spare.lease, spare.elements), (ahead.id, ahead.ranges.len()));
+    assert_eq!((spare.lease, spare.elements), (ahead.id, ahead.ranges.len() - 1));
+    fixture.report(busy, all_of(ahead)).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_lease_ahead_counts_as_begun_from_its_first_report_on() {
+    let (fixture, busy, _, job, _) = ten_leased().await;
+    let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
+    let ahead = decided.grants[0].clone();
+    fixture.report(busy, vec![piece(&ahead, Range(11, 12))]).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (2, 2));
+    let id = ahead.id;
+    write!(fixture, |tx| leases::lapse(tx, busy));
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+    assert!(write!(fixture, |tx| leases::revive(tx, busy, id)));
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_lease_ahead_that_comes_back_had_no_slot() {
+    let (fixture, busy, _, job, _) = ten_leased().await;
+    let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
+    let ahead = decided.grants[0].id;
+    write!(fixture, |tx| leases::lapse(tx, busy));
+    assert!(write!(fixture, |tx| leases::revive(tx, busy, ahead)));
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+    let whole = Released::whole(ahead, BTreeMap::new());
+    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &whole)), Some(job));
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
 }
