@@ -10,7 +10,9 @@
 //! while much is left and fine at the end. It holds at least [`LEAST_SECONDS`] of work, so that the way to
 //! the server and back, behind a lease ahead, is hidden; and at most [`TARGET_SECONDS`], which is enough for
 //! the cost of a lease to vanish. Whatever these say, it never holds more than half an even share, so that
-//! the last `2 * slots` elements are leased one by one.
+//! the last `2 * slots` elements are leased one by one. A slot that has nothing to do though it should have
+//! had leases ahead shows that they are too short for the way to the server: its agent gets half a share,
+//! also ahead.
 //!
 //! **The bounds.** Let what is left be `r` seconds of work for each slot when a chunk is cut, and elements
 //! take what was measured. The chunk takes no longer than `max(r / 8, LEAST_SECONDS)`, and it begins at
@@ -50,6 +52,10 @@ pub const SHARE_DIVISOR: u64 = 8;
 /// [`LEAST_SECONDS`].
 pub const LEAST_SHARE_DIVISOR: u64 = 2;
 
+/// From so many elements a slot on, slots have leases ahead. One that has nothing to do all the same shows
+/// that the way to the server is long.
+pub const SETTLED_AFTER: u64 = 2;
+
 /// A lease takes at most so many times the elements that were measured: one quick element says
 /// little about a million others.
 pub const EVIDENCE_FACTOR: u64 = 16;
@@ -71,6 +77,12 @@ impl Measured {
     fn mean(self) -> Option<f64> {
         (self.elements > 0).then(|| self.seconds / self.elements as f64)
     }
+
+    /// Elements that take so many seconds; none, if nothing was measured.
+    fn elements_in(self, seconds: f64) -> u64 {
+        // The cast saturates, which is what a mean of nothing needs.
+        self.mean().map_or(0, |mean| (seconds / mean.max(1e-9)) as u64)
+    }
 }
 
 /// The elements that a lease of a job takes, at least 1.
@@ -78,26 +90,33 @@ impl Measured {
 /// `left` are the elements not leased, `slots` the slots that share them, `bytes` the mean size of
 /// an element.
 pub fn adaptive(measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
-    let Some(mean) = measured.mean() else { return 1 };
-    let slots = slots.max(1);
-    // The cast saturates, which is what a mean of nothing needs.
-    let elements_in = |seconds: f64| (seconds / mean.max(1e-9)) as u64;
-    let by_share = left.div_ceil(SHARE_DIVISOR * slots).max(least(measured, slots, elements_in));
-    let by_evidence = measured.elements.saturating_mul(EVIDENCE_FACTOR);
-    let by_bytes = MAX_BYTES / bytes.max(1);
-    by_share
-        .min(left.div_ceil(LEAST_SHARE_DIVISOR * slots))
-        .min(elements_in(TARGET_SECONDS))
-        .min(by_evidence)
-        .min(by_bytes)
-        .max(1)
+    let by_share = left.div_ceil(SHARE_DIVISOR * slots.max(1));
+    bounded(by_share.max(least(measured, slots)), measured, left, slots, bytes)
+}
+
+/// The same for an agent of which slots have nothing to do: as much as there may be, once leases ahead
+/// should have kept them at work.
+pub fn for_idle(measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
+    if measured.elements < SETTLED_AFTER * slots {
+        return adaptive(measured, left, slots, bytes);
+    }
+    bounded(u64::MAX, measured, left, slots, bytes)
 }
 
 /// The elements below which a lease does not hide its way. No more than each slot has run: what finishes
 /// first is short, so that a young mean would have it take too much.
-fn least(measured: Measured, slots: u64, elements_in: impl Fn(f64) -> u64) -> u64 {
+fn least(measured: Measured, slots: u64) -> u64 {
     let seconds = LEAST_SECONDS.max(slots as f64 / MOST_LEASES_A_SECOND);
-    elements_in(seconds).min(measured.elements / slots)
+    measured.elements_in(seconds).min(measured.elements / slots.max(1))
+}
+
+/// What a lease takes that would take `wanted`.
+fn bounded(wanted: u64, measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
+    let by_share = left.div_ceil(LEAST_SHARE_DIVISOR * slots.max(1));
+    let by_time = measured.elements_in(TARGET_SECONDS);
+    let by_evidence = measured.elements.saturating_mul(EVIDENCE_FACTOR);
+    let by_bytes = MAX_BYTES / bytes.max(1);
+    wanted.min(by_share).min(by_time).min(by_evidence).min(by_bytes).max(1)
 }
 
 /// Whether `n` elements were measured to take no longer than a lease is to hold: the way to the
