@@ -15,25 +15,27 @@
 //! also ahead.
 //!
 //! **The bounds.** Let what is left be `r` seconds of work for each slot when a chunk is cut, and elements
-//! take what was measured. The chunk takes no longer than `max(r / 8, LEAST_SECONDS)`, and it begins at
-//! once, or ahead: behind one that was cut when hardly more was left, and is about as long. While `r` is
-//! above twice `LEAST_SECONDS`, both together end before `r` has passed, which is before the map can end.
-//! So only chunks that are cut later can hold it up, by no more than themselves and the one they wait for:
-//! twice `LEAST_SECONDS`, a tenth of a second.
+//! take what was measured. The chunk takes no longer than an element, or `max(r / 8, LEAST_SECONDS)`; and it
+//! begins at once, or ahead, behind one that was cut when hardly more was left and is about as long. While
+//! `r` is above twice `LEAST_SECONDS`, both together end before `r` has passed, which is before the map can
+//! end. So only chunks that are cut later can hold it up, by no more than themselves and the one they wait
+//! for: twice `LEAST_SECONDS`, a tenth of a second (more above 100 slots, see [`MOST_LEASES_A_SECOND`]).
+//! Chunks for slots that had nothing to do are larger: behind a long way, and where an agent joins late, the
+//! bound is `r / 2`.
 //!
 //! Times are not what was measured: they vary, and those of elements that finish first are shorter than the
 //! mean. Hence the divisor is 8 where 2 would do for equal times. A giant begins later than it would alone by
-//! what stands before it in its chunk and in the one ahead of which that waits, at most a quarter of what
-//! was then left; with a divisor of 2 it would be all of it. What stands behind a giant is not held up by it:
+//! what stands before it in its chunk and in the one behind which that waits, about a quarter of what was
+//! then left; with a divisor of 2 it would be all of it. What stands behind a giant is not held up by it:
 //! idle slots take it over ([`super::takeover`]). What remains is the giant's own time, which no size of
 //! chunks can shorten.
 //!
 //! **Papers.** An even share of what is left is guided self-scheduling (Polychronopoulos and Kuck, 1987). Its
 //! known weakness is a first chunk that is too large when times vary; factoring (Hummel, Schonberg and
-//! Flynn, 1992) therefore gives half a share, in rounds. Here the fraction is smaller, because leases ahead
-//! make a chunk cheaper than theirs; and since chunks can be divided after they were given, as in work
-//! stealing (Blumofe and Leiserson, 1999), they need not be so fine for the worst case. `simulator` shows
-//! whole maps under these rules side by side.
+//! Flynn, 1992) therefore gives half a share, in rounds. Here the fraction is smaller: leases ahead make a
+//! chunk cheaper, and lengthen what an element may wait behind. Chunks need not be fine enough for the worst
+//! case, because they can be divided after they were given, as in work stealing (Blumofe and Leiserson,
+//! 1999). `simulator` shows whole maps under these rules side by side.
 
 /// Seconds of work that a lease is to hold at the most.
 pub const TARGET_SECONDS: f64 = 1.0;

@@ -293,9 +293,9 @@ impl Server {
         let now = timeline.now;
         self.asks.retain(|_, (at, _)| now - *at < AGAIN);
         let may_spare = |(lease, live): (&LeaseId, &Live)| {
-            let is_asked = live.spare == 0 || self.asks.contains_key(lease);
+            let may = live.spare > 0 && !self.asks.contains_key(lease);
             let (lease, holder) = (*lease, self.agents[live.agent].id);
-            (!is_asked).then(|| Spare { lease, holder, job: self.job.id, elements: live.spare })
+            may.then_some(Spare { lease, holder, job: self.job.id, elements: live.spare })
         };
         let spares: Vec<Spare> = self.live.iter().filter_map(may_spare).collect();
         let jobs = HashMap::from([(self.job.id, self.job.clone())]);

@@ -74,6 +74,19 @@ fn eight_long_elements_among_short_ones_hold_nothing_up() {
     }
 }
 
+/// Wherever it stands: it alone is still running at the end, or nothing would be gained by asking.
+#[test]
+fn what_stands_behind_a_giant_is_taken_over() {
+    let lateness = |index| {
+        let times = times::giant_at(index);
+        let makespan = run(TWO_OF_FOUR, Rule::Ours, &times).makespan as f64;
+        (makespan - greedy(TWO_OF_FOUR.all_slots(), &times) as f64) / SECOND as f64
+    };
+    let indexes = (0..N_OF_MOST).step_by(20);
+    let mean = indexes.clone().map(lateness).sum::<f64>() / indexes.count() as f64;
+    assert!(mean <= 0.035, "{mean:.3} s later than without any cost");
+}
+
 /// Graham's bound for greedy scheduling (1966), and what chunks and ways to the server may add to it: the
 /// two chunks that `chunking` speaks of, and some round trips to begin, to take over and to end.
 #[test]
@@ -93,8 +106,8 @@ fn chunks_hold_a_map_up_by_no_more_than_two_of_the_least() {
     }
 }
 
-/// With leases ahead and takeover, no rule without them does better by more than two hundredths; but
-/// elements of microseconds are over before the first chunks are measured.
+/// No rule that cannot measure, fetch ahead or take over does better by more than two hundredths; but a
+/// map of microseconds is over before that is of use.
 #[test]
 fn no_other_rule_is_much_better_at_four_milliseconds() {
     for (name, times) in times::all().into_iter().filter(|(_, times)| times.len() <= N_OF_MOST) {
@@ -103,6 +116,19 @@ fn no_other_rule_is_much_better_at_four_milliseconds() {
         let others = RULES.iter().skip(1).map(|&(_, rule)| run(cluster, rule, &times).makespan);
         let best = others.min().unwrap_or(0);
         assert!(ours as f64 <= 1.02 * best as f64, "{name}: {ours} > {best}");
+    }
+}
+
+/// Where the way is long, the slots that it leaves idle get larger chunks, and with them little is lost
+/// against guided self-scheduling, whose chunks are larger from the first.
+#[test]
+fn a_long_way_makes_chunks_large() {
+    for (name, times) in times::all() {
+        let cluster = cluster_for(&times, 200);
+        let (ours, guided) = (run(cluster, Rule::Ours, &times), run(cluster, Rule::Guided, &times));
+        let most = if times.len() > N_OF_MOST { 1.5 } else { 1.1 };
+        let ratio = ratio(&ours, guided.makespan);
+        assert!(ratio <= most, "{name}: {ratio:.3} of guided self-scheduling");
     }
 }
 
