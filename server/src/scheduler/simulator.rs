@@ -2,7 +2,8 @@
 //!
 //! What decides is real: `assign`, `chunking`, `takeover`, and what a report changes. What surrounds it is
 //! a model: every message takes half a round trip, and elements take the times that they are given. There
-//! is no clock, and chance comes from a seed, so that every figure can be repeated exactly.
+//! is no clock, and chance comes from a seed, so that every figure can be repeated exactly. Left out is what
+//! frames and transactions cost beside the round trip, and all that fails.
 //!
 //! * [`agent`]: what an agent does, as the modules `slots`, `poll`, `lease`, `pace` and `outbox` there say.
 //! * [`server`]: what surrounds the decisions: who waits, what is leased, what has been asked for.
