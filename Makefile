@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate kill-matrix load fuzz openapi bench bench-peers bench-against
+.PHONY: help setup venv build demo test check simulate chunking kill-matrix load fuzz openapi bench bench-peers bench-against
 
 OUT := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(OUT)/debug/farrow
@@ -51,6 +51,9 @@ BATCH := $(shell command -v chrt >/dev/null && echo chrt --batch 0)
 simulate: setup ## 10000 histories of servers, agents, clients and a network that fails, and deliberate bugs that must be found; HISTORIES=n SEED=n choose
 	FARROW_SIM_HISTORIES=$(or $(HISTORIES),10000) FARROW_SIM_SEED=$(or $(SEED),0) \
 	$(BATCH) cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
+
+chunking: setup ## Whole maps on virtual time: the makespan over its lower bound, ours beside rules that the literature knows
+	cargo test -p server --lib -- --ignored --exact --nocapture scheduler::simulator::tests::the_table
 
 kill-matrix: build ## Kill, stop and cut off each part at ten moments of a map, on both databases (some 15 minutes)
 	FARROW_BIN=$(abspath $(FARROW)) cargo test -p tests --test e2e -- --ignored --exact --nocapture matrix::the_whole_kill_matrix

@@ -57,6 +57,12 @@ impl Asks {
         }
     }
 
+    /// Notes that the holders of these leases have given: they may be asked for more.
+    pub fn given(&self, leases: impl Iterator<Item = LeaseId>) {
+        let mut asks = self.lock();
+        leases.for_each(|lease| drop(asks.remove(&lease)));
+    }
+
     /// Notes that a lease is wanted.
     pub fn heard(&self, lease: LeaseId, now: Millis) {
         self.lock().insert(lease, Ask { at: now, is_taken: false });
@@ -97,6 +103,16 @@ mod tests {
         assert_eq!(asks.take(&[other, wanted], 12), []);
         assert!(asks.recent(10 + AGAIN - 1).contains(&wanted));
         assert!(asks.recent(10 + AGAIN).is_empty());
+    }
+
+    #[test]
+    fn who_has_given_may_be_asked_for_more() {
+        let asks = Asks::new(Arc::default(), None);
+        let wanted = LeaseId::new();
+        asks.heard(wanted, 10);
+        assert_eq!(asks.take(&[wanted], 11), [wanted]);
+        asks.given([wanted].into_iter());
+        assert!(asks.recent(12).is_empty());
     }
 
     #[test]

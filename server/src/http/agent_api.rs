@@ -13,7 +13,7 @@ use protocol::agent::{
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
-use protocol::{AgentId, PROTOCOL_VERSION, Problem, envelope};
+use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 
 use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
@@ -130,12 +130,14 @@ pub async fn release(
     OwnAgent(agent): OwnAgent,
     Json(release): Json<Release>,
 ) -> Result<StatusCode, ApiError> {
+    let given: Vec<LeaseId> = release.leases.iter().map(|released| released.id).collect();
     let jobs = state
         .store
         .write(move |tx| {
             Box::pin(async move { presence::release(tx, agent, &release.leases).await })
         })
         .await?;
+    state.asks.given(given.into_iter());
     jobs.iter().for_each(|job| state.job_watchers.wake(job));
     state.dispatcher.wake();
     Ok(StatusCode::NO_CONTENT)

@@ -149,7 +149,7 @@ pub fn assign(
         match place(job, agents) {
             Place::On { agent, slots, width } => {
                 let agent = &mut agents[agent];
-                let assignment = cut(job, agent, slots, width, cluster_slots);
+                let assignment = cut(job, agent, slots, width, cluster_slots, true);
                 agent.free -= slots;
                 note(&assignment, job, agent, owners);
                 assignments.push(assignment);
@@ -169,14 +169,16 @@ pub fn assign(
             Place::Nowhere => open.retain(|&i| i != next),
         }
     }
-    assignments.extend(assign_ahead(&mut jobs, agents, owners, cluster_slots));
+    let idle: HashSet<AgentId> = assignments.iter().map(|assignment| assignment.agent).collect();
+    assignments.extend(assign_ahead(&mut jobs, agents, &idle, owners, cluster_slots));
     assignments
 }
 
-/// Gives leases ahead of quick elements.
+/// Gives leases ahead of quick elements. The agents `idle` had slots with nothing to do.
 fn assign_ahead(
     jobs: &mut [Job],
     agents: &mut [Agent],
+    idle: &HashSet<AgentId>,
     owners: &mut HashMap<String, u64>,
     cluster_slots: u64,
 ) -> Vec<Assignment> {
@@ -193,7 +195,8 @@ fn assign_ahead(
             open.retain(|&i| i != next);
             continue;
         };
-        let mut assignment = cut(job, agent, 1, 1, cluster_slots);
+        let is_idle = idle.contains(&agent.id);
+        let mut assignment = cut(job, agent, 1, 1, cluster_slots, is_idle);
         assignment.spare = assignment.ranges.len();
         agent.ahead -= 1;
         note(&assignment, job, agent, owners);
@@ -228,7 +231,10 @@ fn may_be_ahead(job: &Job, agent: &Agent, cluster_slots: u64) -> bool {
         && job.slots == Slots::Count(1)
         && size_on(job, agent) == Some((1, 1))
         && memory_of(job, 1) <= agent.free_memory
-        && chunking::is_quick(job.measured, chunk_size(job, agent, 1, cluster_slots).min(n_left))
+        && chunking::is_quick(
+            job.measured,
+            chunk_size(job, agent, 1, cluster_slots, false).min(n_left),
+        )
 }
 
 /// The next job to get something, of those that are `open`.
@@ -367,10 +373,17 @@ fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
     job.placement.nested || at_work / slots.max(1) < width
 }
 
-/// Takes the next chunk out of `job`.
-fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64) -> Assignment {
+/// Takes the next chunk out of `job`, for an agent of which slots have nothing to do or not.
+fn cut(
+    job: &mut Job,
+    agent: &Agent,
+    slots: u32,
+    width: u32,
+    cluster_slots: u64,
+    is_idle: bool,
+) -> Assignment {
     let whole = job.placement.nested || job.chunk.is_some();
-    let n = chunk_size(job, agent, slots, cluster_slots);
+    let n = chunk_size(job, agent, slots, cluster_slots, is_idle);
     let chunk = if job.returned.is_empty() {
         Chunk { ranges: RangeSet::from_range(take_new(job, n)), from: None, attempt: 0, lost: 0 }
     } else {
@@ -393,11 +406,10 @@ fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, cluster_slots: u64)
 }
 
 /// Elements that the job's next chunk takes on `agent`, if so many are left.
-fn chunk_size(job: &Job, agent: &Agent, slots: u32, cluster_slots: u64) -> u64 {
+fn chunk_size(job: &Job, agent: &Agent, slots: u32, cluster_slots: u64, is_idle: bool) -> u64 {
     let sharing = cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
-    job.chunk.unwrap_or_else(|| {
-        chunking::adaptive(job.measured, n_left(job), sharing.max(1), job.element_bytes)
-    })
+    let size = if is_idle { chunking::for_idle } else { chunking::adaptive };
+    job.chunk.unwrap_or_else(|| size(job.measured, n_left(job), sharing.max(1), job.element_bytes))
 }
 
 struct Chunk {

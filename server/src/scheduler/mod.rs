@@ -16,4 +16,6 @@ pub mod retry;
 pub mod takeover;
 
 #[cfg(test)]
+mod simulator;
+#[cfg(test)]
 mod tests;

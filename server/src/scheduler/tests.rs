@@ -309,6 +309,30 @@ proptest! {
     }
 
     #[test]
+    fn a_slot_that_has_nothing_to_do_gets_no_less_and_no_more_than_half_a_share(
+        elements in 0..10_000_u64, micros in 0..2_000_000_u64, left in 1..10_000_000_u64,
+        slots in 1..1000_u64,
+    ) {
+        let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
+        let idle = chunking::for_idle(measured, left, slots, 8);
+        let n = chunking::adaptive(measured, left, slots, 8);
+        prop_assert!(n <= idle && idle <= left.div_ceil(2 * slots));
+        prop_assert!(n == 1 || idle * micros <= 1_000_001);
+    }
+
+    #[test]
+    fn a_chunk_is_fine_but_for_what_hides_its_way(
+        elements in 1..10_000_u64, micros in 1..20_000_u64, left in 1..100_000_u64,
+        slots in 1..300_u64,
+    ) {
+        let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
+        let n = chunking::adaptive(measured, left, slots, 8);
+        let least = chunking::LEAST_SECONDS.max(slots as f64 / chunking::MOST_LEASES_A_SECOND);
+        let fits = n as f64 * micros as f64 / 1e6 <= least * (1.0 + 1e-9);
+        prop_assert!(n <= left.div_ceil(8 * slots) || fits && n <= elements / slots);
+    }
+
+    #[test]
     fn scheduling_makes_so_many_chunks_a_slot(total in 1..10_000_u64, slots in 1..100_u64) {
         let one = chunking::from_scheduling(1.0, total, slots);
         prop_assert!(total.div_ceil(one) <= slots);

@@ -22,7 +22,7 @@ mod client;
 mod faults;
 mod invariant;
 mod network;
-mod random;
+pub mod random;
 mod requests;
 mod run;
 mod server;

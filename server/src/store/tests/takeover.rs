@@ -31,12 +31,12 @@ fn slow(grant: &Grant) -> Vec<NewPiece> {
         .collect()
 }
 
-/// A map of 40 elements of 50 milliseconds, of which the first is done and ten are leased: to `busy`,
+/// A map of 161 elements of 50 milliseconds, of which the first is done and ten are leased: to `busy`,
 /// in a cluster of two slots.
 async fn ten_leased() -> (Fixture, AgentId, AgentId, JobId, Grant) {
     let fixture = Fixture::new().await;
     let (busy, idle) = (fixture.agent(1).await, fixture.agent(1).await);
-    let job = fixture.map(40).await;
+    let job = fixture.map(161).await;
     let first = grant(&fixture, busy).await.remove(0);
     fixture.report(busy, slow(&first)).await;
     let ten = grant(&fixture, busy).await.remove(0);
@@ -98,7 +98,7 @@ async fn a_part_that_is_given_back_is_leased_anew_and_costs_no_attempt() {
 #[tokio::test]
 async fn a_part_that_is_all_that_remains_ends_the_lease() {
     let (fixture, busy, idle, job, ten) = ten_leased().await;
-    let all = part(&ten, Range(0, 40));
+    let all = part(&ten, Range(0, 161));
     assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &all)), Some(job));
     let row = fixture.job(job).await;
     assert_eq!((row.counts.running, row.slots), (0, 0));
