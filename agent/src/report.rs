@@ -10,6 +10,7 @@ use protocol::job::ElementError;
 use tokio::time::sleep;
 
 use crate::agent::Agent;
+use crate::clock;
 use crate::held::Held;
 use crate::outbox::Outbox;
 use crate::parcel::{self, Parcel};
@@ -34,8 +35,10 @@ pub async fn run(agent: Arc<Agent>) {
 async fn report(agent: &Agent, parcels: Vec<Arc<Parcel>>) {
     let mut stack = vec![parcels];
     while let Some(parcels) = stack.pop() {
+        let began = clock::now();
         match agent.client.report(&parcels).await {
             Ok(reported) => {
+                agent.slots.note_way(clock::now() - began);
                 judge(&agent.outbox, &agent.held, &parcels, &reported.verdicts);
                 agent.pool.forget(&reported.ended);
             }

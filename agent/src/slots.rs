@@ -11,6 +11,14 @@ use tokio::sync::{oneshot, watch};
 /// elements that were measured to be as quick.
 const QUICK: Duration = Duration::from_secs(1);
 
+/// Leases that wait for a slot hold so much work at the least, where there is enough: so many are held
+/// ahead a slot that they last for the way to the server and back. As the server's rule says
+/// (`scheduler::chunking`).
+const LEAST_OF_A_LEASE: Duration = Duration::from_millis(50);
+
+/// Leases that a slot has ahead at the most.
+const MOST_AHEAD: u32 = 8;
+
 /// The slots of an agent, numbered from 0.
 #[derive(Debug)]
 pub struct Slots {
@@ -43,6 +51,8 @@ struct Book {
     /// Leases that wait for slots, in order.
     waiting: VecDeque<Waiting>,
     n_waited: u64,
+    /// The way to the server and back, as far as it is known.
+    way: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -95,6 +105,15 @@ impl Slots {
         }
     }
 
+    /// Notes how long a way to the server and back took that it did not hold up. A shorter one is believed
+    /// at once, a longer one by an eighth.
+    pub fn note_way(&self, took: Duration) {
+        let mut book = self.lock();
+        let known = book.way.unwrap_or(took);
+        book.way = Some(took.min((known * 7 + took) / 8));
+        self.tell(&book);
+    }
+
     /// Gives free slots to those who wait.
     fn serve(self: &Arc<Self>, book: &mut Book) {
         while let Some(first) = book.waiting.front() {
@@ -110,7 +129,8 @@ impl Slots {
 
     fn tell(&self, book: &Book) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let ahead = count(book.quick.len().saturating_sub(book.waiting.len()));
+        let wanted = book.quick.len() * book.ahead_of_a_slot();
+        let ahead = count(wanted.saturating_sub(book.waiting.len()));
         let now = Demand { free: count(book.free.len()), ahead };
         self.demand.send_if_modified(|demand| std::mem::replace(demand, now) != now);
     }
@@ -122,6 +142,13 @@ impl Slots {
 }
 
 impl Book {
+    /// Leases that a slot has ahead.
+    fn ahead_of_a_slot(&self) -> usize {
+        let way = self.way.unwrap_or_default().as_nanos();
+        let lasting = way.div_ceil(LEAST_OF_A_LEASE.as_nanos()).max(1);
+        usize::try_from(lasting).map_or(1, |lasting| lasting.min(MOST_AHEAD as usize))
+    }
+
     /// Takes the lowest `count` free slots, if there are so many.
     fn take(&mut self, count: usize) -> Option<Vec<u32>> {
         if self.free.len() < count {
@@ -253,5 +280,21 @@ mod tests {
         assert_eq!(demand(&slots), (0, 0));
         drop(claims);
         assert_eq!(demand(&slots), (1, 1), "it has its slot and waits no more");
+    }
+
+    #[test]
+    fn the_longer_the_way_the_more_is_ahead() {
+        let slots = Slots::new(2);
+        slots.note_pace(0, Duration::from_millis(1));
+        for (millis, ahead) in [(4, 1), (50, 1), (1, 1)] {
+            slots.note_way(Duration::from_millis(millis));
+            assert_eq!(demand(&slots), (2, ahead), "{millis}");
+        }
+        (0..100).for_each(|_| slots.note_way(Duration::from_millis(201)));
+        assert_eq!(demand(&slots), (2, 5), "a long way is believed when it stays");
+        (0..100).for_each(|_| slots.note_way(Duration::from_secs(10)));
+        assert_eq!(demand(&slots), (2, MOST_AHEAD));
+        slots.note_way(Duration::from_millis(3));
+        assert_eq!(demand(&slots), (2, 1));
     }
 }

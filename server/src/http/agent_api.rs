@@ -38,6 +38,9 @@ const MAX_HOLD: Duration = Duration::from_secs(60);
 /// Seconds that a piece may have taken at the most: a hundred years, of which many can be summed.
 const MAX_SECONDS: f64 = 3.2e9;
 
+/// Leases that an agent may hold ahead of each of its slots.
+const MOST_AHEAD: u32 = 8;
+
 /// Slots that an agent may have at the most.
 const MAX_SLOTS: u32 = 4096;
 
@@ -193,7 +196,7 @@ async fn wait_for_work(
     let waiting = Agent {
         id: agent.id,
         free: request.free.min(agent.slots),
-        ahead: request.ahead.min(agent.slots),
+        ahead: request.ahead.min(agent.slots.saturating_mul(MOST_AHEAD)),
         slots: agent.slots,
         memory: agent.memory,
         free_memory: agent.memory,

@@ -141,8 +141,8 @@ impl Timeline {
 fn run(cluster: Cluster, rule: Rule, times: &[Nanos]) -> Run {
     let mut timeline = Timeline::new(cluster.round_trip);
     let mut server = Server::new(cluster, rule, times.len() as u64);
-    let mut agents: Vec<Agent> =
-        (0..cluster.agents).map(|index| Agent::new(index, cluster.slots, times)).collect();
+    let agent = |index| Agent::new(index, cluster.slots, cluster.round_trip, times);
+    let mut agents: Vec<Agent> = (0..cluster.agents).map(agent).collect();
     for agent in &mut agents {
         server.receive_waiting(agent.start());
     }

@@ -8,6 +8,12 @@ use super::{Event, Grant, MILLI, Nanos, Piece, Request, SECOND, Timeline};
 
 /// Slots whose elements take no longer have a lease fetched ahead.
 const QUICK: Nanos = SECOND;
+
+/// So much work a lease holds at the least: so many are ahead of a slot that they last for the way.
+const LEAST_OF_A_LEASE: Nanos = SECOND / 20;
+
+/// Leases that a slot has ahead at the most.
+const MOST_AHEAD: Nanos = 8;
 /// Slots that become free within this time are asked for together.
 const BURST: Nanos = MILLI;
 /// The time after which a worker sends on what is finished, between elements.
@@ -16,6 +22,8 @@ const FLUSH: Nanos = 5 * MILLI;
 #[derive(Debug)]
 pub struct Agent<'a> {
     index: usize,
+    /// Leases that a slot has ahead.
+    ahead_of_a_slot: usize,
     times: &'a [Nanos],
     free: BTreeSet<u32>,
     quick: BTreeSet<u32>,
@@ -76,9 +84,11 @@ impl Pace {
 
 impl<'a> Agent<'a> {
     /// One of `slots` free slots, for elements that take `times`.
-    pub fn new(index: usize, slots: u32, times: &'a [Nanos]) -> Self {
+    pub fn new(index: usize, slots: u32, round_trip: Nanos, times: &'a [Nanos]) -> Self {
+        let lasting = round_trip.div_ceil(LEAST_OF_A_LEASE).clamp(1, MOST_AHEAD);
         Self {
             index,
+            ahead_of_a_slot: lasting as usize,
             times,
             free: (0..slots).collect(),
             quick: BTreeSet::new(),
@@ -110,7 +120,7 @@ impl<'a> Agent<'a> {
 
     /// Leases to hold beside those that run.
     fn ahead(&self) -> u32 {
-        self.quick.len().saturating_sub(self.waiting.len()) as u32
+        (self.quick.len() * self.ahead_of_a_slot).saturating_sub(self.waiting.len()) as u32
     }
 
     /// Asks for work, if it wants any and has not asked; soon, if it has asked for less.

@@ -160,6 +160,7 @@ impl Server {
         assert_eq!(&ranges, part, "what is given back was not begun");
         let attempt = live.attempt - 1;
         self.shrunk(lease);
+        self.asks.remove(&lease);
         let from = self.next_id();
         self.job.returned.push(Returned { lease: from, ranges, attempt, lost: 0 });
         timeline.send(Event::Released(agent, lease));
