@@ -7,11 +7,12 @@
 //! A statement that is run in every round, report or read of a value ends in `limit $n + 0`: for a bare
 //! `limit $n` SQLite plans the statement anew whenever a value is bound, which takes longer than running it.
 
+use rusqlite::types::FromSql;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Postgres, Row as _, Sqlite};
 
-use super::StoreError;
+use super::{StoreError, sqlite};
 
 /// A connection inside a transaction.
 pub struct Tx<'c> {
@@ -28,6 +29,8 @@ pub struct Tx<'c> {
 /// A connection to either database.
 pub enum Connection<'c> {
     /// To SQLite.
+    Direct(&'c mut rusqlite::Connection),
+    /// To SQLite, through sqlx.
     Sqlite(&'c mut SqliteConnection),
     /// To PostgreSQL.
     Postgres(&'c mut PgConnection),
@@ -39,6 +42,12 @@ impl<'c> From<&'c mut SqliteConnection> for Connection<'c> {
     }
 }
 
+impl<'c> From<&'c mut rusqlite::Connection> for Connection<'c> {
+    fn from(connection: &'c mut rusqlite::Connection) -> Self {
+        Self::Direct(connection)
+    }
+}
+
 impl<'c> From<&'c mut PgConnection> for Connection<'c> {
     fn from(connection: &'c mut PgConnection) -> Self {
         Self::Postgres(connection)
@@ -47,10 +56,12 @@ impl<'c> From<&'c mut PgConnection> for Connection<'c> {
 
 /// Runs `$method` of a bound statement on whichever connection it is.
 macro_rules! on_either {
-    ($tx:expr, $sql:expr, $args:expr, |$query:ident, $connection:ident| $run:expr) => {
+    ($tx:expr, $sql:expr, $args:expr, |$direct:ident| $run_direct:expr,
+     |$query:ident, $connection:ident| $run:expr) => {
         match &mut $tx.connection {
+            Connection::Direct($direct) => $run_direct,
             Connection::Sqlite(connection) => {
-                let ($query, $connection) = (sqlite($sql, $args), &mut **connection);
+                let ($query, $connection) = (through_sqlx($sql, $args), &mut **connection);
                 $run
             }
             Connection::Postgres(connection) => {
@@ -137,9 +148,13 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let n_changed = on_either!(self, sql, args, |query, connection| {
-            query.execute(connection).await?.rows_affected()
-        });
+        let n_changed = on_either!(
+            self,
+            sql,
+            args,
+            |direct| sqlite::execute(direct, sql, args)?,
+            |query, connection| query.execute(connection).await?.rows_affected()
+        );
         #[cfg(test)]
         {
             self.cost += 1;
@@ -155,9 +170,18 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let rows: Vec<Row> = on_either!(self, sql, args, |query, connection| {
-            query.fetch_all(connection).await?.into_iter().map(Row::from).collect()
-        });
+        let rows: Vec<Row> = on_either!(
+            self,
+            sql,
+            args,
+            |direct| {
+                let rows = sqlite::rows(direct, sql, args, usize::MAX)?;
+                rows.into_iter().map(Row::Direct).collect()
+            },
+            |query, connection| {
+                query.fetch_all(connection).await?.into_iter().map(Row::from).collect()
+            }
+        );
         #[cfg(test)]
         {
             self.cost += 1 + rows.len();
@@ -177,9 +201,13 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let row = on_either!(self, sql, args, |query, connection| {
-            query.fetch_optional(connection).await?.map(Row::from)
-        });
+        let row = on_either!(
+            self,
+            sql,
+            args,
+            |direct| sqlite::rows(direct, sql, args, 1)?.pop().map(Row::Direct),
+            |query, connection| query.fetch_optional(connection).await?.map(Row::from)
+        );
         #[cfg(test)]
         {
             self.cost += 1 + usize::from(row.is_some());
@@ -200,7 +228,7 @@ macro_rules! bind {
     };
 }
 
-fn sqlite(
+fn through_sqlx(
     sql: &'static str,
     args: Vec<Arg>,
 ) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
@@ -217,6 +245,8 @@ fn postgres(
 /// A row of an answer; columns are read by name.
 pub enum Row {
     /// Of SQLite.
+    Direct(sqlite::Row),
+    /// Of SQLite, through sqlx.
     Sqlite(SqliteRow),
     /// Of PostgreSQL.
     Postgres(PgRow),
@@ -238,6 +268,7 @@ impl From<PgRow> for Row {
 macro_rules! get {
     ($row:expr, $column:expr) => {
         match $row {
+            Row::Direct(row) => FromSql::column_result(row.get($column)?).map_err(|e| StoreError::corrupt($column, &e.to_string()))?,
             Row::Sqlite(row) => row.try_get($column)?,
             Row::Postgres(row) => row.try_get($column)?,
         }

@@ -45,6 +45,7 @@ pub mod retries;
 pub mod runnable;
 pub mod snapshot;
 pub mod space;
+mod sqlite;
 mod specs;
 pub mod submissions;
 pub mod tokens;
@@ -74,8 +75,7 @@ use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -88,6 +88,9 @@ pub const FILE: &str = "farrow.db";
 
 /// Connections that read SQLite.
 const READERS: u32 = 4;
+
+/// For how long a statement waits for whoever keeps it from SQLite's file.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// For how long a read may take on a database that is somewhere else, which may have gone.
 const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -102,7 +105,8 @@ pub struct Store {
 #[derive(Clone)]
 enum Readers {
     Sqlite {
-        pool: SqlitePool,
+        pool: Arc<sqlite::Readers>,
+        options: Arc<SqliteConnectOptions>,
         /// Keeps a second server off the file.
         _lock: Arc<Flock<File>>,
     },
@@ -128,15 +132,10 @@ impl Store {
         space::reclaim_from_now_on(&mut connection).await?;
         migrate(&mut connection).await?;
         connection.close().await?;
-        // A connection to a file does not break while it rests.
-        let pool = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None);
-        let pool = pool.connect_with(options.clone()).await?;
-        let writer = Writer::start(Place::Sqlite(options)).await?;
-        Ok(Self { writer, readers: Readers::Sqlite { pool, _lock: Arc::new(lock) } })
+        let pool = sqlite::Readers::open(&folder.join(FILE), READERS)?;
+        let writer = Writer::start(Place::Sqlite(folder.join(FILE))).await?;
+        let options = Arc::new(options);
+        Ok(Self { writer, readers: Readers::Sqlite { pool, options, _lock: Arc::new(lock) } })
     }
 
     /// Connects to the PostgreSQL database at `url`, making or migrating its tables as needed. Any
@@ -152,9 +151,9 @@ impl Store {
     }
 
     /// Whoever reads the file of an SQLite database.
-    fn file(&self) -> Option<&SqlitePool> {
+    fn file(&self) -> Option<&SqliteConnectOptions> {
         match &self.readers {
-            Readers::Sqlite { pool, .. } => Some(pool),
+            Readers::Sqlite { options, .. } => Some(options),
             Readers::Postgres(_) => None,
         }
     }
@@ -217,9 +216,11 @@ impl Store {
     {
         match &self.readers {
             Readers::Sqlite { pool, .. } => {
-                let mut transaction = pool.begin().await?;
-                let result = operation(&mut Tx::new(&mut *transaction)).await;
-                transaction.rollback().await?;
+                let mut reader = pool.acquire().await?;
+                let connection = reader.connection()?;
+                connection.execute_batch("begin")?;
+                let result = operation(&mut Tx::new(&mut *connection)).await;
+                connection.execute_batch("rollback")?;
                 result
             }
             Readers::Postgres(pool) => {
@@ -252,7 +253,7 @@ impl Store {
     {
         match &self.readers {
             Readers::Sqlite { pool, .. } => {
-                alone(Tx::new(&mut *pool.acquire().await?), operation).await
+                alone(Tx::new(pool.acquire().await?.connection()?), operation).await
             }
             Readers::Postgres(pool) => {
                 let reading =
@@ -377,6 +378,9 @@ pub enum StoreError {
     /// It failed.
     #[error("database: {0}")]
     Database(Arc<sqlx::Error>),
+    /// SQLite failed.
+    #[error("database: {0}")]
+    Sqlite(Arc<rusqlite::Error>),
     /// It cannot be reached, or not now. Whether a transaction that was being committed was is not
     /// known.
     #[error("the database cannot be reached: {0}")]

@@ -18,7 +18,7 @@ use super::{Store, StoreError, lock};
 const SMALL: u64 = 256 << 20;
 
 /// Bytes of the log that are kept for what is written next.
-const KEPT_LOG: u64 = 16 << 20;
+pub(super) const KEPT_LOG: u64 = 16 << 20;
 
 /// Bytes of the log from which readers are waited for, and writes with them.
 const LONG_LOG: u64 = 4 * KEPT_LOG;
@@ -121,8 +121,7 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn cut(&self) -> Result<(), StoreError> {
-        let Some(pool) = self.file() else { return Ok(()) };
-        let options = pool.connect_options();
+        let Some(options) = self.file() else { return Ok(()) };
         let (file, log) =
             (length(options.get_filename()), length(&beside(options.get_filename(), "-wal")));
         if log <= KEPT_LOG && file <= self.bytes().await? + SPARE_PAGES * PAGE {
@@ -130,7 +129,7 @@ impl Store {
         }
         let patience = if log > LONG_LOG { PATIENCE } else { std::time::Duration::ZERO };
         // Not one of the pool's: it would keep this patience.
-        let mut connection = options.as_ref().clone().busy_timeout(patience).connect().await?;
+        let mut connection = options.clone().busy_timeout(patience).connect().await?;
         sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut connection).await?;
         connection.close().await?;
         Ok(())

@@ -13,18 +13,19 @@
 //! of silence (`postgres::SILENCE`).
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{mpsc, oneshot};
 
-use super::StoreError;
 use super::db::Tx;
+use super::{StoreError, sqlite};
 use crate::metrics::Counter;
 
 /// Operations that one transaction takes at the most: the first answered must not wait long for
@@ -64,7 +65,18 @@ impl Writer {
         let session = place.connect().await?;
         let (operations, receiver) = mpsc::channel(QUEUE);
         let stats = Arc::<WriterStats>::default();
-        tokio::spawn(run(place, session, receiver, Arc::clone(&stats)));
+        let is_file = matches!(place, Place::Sqlite(_));
+        let running = run(place, session, receiver, Arc::clone(&stats));
+        if is_file {
+            // Statements, and the flush of each commit, keep the thread on which they run.
+            let runtime = tokio::runtime::Handle::current();
+            thread::Builder::new()
+                .name("writer".to_owned())
+                .spawn(move || runtime.block_on(running))
+                .map_err(|e| StoreError::Open(format!("the writer has no thread: {e}")))?;
+        } else {
+            tokio::spawn(running);
+        }
         Ok(Self { operations, stats })
     }
 
@@ -225,7 +237,7 @@ async fn write_batch(
 /// Where the writer writes.
 pub enum Place {
     /// A file of which this process is the only writer.
-    Sqlite(SqliteConnectOptions),
+    Sqlite(PathBuf),
     /// A database on which other servers write as well.
     Postgres(PgConnectOptions),
 }
@@ -233,7 +245,7 @@ pub enum Place {
 impl Place {
     async fn connect(&self) -> Result<Session, StoreError> {
         Ok(match self {
-            Self::Sqlite(options) => Session::Sqlite(options.connect().await?),
+            Self::Sqlite(file) => Session::Sqlite(sqlite::open(file)?),
             Self::Postgres(options) => Session::Postgres(options.connect().await?),
         })
     }
@@ -261,8 +273,8 @@ impl Place {
     /// broken, or still be busy with the batch.
     async fn after_failure(&self, session: Option<Session>) -> Option<Session> {
         match session {
-            Some(Session::Sqlite(mut connection)) => {
-                let _ = sqlx::raw_sql("rollback").execute(&mut connection).await;
+            Some(Session::Sqlite(connection)) => {
+                let _ = connection.execute_batch("rollback");
                 Some(Session::Sqlite(connection))
             }
             Some(Session::Postgres(connection)) => {
@@ -289,7 +301,7 @@ impl Place {
 
 /// A connection that writes.
 enum Session {
-    Sqlite(SqliteConnection),
+    Sqlite(rusqlite::Connection),
     Postgres(PgConnection),
 }
 
@@ -317,7 +329,7 @@ impl Session {
     /// Runs statements that have no arguments and give nothing.
     async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
+            Self::Sqlite(connection) => connection.execute_batch(sql)?,
             Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
         }
         Ok(())

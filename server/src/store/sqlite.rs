@@ -1,0 +1,182 @@
+//! SQLite's connections of a running server, whose statements run where they are called.
+//!
+//! sqlx gives each SQLite connection a thread of its own, and every statement goes there and back:
+//! two threads are woken for what takes SQLite some microseconds. A single call is some forty
+//! statements. So writes run on one thread of ours, whole batches of them, and reads where they are
+//! asked for, which is what a page in memory takes. Migrations and snapshots go through sqlx.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::types::{Null, Value, ValueRef};
+use rusqlite::{Connection, OpenFlags, Statement, ffi};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::db::Arg;
+use super::{StoreError, space};
+
+/// Statements that a connection keeps prepared: more than there are.
+const STATEMENTS: usize = 512;
+
+/// Opens the database at `file`, which is there.
+///
+/// # Errors
+/// SQLite's.
+pub fn open(file: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.busy_timeout(super::BUSY_LIMIT)?;
+    connection.execute_batch(&format!(
+        "pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on;
+         pragma temp_store = memory; pragma journal_size_limit = {}",
+        space::KEPT_LOG
+    ))?;
+    Ok(connection)
+}
+
+/// A row of an answer.
+#[derive(Clone, Debug)]
+pub struct Row {
+    names: Arc<[Box<str>]>,
+    values: Vec<Value>,
+}
+
+impl Row {
+    /// The value of a column.
+    ///
+    /// # Errors
+    /// That there is none of this name.
+    pub fn get(&self, column: &'static str) -> Result<ValueRef<'_>, StoreError> {
+        let at = self.names.iter().position(|name| **name == *column);
+        let value = at.and_then(|at| self.values.get(at));
+        value.map(ValueRef::from).ok_or_else(|| StoreError::corrupt(column, "no such column"))
+    }
+}
+
+/// Runs a statement and says how many rows it changed.
+///
+/// # Errors
+/// SQLite's.
+pub fn execute(
+    connection: &mut Connection,
+    sql: &str,
+    args: Vec<Arg>,
+) -> Result<u64, rusqlite::Error> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut statement, args)?;
+    let mut rows = statement.raw_query();
+    while rows.next()?.is_some() {}
+    drop(rows);
+    let is_reading = statement.readonly();
+    drop(statement);
+    Ok(if is_reading { 0 } else { connection.changes() })
+}
+
+/// Reads rows, at most so many.
+///
+/// # Errors
+/// SQLite's.
+pub fn rows(
+    connection: &mut Connection,
+    sql: &str,
+    args: Vec<Arg>,
+    limit: usize,
+) -> Result<Vec<Row>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut statement, args)?;
+    let names: Arc<[Box<str>]> = statement.column_names().into_iter().map(Box::from).collect();
+    let mut found = statement.raw_query();
+    let mut rows = Vec::new();
+    while rows.len() < limit
+        && let Some(row) = found.next()?
+    {
+        let values: Result<Vec<Value>, _> = (0..names.len()).map(|i| row.get(i)).collect();
+        rows.push(Row { names: Arc::clone(&names), values: values? });
+    }
+    Ok(rows)
+}
+
+/// Binds the argument number n to every parameter `$n`.
+fn bind(statement: &mut Statement<'_>, args: Vec<Arg>) -> Result<(), rusqlite::Error> {
+    let mut args: Vec<Option<Arg>> = args.into_iter().map(Some).collect();
+    for at in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(at).and_then(|name| name.get(1..)?.parse().ok());
+        let arg = number.and_then(|n: usize| args.get_mut(n.wrapping_sub(1))?.take());
+        match arg {
+            Some(Arg::Int(n)) => statement.raw_bind_parameter(at, n)?,
+            Some(Arg::Text(text)) => statement.raw_bind_parameter(at, text)?,
+            Some(Arg::Bool(flag)) => statement.raw_bind_parameter(at, flag)?,
+            Some(Arg::Bytes(bytes)) => statement.raw_bind_parameter(at, bytes)?,
+            None => statement.raw_bind_parameter(at, Null)?,
+        }
+    }
+    Ok(())
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error().map(|failure| failure.code) {
+            Some(ffi::ErrorCode::DiskFull) => Self::Full(error.to_string().into()),
+            _ => Self::Sqlite(Arc::new(error)),
+        }
+    }
+}
+
+/// Connections that read.
+#[derive(Debug)]
+pub struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    free: Arc<Semaphore>,
+}
+
+/// A connection that reads, until it is dropped.
+pub struct Reader {
+    pool: Arc<Readers>,
+    connection: Option<Connection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Readers {
+    /// So many connections to the database at `file`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(file: &Path, count: u32) -> Result<Arc<Self>, StoreError> {
+        let idle: Result<Vec<Connection>, StoreError> = (0..count).map(|_| open(file)).collect();
+        let free = Arc::new(Semaphore::new(count as usize));
+        Ok(Arc::new(Self { idle: Mutex::new(idle?), free }))
+    }
+
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// That there is none any more.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Reader, StoreError> {
+        let permit = Arc::clone(&self.free).acquire_owned().await;
+        let permit = permit.map_err(|_| StoreError::Closed)?;
+        let connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Ok(Reader { pool: Arc::clone(self), connection, _permit: permit })
+    }
+}
+
+impl Reader {
+    /// The connection.
+    ///
+    /// # Errors
+    /// Never, while it is held.
+    pub fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        self.connection.as_mut().ok_or(StoreError::Closed)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        // Whoever reads may leave at any moment.
+        if !connection.is_autocommit() && connection.execute_batch("rollback").is_err() {
+            return;
+        }
+        self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
