@@ -60,7 +60,9 @@ impl Asks {
     /// Notes that the holders of these leases have given: they may be asked for more.
     pub fn given(&self, leases: impl Iterator<Item = LeaseId>) {
         let mut asks = self.lock();
-        leases.for_each(|lease| drop(asks.remove(&lease)));
+        for lease in leases {
+            asks.remove(&lease);
+        }
     }
 
     /// Notes that a lease is wanted.

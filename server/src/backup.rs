@@ -61,7 +61,7 @@ pub async fn backup(data: &Path, target: &Path, link: bool) -> Result<Backup, Ba
     let _held = blobs.keep_all().await.map_err(BackupError::Blobs)?;
     let partial = Partial::new(&target).map_err(cannot_write)?;
     let file = partial.folder.join(FILE);
-    snapshot.copy_to(&file).await?;
+    snapshot.copy_to(&file)?;
     drop(snapshot);
     // SQLite leaves it to the kernel when the copy reaches the disk.
     let database_bytes = flush(&file).map_err(cannot_write)?;

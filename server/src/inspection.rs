@@ -60,7 +60,7 @@ pub async fn check(options: CheckOptions) -> Result<Report, CheckError> {
     let blobs = Blobs::at(&folder);
     // What the snapshot refers to must stay. In a folder that cannot be written nobody collects.
     let _held = blobs.keep_all().await.ok();
-    let damages = snapshot.integrity().await;
+    let damages = snapshot.integrity();
     let report = of_file(&damages);
     let (folder, deep) = (blobs.clone(), options.deep);
     let read =

@@ -2,7 +2,7 @@
 
 use super::network::{Answer, Node};
 use super::world::{Event, LEASE, World};
-use crate::store::StoreError;
+use crate::store::{StoreError, sqlite};
 
 /// What becomes of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ impl Fate {
 
 /// Runs an operation in a transaction at a server. Nothing, if it was rolled back.
 ///
-/// Each way to the database costs, so only a transaction that is to be rolled back is one there: a
-/// savepoint of the one that holds the whole history.
+/// Only a transaction that is to be rolled back is one in the database: a savepoint of the one that
+/// holds the whole history.
 macro_rules! write {
     ($world:ident, $server:expr, |$tx:ident| $operation:expr) => {{
         let fate = $world.fate();
         if fate.rolls_back() {
-            $world.statement("savepoint operation").await;
+            $world.statement("savepoint operation");
         }
         let result = {
             let mut transaction = $world.tx();
@@ -76,9 +76,9 @@ impl World<'_> {
         Fate::Commits
     }
 
-    pub async fn statement(&mut self, sql: &'static str) {
-        if let Err(error) = sqlx::raw_sql(sql).execute(&mut *self.connection).await {
-            self.database_failed(&error.into());
+    pub fn statement(&mut self, sql: &'static str) {
+        if let Err(error) = sqlite::script(self.connection, sql) {
+            self.database_failed(&error);
         }
     }
 
@@ -97,7 +97,7 @@ impl World<'_> {
             }
         };
         if fate.rolls_back() {
-            self.statement("rollback to operation; release operation").await;
+            self.statement("rollback to operation; release operation");
             if fate == Fate::Fails {
                 self.coverage.saw("transactions failed");
                 return None;

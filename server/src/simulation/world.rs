@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use protocol::{AgentId, JobId, LeaseId};
-use sqlx::sqlite::SqliteConnection;
 
 use super::agent::Agent;
 use super::audit::Audit;
@@ -107,7 +106,7 @@ pub struct News {
 pub struct World<'d> {
     pub now: Millis,
     pub random: Random,
-    pub connection: &'d mut SqliteConnection,
+    pub connection: &'d mut rusqlite::Connection,
     pub bug: Option<Bug>,
     pub faults: Faults,
     pub servers: Vec<Server>,
@@ -161,7 +160,7 @@ impl Ord for Scheduled {
 
 impl<'d> World<'d> {
     /// The world of `seed` on an empty database.
-    pub fn new(connection: &'d mut SqliteConnection, seed: u64, bug: Option<Bug>) -> Self {
+    pub fn new(connection: &'d mut rusqlite::Connection, seed: u64, bug: Option<Bug>) -> Self {
         let mut random = Random::new(seed);
         let mut faults = Faults::draw(&mut random);
         if let Some(bug) = bug {

@@ -1,4 +1,4 @@
-//! The thin layer between our SQL and sqlx: arguments in, rows out.
+//! The thin layer between our SQL and the databases: arguments in, rows out.
 //!
 //! Every statement is a `&'static str` with `$1`, `$2`, … and stands once, for both databases. The
 //! types below are their common ground: text, bigint, boolean, bytea. `json_each(list)`, which only
@@ -7,10 +7,8 @@
 //! A statement that is run in every round, report or read of a value ends in `limit $n + 0`: for a bare
 //! `limit $n` SQLite plans the statement anew whenever a value is bound, which takes longer than running it.
 
-use rusqlite::types::FromSql;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Postgres, Row as _, Sqlite};
+use sqlx::{Postgres, Row as _};
 
 use super::{StoreError, sqlite};
 
@@ -29,22 +27,14 @@ pub struct Tx<'c> {
 /// A connection to either database.
 pub enum Connection<'c> {
     /// To SQLite.
-    Direct(&'c mut rusqlite::Connection),
-    /// To SQLite, through sqlx.
-    Sqlite(&'c mut SqliteConnection),
+    Sqlite(&'c mut rusqlite::Connection),
     /// To PostgreSQL.
     Postgres(&'c mut PgConnection),
 }
 
-impl<'c> From<&'c mut SqliteConnection> for Connection<'c> {
-    fn from(connection: &'c mut SqliteConnection) -> Self {
-        Self::Sqlite(connection)
-    }
-}
-
 impl<'c> From<&'c mut rusqlite::Connection> for Connection<'c> {
     fn from(connection: &'c mut rusqlite::Connection) -> Self {
-        Self::Direct(connection)
+        Self::Sqlite(connection)
     }
 }
 
@@ -52,24 +42,6 @@ impl<'c> From<&'c mut PgConnection> for Connection<'c> {
     fn from(connection: &'c mut PgConnection) -> Self {
         Self::Postgres(connection)
     }
-}
-
-/// Runs `$method` of a bound statement on whichever connection it is.
-macro_rules! on_either {
-    ($tx:expr, $sql:expr, $args:expr, |$direct:ident| $run_direct:expr,
-     |$query:ident, $connection:ident| $run:expr) => {
-        match &mut $tx.connection {
-            Connection::Direct($direct) => $run_direct,
-            Connection::Sqlite(connection) => {
-                let ($query, $connection) = (through_sqlx($sql, $args), &mut **connection);
-                $run
-            }
-            Connection::Postgres(connection) => {
-                let ($query, $connection) = (postgres($sql, $args), &mut **connection);
-                $run
-            }
-        }
-    };
 }
 
 /// An argument of a statement.
@@ -148,13 +120,12 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let n_changed = on_either!(
-            self,
-            sql,
-            args,
-            |direct| sqlite::execute(direct, sql, args)?,
-            |query, connection| query.execute(connection).await?.rows_affected()
-        );
+        let n_changed = match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::execute(connection, sql, args)?,
+            Connection::Postgres(connection) => {
+                bound(sql, args).execute(&mut **connection).await?.rows_affected()
+            }
+        };
         #[cfg(test)]
         {
             self.cost += 1;
@@ -170,18 +141,16 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let rows: Vec<Row> = on_either!(
-            self,
-            sql,
-            args,
-            |direct| {
-                let rows = sqlite::rows(direct, sql, args, usize::MAX)?;
-                rows.into_iter().map(Row::Direct).collect()
-            },
-            |query, connection| {
-                query.fetch_all(connection).await?.into_iter().map(Row::from).collect()
+        let rows: Vec<Row> = match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                let rows = sqlite::rows(connection, sql, args, usize::MAX)?;
+                rows.into_iter().map(Row::Sqlite).collect()
             }
-        );
+            Connection::Postgres(connection) => {
+                let rows = bound(sql, args).fetch_all(&mut **connection).await?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        };
         #[cfg(test)]
         {
             self.cost += 1 + rows.len();
@@ -201,13 +170,15 @@ impl<'c> Tx<'c> {
         self.n_statements += 1;
         #[cfg(test)]
         let sql = self.bug.map_or(sql, |bug| bug.rewrite(sql));
-        let row = on_either!(
-            self,
-            sql,
-            args,
-            |direct| sqlite::rows(direct, sql, args, 1)?.pop().map(Row::Direct),
-            |query, connection| query.fetch_optional(connection).await?.map(Row::from)
-        );
+        let row = match &mut self.connection {
+            Connection::Sqlite(connection) => {
+                sqlite::rows(connection, sql, args, 1)?.pop().map(Row::Sqlite)
+            }
+            Connection::Postgres(connection) => {
+                let row = bound(sql, args).fetch_optional(&mut **connection).await?;
+                row.map(Row::Postgres)
+            }
+        };
         #[cfg(test)]
         {
             self.cost += 1 + usize::from(row.is_some());
@@ -216,60 +187,29 @@ impl<'c> Tx<'c> {
     }
 }
 
-/// Binds arguments in order; the databases' queries are types of their own.
-macro_rules! bind {
-    ($sql:expr, $args:expr) => {
-        $args.into_iter().fold(sqlx::query($sql), |query, arg| match arg {
-            Arg::Int(n) => query.bind(n),
-            Arg::Text(text) => query.bind(text),
-            Arg::Bool(flag) => query.bind(flag),
-            Arg::Bytes(bytes) => query.bind(bytes),
-        })
-    };
-}
-
-fn through_sqlx(
-    sql: &'static str,
-    args: Vec<Arg>,
-) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
-    bind!(sql, args)
-}
-
-fn postgres(
-    sql: &'static str,
-    args: Vec<Arg>,
-) -> sqlx::query::Query<'static, Postgres, PgArguments> {
-    bind!(sql, args)
+/// A statement of PostgreSQL, its arguments bound in order.
+fn bound(sql: &'static str, args: Vec<Arg>) -> sqlx::query::Query<'static, Postgres, PgArguments> {
+    args.into_iter().fold(sqlx::query(sql), |query, arg| match arg {
+        Arg::Int(n) => query.bind(n),
+        Arg::Text(text) => query.bind(text),
+        Arg::Bool(flag) => query.bind(flag),
+        Arg::Bytes(bytes) => query.bind(bytes),
+    })
 }
 
 /// A row of an answer; columns are read by name.
 pub enum Row {
     /// Of SQLite.
-    Direct(sqlite::Row),
-    /// Of SQLite, through sqlx.
-    Sqlite(SqliteRow),
+    Sqlite(sqlite::Row),
     /// Of PostgreSQL.
     Postgres(PgRow),
-}
-
-impl From<SqliteRow> for Row {
-    fn from(row: SqliteRow) -> Self {
-        Self::Sqlite(row)
-    }
-}
-
-impl From<PgRow> for Row {
-    fn from(row: PgRow) -> Self {
-        Self::Postgres(row)
-    }
 }
 
 /// Reads a column of either row.
 macro_rules! get {
     ($row:expr, $column:expr) => {
         match $row {
-            Row::Direct(row) => FromSql::column_result(row.get($column)?).map_err(|e| StoreError::corrupt($column, &e.to_string()))?,
-            Row::Sqlite(row) => row.try_get($column)?,
+            Row::Sqlite(row) => row.get($column)?,
             Row::Postgres(row) => row.try_get($column)?,
         }
     };

@@ -3,12 +3,13 @@
 //! anything is written to it.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migration, MigrationType, Migrator};
 
-use super::StoreError;
 use super::db::{Tx, args};
+use super::{StoreError, sqlite};
 
 const FILES: &[(i64, &str, &str)] = &[
     (1, "init", include_str!("../../../migrations/0001_init.sql")),
@@ -110,6 +111,20 @@ pub async fn signed(tx: &mut Tx<'_>, schema: i64) -> Option<String> {
     // A schema that this program does not know may keep it elsewhere.
     let row = tx.first("select value from meta where key = $1", args![signature(schema)]).await;
     row.ok().flatten().and_then(|row| row.text("value").ok())
+}
+
+/// The statements of all migrations, for a database that nobody has used.
+#[cfg(test)]
+pub fn scripts() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(_, _, sql)| *sql)
+}
+
+/// Says of a database file that is not used what is wrong with its schema.
+pub async fn refusal_of_file(file: &Path, refused: &Refused) -> StoreError {
+    match sqlite::open_to_read(file) {
+        Ok(mut connection) => refusal(&mut Tx::new(&mut connection), refused).await,
+        Err(_) => StoreError::Open(refused.text(None)),
+    }
 }
 
 /// Says of a database that is not used what is wrong with its schema.

@@ -45,8 +45,8 @@ pub mod retries;
 pub mod runnable;
 pub mod snapshot;
 pub mod space;
-mod sqlite;
 mod specs;
+pub mod sqlite;
 pub mod submissions;
 pub mod tokens;
 pub mod trash;
@@ -74,9 +74,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 use sqlx::postgres::PgPool;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::clock::{Clock, Millis};
@@ -88,9 +86,6 @@ pub const FILE: &str = "farrow.db";
 
 /// Connections that read SQLite.
 const READERS: u32 = 4;
-
-/// For how long a statement waits for whoever keeps it from SQLite's file.
-const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// For how long a read may take on a database that is somewhere else, which may have gone.
 const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -130,10 +125,16 @@ impl Store {
         let options = space::cutting(options);
         let mut connection = space::reclaiming(options.clone()).connect().await?;
         space::reclaim_from_now_on(&mut connection).await?;
-        migrate(&mut connection).await?;
+        let migrated = migrations::run(&mut connection).await;
         connection.close().await?;
-        let pool = sqlite::Readers::open(&folder.join(FILE), READERS)?;
-        let writer = Writer::start(Place::Sqlite(folder.join(FILE))).await?;
+        let file = folder.join(FILE);
+        if let Err(refused) = migrated {
+            return Err(migrations::refusal_of_file(&file, &refused).await);
+        }
+        let mut connection = sqlite::open(&file)?;
+        migrations::sign(&mut Tx::new(&mut connection)).await?;
+        let pool = sqlite::Readers::open(&file, READERS)?;
+        let writer = Writer::start(Place::Sqlite(file)).await?;
         let options = Arc::new(options);
         Ok(Self { writer, readers: Readers::Sqlite { pool, options, _lock: Arc::new(lock) } })
     }
@@ -186,11 +187,12 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.enqueue(operation).await?.await
+        self.writer.enqueue(false, operation).await?.await
     }
 
     /// Puts `operation` into the writer's queue, as [`Store::write`] does; what is returned answers
-    /// once it is on disk. Whatever is written from now on finds it done, and may be on disk with it.
+    /// once it is on disk. Whatever is written from now on finds it done, and what is written at once is
+    /// on disk with it.
     ///
     /// # Errors
     /// As [`Store::write`]'s.
@@ -202,7 +204,7 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.enqueue(operation).await
+        self.writer.enqueue(true, operation).await
     }
 
     /// Runs `operation` on one snapshot of the database.
@@ -218,9 +220,9 @@ impl Store {
             Readers::Sqlite { pool, .. } => {
                 let mut reader = pool.acquire().await?;
                 let connection = reader.connection()?;
-                connection.execute_batch("begin")?;
+                sqlite::script(connection, "begin")?;
                 let result = operation(&mut Tx::new(&mut *connection)).await;
-                connection.execute_batch("rollback")?;
+                sqlite::script(connection, "rollback")?;
                 result
             }
             Readers::Postgres(pool) => {
@@ -322,13 +324,6 @@ where
     result
 }
 
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    match migrations::run(connection).await {
-        Ok(()) => migrations::sign(&mut Tx::new(connection)).await,
-        Err(refused) => Err(migrations::refusal(&mut Tx::new(connection), &refused).await),
-    }
-}
-
 /// The largest time that was stored, if any was.
 ///
 /// # Errors
@@ -377,10 +372,7 @@ pub enum StoreError {
     Open(String),
     /// It failed.
     #[error("database: {0}")]
-    Database(Arc<sqlx::Error>),
-    /// SQLite failed.
-    #[error("database: {0}")]
-    Sqlite(Arc<rusqlite::Error>),
+    Database(Arc<dyn std::error::Error + Send + Sync>),
     /// It cannot be reached, or not now. Whether a transaction that was being committed was is not
     /// known.
     #[error("the database cannot be reached: {0}")]

@@ -1,26 +1,19 @@
 //! All that a database in memory holds of jobs, read at once, for an auditor that recounts it after
 //! every transaction.
 //!
-//! SQLite only: one statement that answers with three texts costs one way to its thread and back.
+//! SQLite only: one statement that answers with three texts.
 
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
 use serde::Deserialize;
-use sqlx::ConnectOptions as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::db::{Tx, args, json_text};
-use super::{StoreError, migrations};
+use super::{StoreError, migrations, sqlite};
 use crate::block::{decode_lengths, decompress};
 
 /// A new database in memory.
-pub async fn in_memory() -> SqliteConnection {
-    let options = SqliteConnectOptions::new()
-        .in_memory(true)
-        .statement_cache_capacity(500)
-        .pragma("temp_store", "memory")
-        .disable_statement_logging();
-    let mut connection = options.connect().await.unwrap();
-    migrations::migrator().run(&mut connection).await.unwrap();
+pub fn in_memory() -> rusqlite::Connection {
+    let connection = sqlite::in_memory().unwrap();
+    migrations::scripts().for_each(|sql| sqlite::script(&connection, sql).unwrap());
     connection
 }
 

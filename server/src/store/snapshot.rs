@@ -6,18 +6,18 @@ use futures::future::BoxFuture;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::db::Tx;
 use super::migrations::Refused;
-use super::{FILE, SNAPSHOT, StoreError, migrations, postgres};
+use super::{FILE, SNAPSHOT, StoreError, migrations, postgres, sqlite};
 
 /// One connection to a database that is only read. It takes no lock that a server would miss.
 #[derive(Debug)]
 pub enum Snapshot {
     /// Of a file.
-    Sqlite(SqliteConnection),
+    Sqlite(rusqlite::Connection),
     /// Of a database that servers share.
     Postgres(PgConnection),
 }
@@ -30,26 +30,22 @@ impl Snapshot {
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(FILE);
         must_exist(&file)?;
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .read_only(true)
-            .pragma("temp_store", "memory");
+        let options = SqliteConnectOptions::new().filename(&file).read_only(true);
         let mut connection = options.connect().await?;
-        match migrations::check(&mut connection).await {
-            Ok(()) => Ok(Self::Sqlite(connection)),
-            Err(refused) => {
-                let refusal = migrations::refusal(&mut Tx::new(&mut connection), &refused).await;
-                let damages = match &refused {
-                    Refused::Failed(error) if is_damage(error) => integrity(&mut connection).await,
-                    _ => Vec::new(),
-                };
-                Err(if damages.is_empty() {
-                    refusal
-                } else {
-                    StoreError::Damaged { file, damages }
-                })
+        let checked = migrations::check(&mut connection).await;
+        connection.close().await?;
+        let Err(refused) = checked else { return Ok(Self::Sqlite(sqlite::open_to_read(&file)?)) };
+        let damages = match &refused {
+            Refused::Failed(error) if is_damage(error) => {
+                sqlite::open_to_read(&file).map_or_else(|e| vec![e.to_string()], |c| integrity(&c))
             }
-        }
+            _ => Vec::new(),
+        };
+        Err(if damages.is_empty() {
+            migrations::refusal_of_file(&file, &refused).await
+        } else {
+            StoreError::Damaged { file, damages }
+        })
     }
 
     /// Connects to the PostgreSQL database at `url`, whether servers run on it or not.
@@ -78,9 +74,9 @@ impl Snapshot {
     {
         match self {
             Self::Sqlite(connection) => {
-                let mut transaction = connection.begin().await?;
-                let result = operation(&mut Tx::new(&mut *transaction)).await;
-                transaction.rollback().await?;
+                sqlite::script(connection, "begin")?;
+                let result = operation(&mut Tx::new(&mut *connection)).await;
+                sqlite::script(connection, "rollback")?;
                 result
             }
             Self::Postgres(connection) => {
@@ -96,21 +92,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// When the file cannot be written, or it is another database.
-    pub async fn copy_to(&mut self, file: &Path) -> Result<(), StoreError> {
+    pub fn copy_to(&mut self, file: &Path) -> Result<(), StoreError> {
         let Self::Sqlite(connection) = self else {
             return Err(StoreError::Open("pg_dump backs up a PostgreSQL database".to_owned()));
         };
         let name = file.to_str().ok_or_else(|| {
             StoreError::Open(format!("{} cannot be written: its name is not UTF-8", file.display()))
         })?;
-        sqlx::query("vacuum into $1").bind(name.to_owned()).execute(connection).await?;
+        connection.execute("vacuum into $1", [name])?;
         Ok(())
     }
 
     /// What SQLite itself finds wrong with its file. PostgreSQL has pg_amcheck for that.
-    pub async fn integrity(&mut self) -> Vec<String> {
+    pub fn integrity(&mut self) -> Vec<String> {
         match self {
-            Self::Sqlite(connection) => integrity(connection).await,
+            Self::Sqlite(connection) => integrity(connection),
             Self::Postgres(_) => Vec::new(),
         }
     }
@@ -126,11 +122,12 @@ fn is_damage(error: &MigrateError) -> bool {
         .is_some_and(|code| [11, 26].contains(&(code & 0xff)))
 }
 
-async fn integrity(connection: &mut SqliteConnection) -> Vec<String> {
-    let rows = sqlx::query("pragma integrity_check").fetch_all(connection).await;
-    let texts = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+fn integrity(connection: &rusqlite::Connection) -> Vec<String> {
+    let texts = connection.prepare("pragma integrity_check").and_then(|mut statement| {
+        statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+    });
     match texts {
-        Ok(texts) => Vec::into_iter(texts).filter(|text: &String| text != "ok").collect(),
+        Ok(texts) => texts.into_iter().filter(|text| text != "ok").collect(),
         // Of some damage it tells so.
         Err(error) => vec![error.to_string()],
     }

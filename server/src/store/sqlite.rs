@@ -1,19 +1,24 @@
-//! SQLite's connections of a running server, whose statements run where they are called.
+//! What is SQLite's alone: connections whose statements run where they are called.
 //!
-//! sqlx gives each SQLite connection a thread of its own, and every statement goes there and back:
-//! two threads are woken for what takes SQLite some microseconds. A single call is some forty
-//! statements. So writes run on one thread of ours, whole batches of them, and reads where they are
-//! asked for, which is what a page in memory takes. Migrations and snapshots go through sqlx.
+//! sqlx gives each connection to SQLite a thread of its own. Every statement goes there and back, and
+//! wakes two threads for what takes SQLite some microseconds; a single call is some forty statements. So
+//! writes run on one thread of ours, a batch at a time, and reads where they are asked for: all that
+//! a read takes from the disk are pages, of a database whose large payloads stand elsewhere. Only
+//! migrations go through sqlx.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rusqlite::types::{Null, Value, ValueRef};
+use rusqlite::types::{FromSql, Null, Value};
 use rusqlite::{Connection, OpenFlags, Statement, ffi};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::db::Arg;
 use super::{StoreError, space};
+
+/// For how long a statement waits for whoever keeps it from the file.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Statements that a connection keeps prepared: more than there are.
 const STATEMENTS: usize = 512;
@@ -23,16 +28,49 @@ const STATEMENTS: usize = 512;
 /// # Errors
 /// SQLite's.
 pub fn open(file: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(file, flags)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.busy_timeout(super::BUSY_LIMIT)?;
+    let connection = prepared(Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?)?;
     connection.execute_batch(&format!(
         "pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on;
-         pragma temp_store = memory; pragma journal_size_limit = {}",
+         pragma journal_size_limit = {}",
         space::KEPT_LOG
     ))?;
     Ok(connection)
+}
+
+/// Opens the database at `file` to read it only, whoever else uses it.
+///
+/// # Errors
+/// SQLite's.
+pub fn open_to_read(file: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    prepared(Connection::open_with_flags(file, flags)?)
+}
+
+/// A new database in memory.
+///
+/// # Errors
+/// SQLite's.
+#[cfg(test)]
+pub fn in_memory() -> Result<Connection, StoreError> {
+    prepared(Connection::open_in_memory()?)
+}
+
+fn prepared(connection: Connection) -> Result<Connection, StoreError> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.busy_timeout(BUSY_LIMIT)?;
+    connection.execute_batch("pragma temp_store = memory")?;
+    Ok(connection)
+}
+
+/// Runs statements that have no arguments and give nothing.
+///
+/// # Errors
+/// SQLite's.
+pub fn script(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    Ok(connection.execute_batch(sql)?)
 }
 
 /// A row of an answer.
@@ -46,11 +84,12 @@ impl Row {
     /// The value of a column.
     ///
     /// # Errors
-    /// That there is none of this name.
-    pub fn get(&self, column: &'static str) -> Result<ValueRef<'_>, StoreError> {
+    /// That there is none of this name, or that it holds something else.
+    pub fn get<T: FromSql>(&self, column: &'static str) -> Result<T, StoreError> {
         let at = self.names.iter().position(|name| **name == *column);
         let value = at.and_then(|at| self.values.get(at));
-        value.map(ValueRef::from).ok_or_else(|| StoreError::corrupt(column, "no such column"))
+        let value = value.ok_or_else(|| StoreError::corrupt(column, "no such column"))?;
+        T::column_result(value.into()).map_err(|e| StoreError::corrupt(column, &e.to_string()))
     }
 }
 
@@ -118,7 +157,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error().map(|failure| failure.code) {
             Some(ffi::ErrorCode::DiskFull) => Self::Full(error.to_string().into()),
-            _ => Self::Sqlite(Arc::new(error)),
+            _ => Self::Database(Arc::new(error)),
         }
     }
 }

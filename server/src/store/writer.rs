@@ -35,6 +35,9 @@ const MAX_BATCH: usize = 128;
 /// Operations that may wait before callers do.
 const QUEUE: usize = 4096;
 
+/// How often an operation is looked for that is about to come: for about a tenth of a millisecond.
+const LOOKS: u32 = 200;
+
 /// For how long a batch may take on a database that is somewhere else, which may have gone.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -91,12 +94,14 @@ impl Writer {
     }
 
     /// Puts `operation` into the queue: it is run before whatever is put in from now on. What is
-    /// returned answers once it is on disk.
+    /// returned answers once it is on disk. `is_followed`: the caller is about to have another one put in
+    /// that is to be on disk with it.
     ///
     /// # Errors
     /// The operation's, the commit's, or that the store is closed.
     pub async fn enqueue<T, F>(
         &self,
+        is_followed: bool,
         operation: F,
     ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
     where
@@ -104,7 +109,7 @@ impl Writer {
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let operation = Box::new(Asked { operation, answer });
+        let operation = Box::new(Asked { operation, is_followed, answer });
         self.operations.send(operation).await.map_err(|_| StoreError::Closed)?;
         // It was begun, and cut off with its connection.
         let cut_off = |_| StoreError::Unavailable("a write was cut off".into());
@@ -119,6 +124,9 @@ trait Operation: Send {
 
     /// Answers its caller that it was not run.
     fn refuse(self: Box<Self>, error: StoreError);
+
+    /// Whether another one is about to come that is to be committed with it.
+    fn is_followed(&self) -> bool;
 }
 
 /// Told whether the transaction was committed; answers the caller.
@@ -126,6 +134,7 @@ type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 struct Asked<T, F> {
     operation: F,
+    is_followed: bool,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
@@ -136,7 +145,7 @@ where
     F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
 {
     fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> {
-        let Self { operation, answer } = *self;
+        let Self { operation, answer, .. } = *self;
         let running = AssertUnwindSafe(operation(tx)).catch_unwind();
         Box::pin(async move {
             // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
@@ -151,6 +160,10 @@ where
 
     fn refuse(self: Box<Self>, error: StoreError) {
         let _ = self.answer.send(Err(error));
+    }
+
+    fn is_followed(&self) -> bool {
+        self.is_followed
     }
 }
 
@@ -207,6 +220,7 @@ async fn write_batch(
         if needs_savepoint {
             session.script(savepoint).await?;
         }
+        let is_followed = operation.is_followed();
         let (succeeded, finish) = operation.run(&mut session.tx()).await;
         last_succeeded = succeeded;
         batch.finishes.push(finish);
@@ -221,7 +235,7 @@ async fn write_batch(
         if batch.operations.is_empty()
             && may_go_on
             && batch.finishes.len() < MAX_BATCH
-            && let Ok(next) = coming.try_recv()
+            && let Some(next) = place.next(coming, is_followed)
         {
             batch.operations.push(next);
             needs_savepoint = true;
@@ -267,6 +281,23 @@ impl Place {
             session.insert(self.connect().await?).begin().await?;
         }
         session.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// The next operation, if it is there. On SQLite, which has a thread for this, it is looked for some
+    /// hundred times more if it is about to come: less than the flush takes that its own commit would need.
+    fn next(
+        &self,
+        coming: &mut mpsc::Receiver<Box<dyn Operation>>,
+        is_followed: bool,
+    ) -> Option<Box<dyn Operation>> {
+        let n_looks = if is_followed && matches!(self, Self::Sqlite(_)) { LOOKS } else { 1 };
+        for _ in 1..n_looks {
+            match coming.try_recv() {
+                Ok(next) => return Some(next),
+                Err(_) => thread::yield_now(),
+            }
+        }
+        coming.try_recv().ok()
     }
 
     /// The session after a batch that was not committed. A connection to another process may be

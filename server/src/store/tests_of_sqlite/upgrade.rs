@@ -6,13 +6,13 @@ use protocol::agent::{Constant, Verdict};
 use protocol::job::{Encoding, Function, JobState};
 use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::super::db::{Arg, Row, Tx, args};
 use super::super::migrations::migrator;
 use super::super::snapshot::Snapshot;
-use super::super::{Store, jobs, leases, outcomes, references, retries};
+use super::super::{Store, jobs, leases, outcomes, references, retries, sqlite};
 use super::{Fixture, all_of, piece, read, write};
 use crate::blobs::Blobs;
 use crate::block::{compress, encode_lengths};
@@ -21,7 +21,7 @@ use crate::store::retries::Retried;
 
 /// A database as an earlier server leaves it.
 struct Old {
-    connection: SqliteConnection,
+    connection: rusqlite::Connection,
 }
 
 impl Old {
@@ -37,7 +37,8 @@ impl Old {
         let mut connection = options.connect().await.unwrap();
         let first = migrator().iter().take(n_migrations).cloned().collect();
         sqlx::migrate::Migrator::with_migrations(first).run(&mut connection).await.unwrap();
-        Self { connection }
+        connection.close().await.unwrap();
+        Self { connection: sqlite::open(&folder.join("farrow.db")).unwrap() }
     }
 
     async fn insert(&mut self, sql: &'static str, args: Vec<Arg>) {
@@ -131,7 +132,7 @@ impl Old {
 
     /// Opens it as this program does.
     async fn open(self, folder: tempfile::TempDir) -> Fixture {
-        self.connection.close().await.unwrap();
+        self.connection.close().unwrap();
         Fixture { store: Store::open(folder.path()).await.unwrap(), _folder: folder }
     }
 }
@@ -275,12 +276,9 @@ async fn what_the_specifications_of_earlier_jobs_refer_to_is_written_down_before
 async fn reopened(sql: &'static [&'static str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path()).await.unwrap());
-    let options = SqliteConnectOptions::new().filename(folder.path().join("farrow.db"));
-    let mut connection = options.connect().await.unwrap();
-    for statement in sql {
-        sqlx::query(*statement).execute(&mut connection).await.unwrap();
-    }
-    connection.close().await.unwrap();
+    let connection = sqlite::open(&folder.path().join("farrow.db")).unwrap();
+    sql.iter().for_each(|statement| sqlite::script(&connection, statement).unwrap());
+    connection.close().unwrap();
     let opened = match Store::open(folder.path()).await {
         Ok(_) => panic!("it was opened"),
         Err(error) => error.to_string(),
@@ -319,7 +317,7 @@ async fn a_database_with_another_step_of_the_same_number_is_refused() {
 #[tokio::test]
 async fn a_database_of_an_earlier_version_is_only_looked_at_once_it_is_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
-    Old::new(folder.path()).await.connection.close().await.unwrap();
+    Old::new(folder.path()).await.connection.close().unwrap();
     let refused = Snapshot::open(folder.path()).await.unwrap_err().to_string();
     assert!(refused.contains("has schema 1,") && refused.contains("`farrow server`"), "{refused}");
     drop(Store::open(folder.path()).await.unwrap());
