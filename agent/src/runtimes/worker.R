@@ -222,6 +222,11 @@ run <- function(batch) {
   flushed_at <- .Internal(Sys.time())
   restore_sinks()
   output_before <- printed()
+  # R finds a name of this function at once, and others behind all of these.
+  pid <- self
+  latest <- flush_after
+  may_be_compact <- is_rds && !knows_compact
+  counted <- counter
 
   # `loud`: the element at `position` has printed, or could have without being noticed.
   deliver <- function(loud) {
@@ -243,6 +248,7 @@ run <- function(batch) {
     sent <<- position
     flushed_at <<- .Internal(Sys.time())
     output_before <<- printed()
+    counted <<- counter
   }
 
   on_condition <- function(kind, restart) {
@@ -287,20 +293,18 @@ run <- function(batch) {
           # Unlike is.atomic(), these take no time once they are compiled.
           is_bare <- (is.double(value) || is.character(value) || is.logical(value) ||
             is.integer(value)) && is.null(attributes(value))
-          if (!is_bare ||
-            is_rds && (!knows_compact || !is.null(.Internal(altrep_class(value))))) {
-            apart[[position]] <- TRUE
-          }
+          if (!is_bare || may_be_compact ||
+            is_rds && !is.null(.Internal(altrep_class(value)))) apart[[position]] <- TRUE
         }
-        if (.Internal(Sys.getpid()) != self) end_if_forked()
+        if (.Internal(Sys.getpid()) != pid) end_if_forked()
         if (.Internal(sink.number(TRUE)) != 1L) {
           restore_sinks()
           deliver(TRUE)
-        } else if (.Internal(seek(counter, NA_real_, 1L, 2L)) != output_before) {
+        } else if (.Internal(seek(counted, NA_real_, 1L, 2L)) != output_before) {
           deliver(TRUE)
         } else {
           since <- .Internal(Sys.time()) - flushed_at
-          if (since > flush_after || since < 0 || signalled > 0L) deliver(FALSE)
+          if (since > latest || since < 0 || signalled > 0L) deliver(FALSE)
         }
       }
     },

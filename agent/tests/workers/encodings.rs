@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent::rserial;
 use agent::runtimes::{ConstantValue, Element, Input, Outcomes, WorkerJob};
 use protocol::job::Runtime::{self, Python, R};
 use protocol::job::{Encoding, Options, ValueType, Variant};
@@ -262,6 +263,18 @@ kinds <- c(fixed, replicate(400L - length(fixed), random(3), simplify = FALSE))
 i <- 0L
 "#;
 
+fn with_kinds(encoding: Encoding, function: &str) -> WorkerJob {
+    WorkerJob { setup: KINDS.into(), ..encoded(encoding, function) }
+}
+
+/// The bytes that an expression makes of each of `kinds`, `kinds[[i]]`.
+fn write_kinds(worker: &mut Worker, expression: &str) -> Vec<Vec<u8>> {
+    let texts: Vec<_> = (1..=400).map(|i| i.to_string()).collect();
+    let indexes: Vec<_> = texts.iter().map(String::as_str).collect();
+    let job = with_kinds(Encoding::Bytes, &format!("function(i) {expression}"));
+    bytes(worker.outcomes(&job, &elements(&indexes)))
+}
+
 #[test]
 fn r_values_go_through_a_frame_as_each_would_by_itself() {
     let texts: Vec<_> = (1..=400).map(|i| i.to_string()).collect();
@@ -297,6 +310,33 @@ fn r_values_go_through_a_frame_as_each_would_by_itself() {
                 "kind {i} of form {form}: {value:?}, not {alone:?}"
             );
         }
+    }
+}
+
+#[test]
+fn changed_bytes_that_are_still_joined_cost_no_frame() {
+    let mut worker = Worker::start(R);
+    let alone = write_kinds(&mut worker, "serialize(kinds[[i]], NULL)");
+    let mut chance = 1_u64;
+    let mut below = |bound: usize| {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(chance >> 33).unwrap() % bound
+    };
+    let mut changed = Vec::new();
+    for mut bytes in alone.iter().cycle().take(20_000).cloned() {
+        // Most bytes of a long one are its numbers.
+        let at = below(bytes.len().min(200));
+        bytes[at] ^= 1 << below(8);
+        if rserial::splice(&mut rserial::Writer::new(), &bytes) {
+            changed.push(bytes);
+        }
+    }
+    assert!(changed.len() > 2000, "{} are joined", changed.len());
+    let job = encoded(Encoding::Rds, "function(x) { if (runif(1) < 0.01) gc(); 1L }");
+    let expected = make(&mut worker, R, "1L");
+    for frame in changed.chunks(500) {
+        let values = bytes(worker.outcomes(&job, &inputs(frame)));
+        assert!(values.iter().all(|value| *value == expected));
     }
 }
 
