@@ -1,20 +1,14 @@
 # farrow with R on both ends: the client is R too, and elements and values travel as R serializes them.
-# Uses curl and sha256sum, which have what base R lacks. Answers each line of input as program.py does.
+# farrow_rds.sh, beside this file, speaks HTTP. Answers each line of input as program.py does.
 folder <- commandArgs(TRUE)[1]
 path <- function(name) file.path(folder, name)
 
-# No token in a program's arguments.
+this_file <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
+submit <- c(shQuote(file.path(dirname(this_file), "farrow_rds.sh")), shQuote(folder))
 headers <- path("headers")
 invisible(file.create(headers))
 invisible(Sys.chmod(headers, "600"))
 writeLines(paste("Authorization: Bearer", Sys.getenv("FARROW_TOKEN")), headers)
-
-authorized <- c("-sS", "-H", shQuote(paste0("@", headers)))
-url_of <- function(route) paste0(Sys.getenv("FARROW_URL"), "/v1/", route)
-
-api <- function(route, ...) {
-  paste(system2("curl", c(authorized, ..., shQuote(url_of(route))), stdout = TRUE), collapse = "\n")
-}
 
 # A frame is a length, a letter and what was serialized. R takes microseconds for a call of serialize() and for
 # a turn of a loop: so objects that are alike are cut out of their list's serialization, and joined to be read.
@@ -68,19 +62,8 @@ alike <- function(bytes, count, endian) {
 
 map <- function(source, elements) {
   writeBin(to_frames(elements), path("elements"))
-  digest <- paste0("sha256:", sub(" .*", "", system2("sha256sum", shQuote(path("elements")), stdout = TRUE)))
-  job <- sprintf('{"runtime": "r", "function": "%s", "elements": {"blob": "%s"}, "options": {"encoding": "rds"}}',
-                 source, digest)
-  writeLines(job, path("job"))
-  # One connection for both.
-  answer <- api("jobs", "-T", shQuote(path("elements")), shQuote(url_of(paste0("blobs/", digest))), "--next",
-                authorized, "-H", "Content-Type:application/json", "--data-binary", shQuote(paste0("@", path("job"))))
-  id <- sub('.*"id":"([^"]*)".*', "\\1", answer)
-  repeat {
-    status <- api(paste0("jobs/", id, "/value?wait=30"), "-o", shQuote(path("value")), "-w", "%{http_code}")
-    if (status == "200") break
-    if (status != "202") stop(answer, readLines(path("value"), warn = FALSE))
-  }
+  writeLines(sprintf('"runtime": "r", "function": "%s", "options": {"encoding": "rds"}', source), path("job"))
+  if (system2("sh", submit) != 0) stop(readLines(path("value"), warn = FALSE))
   from_frames(readBin(path("value"), "raw", file.size(path("value"))), length(elements))
 }
 
