@@ -24,7 +24,9 @@ list(NULL, TRUE, NA, 1L, NA_integer_, 2.5, NaN, -Inf, "a", "\\u00e4", NA_charact
   as.character(c(0.5, 1e-20)),
   list(integer(0), list(1L, NULL), list(list(1L, "simpleError", "no", NULL, "f(x)"))),
   list(1L, list(1L, serialize(as.character(1:3), NULL, xdr = FALSE)), list()),
-  list(integer(0), list(as.raw(1), NULL), list(list(1L, "e", "no", "f(x)", "f(x)")), "bytes"))
+  list(integer(0), list(as.raw(1), NULL), list(list(1L, "e", "no", "f(x)", "f(x)")), "bytes"),
+  list(integer(0), serialize(list(1, NULL, "a", as.raw(1)), NULL, xdr = FALSE), list(), "rds"),
+  list(NULL, TRUE, 1i, c("a", NA), as.raw(1)))
 """
 
 R_SCRIPT = f"""
@@ -32,6 +34,7 @@ folder <- commandArgs(TRUE)[[1]]
 values <- {R_VALUES}
 for (i in seq_along(values)) {{
   writeBin(serialize(values[[i]], NULL, xdr = FALSE), file.path(folder, paste0("r-", i)))
+  writeBin(serialize(values[[i]], NULL, version = 2 + i %% 2), file.path(folder, paste0("xdr-", i)))
 }}
 """
 
@@ -121,6 +124,12 @@ def main() -> None:
     write("r_to_json", "empty", b"")
     r_folder = folder / "r_to_json"
     subprocess.run(["Rscript", "--vanilla", "-e", R_SCRIPT, str(r_folder)], check=True)
+
+    # Only what is joined may stand in the other order.
+    for path in sorted(r_folder.iterdir()):
+        write("r_spliced", path.name, path.read_bytes())
+        if path.name.startswith("xdr-"):
+            path.unlink()
 
     # What workers say: the first byte chooses among three runtimes, and behind that six kinds.
     error = {"type": "ValueError", "message": "no", "call": None, "traceback": ["f"]}

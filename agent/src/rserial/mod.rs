@@ -33,6 +33,11 @@
 //!
 //! Doubles are written as the shortest text that reads back as the same bits, with a `.0` when they
 //! are whole: what was a double comes back as one.
+//!
+//! # Neither
+//!
+//! What stays R's serialization is joined for a worker ([`splice()`]) and taken apart again
+//! ([`take_apart`]) by its bytes.
 
 mod bytecode;
 mod calendar;
@@ -40,6 +45,7 @@ mod data_frame;
 mod from_json;
 mod json;
 mod reader;
+mod splice;
 mod to_json;
 mod value;
 mod writer;
@@ -51,6 +57,7 @@ mod tests;
 
 pub use from_json::{write_arguments, write_json};
 pub use reader::read;
+pub use splice::{splice, take_apart};
 pub use to_json::write_value;
 pub use value::{Data, Text, Value};
 pub use writer::Writer;
@@ -142,6 +149,7 @@ mod tag {
     pub(super) const HAS_ATTRIBUTES: u32 = 1 << 9;
     pub(super) const HAS_TAG: u32 = 1 << 10;
     /// Encodings of a string.
+    pub(super) const BYTES: u32 = 1 << 13;
     pub(super) const LATIN1: u32 = 1 << 14;
     pub(super) const UTF8: u32 = 1 << 15;
     pub(super) const ASCII: u32 = 1 << 18;

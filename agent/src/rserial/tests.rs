@@ -4,7 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Data, Untranslatable, Value, Writer, read, write_json, write_value};
+use super::{Data, Untranslatable, Value, Writer, read, splice, write_json, write_value};
 
 /// What becomes of a JSON text in R and back.
 fn there_and_back(text: &str) -> Result<String, Untranslatable> {
@@ -143,6 +143,37 @@ proptest! {
         bytes[at] = byte;
         if let Ok(value) = read(&bytes) {
             let _ = write_value(&mut Vec::new(), &value);
+        }
+    }
+
+    #[test]
+    fn whatever_is_joined_leaves_its_neighbours_whole(
+        json in common_ground(), at in any::<prop::sample::Index>(),
+        flipped in prop_oneof![Just(0), any::<u8>()],
+    ) {
+        let mut writer = Writer::new();
+        write_json(&mut writer, json.to_string().as_bytes()).unwrap();
+        let mut bytes = writer.into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] ^= flipped;
+
+        let mut writer = Writer::new();
+        writer.list(3);
+        writer.integer(7);
+        let is_joined = splice(&mut writer, &bytes);
+        prop_assert!(is_joined || flipped != 0, "what was not changed is a tree");
+        if !is_joined {
+            writer.null();
+        }
+        writer.integer(7);
+        let list = writer.into_bytes();
+        let items = read(&list).unwrap().into_list().unwrap();
+        prop_assert_eq!(items.len(), 3);
+        prop_assert_eq!([&items[0], &items[2]].map(Value::as_integer), [Some(7); 2]);
+        if is_joined && flipped == 0 {
+            let mut text = Vec::new();
+            write_value(&mut text, &items[1]).unwrap();
+            prop_assert_eq!(String::from_utf8(text).unwrap(), there_and_back(&json.to_string()).unwrap());
         }
     }
 }

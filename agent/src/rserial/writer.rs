@@ -8,7 +8,7 @@ use super::{NA_DOUBLE, NA_INTEGER, tag};
 pub struct Writer {
     bytes: Vec<u8>,
     /// Names that were written, in order: R numbers them, and later ones are said by number.
-    symbols: Vec<&'static str>,
+    symbols: Vec<String>,
 }
 
 /// Where the length of a list stands that is not known yet.
@@ -169,14 +169,24 @@ impl Writer {
     /// The name of an attribute; its value follows.
     pub(super) fn attribute(&mut self, name: &'static str) {
         self.word(tag::PAIRLIST | tag::HAS_TAG);
-        if let Some(index) = self.symbols.iter().position(|known| *known == name) {
+        // There are few of ours.
+        let _ = self.symbol(name, usize::MAX);
+    }
+
+    /// A name, unless it is not known yet and so many are.
+    pub(super) fn symbol(&mut self, name: &str, most: usize) -> Option<()> {
+        if let Some(index) = self.symbols.iter().position(|known| known == name) {
             let index = u32::try_from(index + 1).unwrap_or(u32::MAX);
             self.word(tag::REFERENCE | index << 8);
-        } else {
-            self.symbols.push(name);
-            self.word(tag::SYMBOL);
-            self.string(name);
+            return Some(());
         }
+        if self.symbols.len() >= most {
+            return None;
+        }
+        self.symbols.push(name.to_owned());
+        self.word(tag::SYMBOL);
+        self.string(name);
+        Some(())
     }
 
     pub(super) fn end_attributes(&mut self) {
@@ -200,12 +210,26 @@ impl Writer {
         Mark { bytes: self.bytes.len(), symbols: self.symbols.len() }
     }
 
-    fn word(&mut self, word: u32) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Numbers of so many bytes, which stand there in the other order.
+    pub(super) fn turned<const SIZE: usize>(&mut self, bytes: &[u8]) {
+        self.bytes.reserve(bytes.len());
+        for number in bytes.as_chunks::<SIZE>().0 {
+            let mut number = *number;
+            number.reverse();
+            self.bytes.extend_from_slice(&number);
+        }
+    }
+
+    pub(super) fn word(&mut self, word: u32) {
         self.bytes.extend_from_slice(&word.to_le_bytes());
     }
 
     /// Lengths are below 2^31: frames hold 4 GiB, and no item takes less than two bytes of JSON.
-    fn length(&mut self, length: usize) {
+    pub(super) fn length(&mut self, length: usize) {
         self.word(u32::try_from(length).unwrap_or(u32::MAX));
     }
 }

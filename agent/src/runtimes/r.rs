@@ -150,8 +150,8 @@ fn serialized(constants: &Constants) -> Vec<&str> {
     serialized.map(|(name, _)| name.as_str()).collect()
 }
 
-/// The body of an elements frame: a list, in which elements that are not JSON are raw vectors. If
-/// elements need notes, it is a named list of them and their notes.
+/// The body of an elements frame: a list. If elements need notes, or with the encoding rds, it is a
+/// named list of them and of what else is to say of them.
 ///
 /// # Errors
 /// The position of the first element that has no likeness in R, and why.
@@ -160,13 +160,12 @@ pub fn encode_elements(
     elements: &[Element<'_>],
 ) -> Result<Vec<u8>, (usize, ElementError)> {
     let mut writer = Writer::new();
-    if need_notes(options) {
-        let names = ["elements", "indexes", "keys", "seeds"];
+    if need_notes(options) || options.encoding == Encoding::Rds {
+        let names = ["elements", "reads", "indexes", "keys", "seeds"];
         writer.named_list(names.len());
-        inputs(&mut writer, options, elements)?;
-        writer.numbers(&elements.iter().map(|element| number(element.index)).collect::<Vec<_>>());
-        keys(&mut writer, elements);
-        writer.integers(&seeds(options, elements).map_err(|error| (0, error))?);
+        let reads = inputs(&mut writer, options, elements)?;
+        writer.logical(reads);
+        notes(&mut writer, options, elements).map_err(|error| (0, error))?;
         writer.names(&names);
     } else {
         inputs(&mut writer, options, elements)?;
@@ -181,25 +180,46 @@ pub fn encode_elements(
     Ok(body)
 }
 
+/// The elements in a list, bytes as raw vectors; and whether there are any that R has to
+/// unserialize by themselves ([`rserial::splice`]), which are raw vectors too.
 fn inputs(
     writer: &mut Writer,
     options: &Options,
     elements: &[Element<'_>],
-) -> Result<(), (usize, ElementError)> {
+) -> Result<bool, (usize, ElementError)> {
     let write_json = match options.variant {
         Variant::Pmap => rserial::write_arguments,
         Variant::Map | Variant::Imap | Variant::Walk => rserial::write_json,
     };
+    let mut reads = false;
     writer.list(elements.len());
     for (position, element) in elements.iter().enumerate() {
         match element.input {
             Input::Nothing => writer.null(),
-            Input::Encoded(bytes) => writer.raw(bytes),
+            Input::Encoded(bytes) => {
+                if options.encoding != Encoding::Rds || !rserial::splice(writer, bytes) {
+                    writer.raw(bytes);
+                    reads = true;
+                }
+            }
             Input::Json(json) => write_json(writer, json).map_err(|why| {
                 (position, untranslatable(format!("the element cannot be said in R: {why}")))
             })?,
         }
     }
+    Ok(reads)
+}
+
+/// What stands behind the elements: nothing of what they do not need.
+fn notes(
+    writer: &mut Writer,
+    options: &Options,
+    elements: &[Element<'_>],
+) -> Result<(), ElementError> {
+    let elements = if need_notes(options) { elements } else { &[] };
+    writer.numbers(&elements.iter().map(|element| number(element.index)).collect::<Vec<_>>());
+    keys(writer, elements);
+    writer.integers(&seeds(options, elements)?);
     Ok(())
 }
 
@@ -284,13 +304,17 @@ fn error(value: Value<'_>) -> Option<ElementError> {
 
 /// `list(apart, values, failed)`: the positions of values that are serialized apart, the values,
 /// and the errors, each with its position in front. If an encoding stands behind them, values are
-/// raw vectors, and those are what the job wants.
+/// what the job wants: raw vectors, or all in one serialization ([`rserial::take_apart`]).
 fn outcomes(value: Value<'_>) -> Option<Outcomes> {
     let mut parts = value.into_list()?;
     let encoded = parts.len() == 4 && parts.pop().is_some();
     let [apart, values, failed] = parts.try_into().ok()?;
-    let values = values.into_list()?;
-    let mut outcomes = if encoded { raw(values)? } else { translated(&apart, &values)? };
+    let mut outcomes = match values.data {
+        Data::Raw(joined) if encoded => rserial::take_apart(joined)?.into_iter().map(Ok).collect(),
+        Data::List(values) if encoded => raw(values)?,
+        Data::List(values) => translated(&apart, &values)?,
+        _ => return None,
+    };
     for failure in failed.into_list()? {
         let mut fields = failure.into_list()?;
         let position = usize::try_from(fields.first()?.as_integer()?).ok()?;

@@ -100,8 +100,8 @@ job <- NULL
 prepare <- function(request) {
   if (!is.null(job)) reset()
   job <<- request[c("conditions", "variant", "type", "encoding", "notes", "is_call")]
-  job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding != "json"
-  job$steps <<- job$is_call || job$notes || job$encoding != "json"
+  job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding == "bytes"
+  job$steps <<- job$is_call || job$notes
   use_cores(request$cores, request$core_variables)
   for (part in c(load_packages, load_constants, load_code)) {
     problem <- part(request)
@@ -201,7 +201,7 @@ most_conditions <- 100L
 # Handlers cost more than a small element, so they are set once and the loop is entered again
 # after an error. `position` is the element that runs, `sent` the last whose outcome is sent.
 run <- function(batch) {
-  elements <- if (job$notes) batch$elements else batch
+  elements <- if (job$notes || job$encoding == "rds") batch$elements else batch
   n <- length(elements)
   values <- vector("list", n)
   # Which values are more than bare vectors; see pack_outcomes().
@@ -209,18 +209,24 @@ run <- function(batch) {
   failed <- list()
   problem <- NULL
   position <- sent <- signalled <- ours <- 0L
-  running <- FALSE
+  running <- steps <- FALSE
+  # With the encoding rds: values must be vectors in memory, and some elements take a step.
+  is_rds <- job$encoding == "rds"
+  reads <- is_rds && batch$reads
+  always_steps <- job$steps
   frame <- job$frame
   frame$f <- job$fn
   frame$args <- job$args
-  call <- if (job$steps) {
-    as.call(list(stepper(batch, frame, function() position)))
-  } else {
-    element_call(list(quote(element)))
-  }
+  call <- element_call(list(quote(element)))
+  step <- as.call(list(stepper(batch, frame, function() position)))
   flushed_at <- .Internal(Sys.time())
   restore_sinks()
   output_before <- printed()
+  # R finds a name of this function at once, and others behind all of these.
+  pid <- self
+  latest <- flush_after
+  may_be_compact <- is_rds && !knows_compact
+  counted <- counter
 
   # `loud`: the element at `position` has printed, or could have without being noticed.
   deliver <- function(loud) {
@@ -242,6 +248,7 @@ run <- function(batch) {
     sent <<- position
     flushed_at <<- .Internal(Sys.time())
     output_before <<- printed()
+    counted <<- counter
   }
 
   on_condition <- function(kind, restart) {
@@ -266,32 +273,38 @@ run <- function(batch) {
   on_error <- function(condition) {
     if (!running) return()
     calls <- if (!inherits(condition, "farrow_refusal")) sys.calls()
-    problem <<- describe(condition, calls, ours)
+    problem <<- describe(condition, calls, ours + if (steps) 3L else 1L)
   }
 
   while (position < n) {
     withRestarts(tryCatch(withCallingHandlers({
       # What stands above the element's own call: these, and eval(); a step, and its eval().
-      ours <- depth() + if (job$steps) 3L else 1L
+      ours <- depth()
       while (position < n) {
         position <- position + 1L
         frame$element <- elements[[position]]
+        steps <- always_steps || reads && is.raw(elements[[position]])
         running <- TRUE
         # base::eval() takes three times as long, most of it for arguments that are not given.
-        value <- .Internal(eval(call, frame, NULL))
+        value <- .Internal(eval(if (steps) step else call, frame, NULL))
         running <- FALSE
         if (!is.null(value)) {
           values[[position]] <- value
-          if (!is.atomic(value) || !is.null(attributes(value))) apart[[position]] <- TRUE
+          # Unlike is.atomic(), these take no time once they are compiled.
+          is_bare <- (is.double(value) || is.character(value) || is.logical(value) ||
+            is.integer(value)) && is.null(attributes(value))
+          if (!is_bare || may_be_compact ||
+            is_rds && !is.null(.Internal(altrep_class(value)))) apart[[position]] <- TRUE
         }
-        if (Sys.getpid() != self) end_if_forked()
+        if (.Internal(Sys.getpid()) != pid) end_if_forked()
         if (.Internal(sink.number(TRUE)) != 1L) {
           restore_sinks()
           deliver(TRUE)
-        } else if (.Internal(seek(counter, NA_real_, 1L, 2L)) != output_before) {
+        } else if (.Internal(seek(counted, NA_real_, 1L, 2L)) != output_before) {
           deliver(TRUE)
-        } else if (abs(.Internal(Sys.time()) - flushed_at) > flush_after || signalled > 0L) {
-          deliver(FALSE)
+        } else {
+          since <- .Internal(Sys.time()) - flushed_at
+          if (since > latest || since < 0 || signalled > 0L) deliver(FALSE)
         }
       }
     },

@@ -84,8 +84,9 @@ send_finished <- function(values, failed, indexes, kind) {
     }
     values[i] <- finished
   }
-  # What needs no encoding is NULL or one bare scalar.
-  send_outcomes(values, integer(), failed, kind)
+  # All others are NULL or one bare scalar.
+  apart <- if (job$encoding == "rds") which(vapply(values, is_compact, NA)) else integer()
+  send_outcomes(values, apart, failed, kind)
 }
 
 # ---- Frames of outcomes ---------------------------------------------------------------------
@@ -115,14 +116,16 @@ send_outcomes <- function(values, apart, failed, kind) {
   }
 }
 
+# Whether a vector is not in memory as others are (ALTREP), as `1:n` is: nor is it serialized so.
+is_compact <- function(value) !knows_compact || !is.null(.Internal(altrep_class(value)))
+knows_compact <- "altrep_class" %in% builtins(internal = TRUE)
+
 # Values that are more than bare vectors are serialized apart: what the agent cannot read of one
-# then spoils no other. Those that it does not read at all are raw vectors, and their encoding is
-# told.
+# then spoils no other. Those that it does not read at all are told by their encoding: raw vectors,
+# or a serialization of all, which it takes apart by its bytes.
 pack_outcomes <- function(values, apart, failed) {
-  if (job$encoding == "rds") {
-    return(pack(list(integer(), lapply(values, pack), failed, job$encoding)))
-  }
   if (job$encoding == "bytes") return(pack(list(integer(), values, failed, job$encoding)))
   values[apart] <- lapply(values[apart], pack)
+  if (job$encoding == "rds") return(pack(list(integer(), pack(values), failed, job$encoding)))
   pack(list(apart - 1L, values, failed))
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use agent::rserial;
 use agent::runtimes::{ConstantValue, Element, Input, Outcomes, WorkerJob};
 use protocol::job::Runtime::{self, Python, R};
-use protocol::job::{Encoding, Options, Variant};
+use protocol::job::{Encoding, Options, ValueType, Variant};
 use serde_json::json;
 
 use crate::both::both;
@@ -223,4 +224,160 @@ fn files_of_save_rds_are_elements_and_globals() {
     let job = WorkerJob { globals, ..encoded(Encoding::Rds, same) };
     let expected = make(&mut worker, R, "mtcars");
     assert_eq!(bytes(worker.outcomes(&job, &inputs(&files))), [expected.clone(), expected]);
+}
+
+/// `kinds`, values of every kind, and some that chance has made of vectors, lists and attributes.
+const KINDS: &str = r#"
+latin <- iconv("\u00e4", "UTF-8", "latin1")
+bytes <- "\xff"
+Encoding(bytes) <- "bytes"
+texts <- c("a", NA, "", "\u00e4", latin, bytes)
+fixed <- list(
+  NULL, TRUE, NA, 1L, 2.5, NaN, -Inf, 1i, as.raw(0:255), raw(), serialize(1, NULL), texts, character(),
+  1:10, 1, 10:1, as.numeric(1:100), as.character(1:3), as.character(7), numeric(1e5),
+  c(a = 1), list(), list(NULL), list(a = 1:3, b = list("x", as.raw(1))), mtcars, iris$Species, Sys.Date(),
+  as.POSIXct("2026-08-01", tz = "UTC"), matrix(1:6, 2), structure(list(), class = "odd"),
+  structure(1, names = "\u00e4", "a b" = TRUE), setNames(list(1, 2), c("x", NA)), asS4(1), asS4(list(1)),
+  quote(a), quote(f(x, y = 2)), y ~ x + z, function(x, ...) x + 1, sum, expression(a, b + 1),
+  pairlist(a = 1, 2), globalenv(), baseenv(), asNamespace("stats"), list(quote(a), quote(a)),
+  structure(2, note = quote(a), again = quote(a)), lm(mpg ~ wt, mtcars),
+  Reduce(function(x, i) list(x), 1:200, 1), Reduce(function(x, i) list(x), 1:600, 1))
+many <- as.list(1:150)
+names(many) <- paste0("n", 1:150)
+fixed[[length(fixed) + 1L]] <- do.call(structure, c(list(1), many))
+
+vectors <- list(c(TRUE, FALSE, NA), c(1L, NA), c(1.5, NA, NaN, Inf), 2i, as.raw(1:9), texts)
+random <- function(depth) {
+  if (depth > 0 && runif(1) < 0.5) {
+    value <- lapply(seq_len(sample(0:3, 1)), function(i) random(depth - 1))
+  } else {
+    value <- sample(sample(vectors, 1)[[1]], sample(0:4, 1), replace = TRUE)
+  }
+  if (runif(1) < 0.3) names(value) <- sample(texts[1:4], length(value), replace = TRUE)
+  if (runif(1) < 0.2) attr(value, sample(c("note", "comment", "levels"), 1)) <- "n"
+  if (runif(1) < 0.2) class(value) <- c("odd", "one")
+  value
+}
+set.seed(1)
+kinds <- c(fixed, replicate(400L - length(fixed), random(3), simplify = FALSE))
+i <- 0L
+"#;
+
+fn with_kinds(encoding: Encoding, function: &str) -> WorkerJob {
+    WorkerJob { setup: KINDS.into(), ..encoded(encoding, function) }
+}
+
+/// The bytes that an expression makes of each of `kinds`, `kinds[[i]]`.
+fn write_kinds(worker: &mut Worker, expression: &str) -> Vec<Vec<u8>> {
+    let texts: Vec<_> = (1..=400).map(|i| i.to_string()).collect();
+    let indexes: Vec<_> = texts.iter().map(String::as_str).collect();
+    let job = with_kinds(Encoding::Bytes, &format!("function(i) {expression}"));
+    bytes(worker.outcomes(&job, &elements(&indexes)))
+}
+
+#[test]
+fn r_values_go_through_a_frame_as_each_would_by_itself() {
+    let texts: Vec<_> = (1..=400).map(|i| i.to_string()).collect();
+    let indexes: Vec<_> = texts.iter().map(String::as_str).collect();
+    let with_kinds =
+        |encoding, function: &str| WorkerJob { setup: KINDS.into(), ..encoded(encoding, function) };
+    let mut worker = Worker::start(R);
+    let mut written = |form: &str| {
+        let job = with_kinds(Encoding::Bytes, &format!("function(i) {form}"));
+        bytes(worker.outcomes(&job, &elements(&indexes)))
+    };
+    let alone = written("serialize(kinds[[i]], NULL, xdr = FALSE)");
+    let forms = [
+        alone.clone(),
+        written("serialize(kinds[[i]], NULL)"),
+        written("serialize(kinds[[i]], NULL, version = 2)"),
+        written("serialize(kinds[[i]], NULL, xdr = FALSE, version = 2)"),
+        written("serialize(kinds[[i]], NULL, ascii = TRUE)"),
+        written("{ f <- tempfile(); saveRDS(kinds[[i]], f); readBin(f, 'raw', file.size(f)) }"),
+    ];
+    let same = "function(x) {
+      i <<- i + 1L
+      # Text does not keep all bits of doubles.
+      from_text <- function() unserialize(serialize(kinds[[i]], NULL, ascii = TRUE))
+      if (!identical(x, kinds[[i]]) && !identical(x, from_text())) stop('this is another')
+      kinds[[i]]
+    }";
+    for (form, elements) in forms.iter().enumerate() {
+        let values = worker.outcomes(&with_kinds(Encoding::Rds, same), &inputs(elements));
+        for ((value, alone), i) in values.into_iter().zip(&alone).zip(1..) {
+            assert!(
+                value.as_ref() == Ok(alone),
+                "kind {i} of form {form}: {value:?}, not {alone:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn changed_bytes_that_are_still_joined_cost_no_frame() {
+    let mut worker = Worker::start(R);
+    let alone = write_kinds(&mut worker, "serialize(kinds[[i]], NULL)");
+    let mut chance = 1_u64;
+    let mut below = |bound: usize| {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(chance >> 33).unwrap() % bound
+    };
+    let mut changed = Vec::new();
+    for mut bytes in alone.iter().cycle().take(20_000).cloned() {
+        // Most bytes of a long one are its numbers.
+        let at = below(bytes.len().min(200));
+        bytes[at] ^= 1 << below(8);
+        if rserial::splice(&mut rserial::Writer::new(), &bytes) {
+            changed.push(bytes);
+        }
+    }
+    assert!(changed.len() > 2000, "{} are joined", changed.len());
+    let job = encoded(Encoding::Rds, "function(x) { if (runif(1) < 0.01) gc(); 1L }");
+    let expected = make(&mut worker, R, "1L");
+    for frame in changed.chunks(500) {
+        let values = bytes(worker.outcomes(&job, &inputs(frame)));
+        assert!(values.iter().all(|value| *value == expected));
+    }
+}
+
+#[test]
+fn environments_are_shared_within_an_element_and_a_value_alone() {
+    let mut worker = Worker::start(R);
+    let setup = "e <- new.env(); seen <- NULL".to_owned();
+    let shared = WorkerJob { setup: setup.clone(), ..encoded(Encoding::Rds, "~ list(e, e)") };
+    let values = bytes(worker.outcomes(&shared, &elements(&["1", "2"])));
+    let function = "function(x) {
+      known <- c(identical(x[[1]], x[[2]]), identical(x[[1]], seen))
+      seen <<- x[[1]]
+      known
+    }";
+    let job = WorkerJob { setup, ..encoded(Encoding::Rds, function) };
+    let expected = make(&mut worker, R, "c(TRUE, FALSE)");
+    assert_eq!(bytes(worker.outcomes(&job, &inputs(&values))), [expected.clone(), expected]);
+}
+
+#[test]
+fn what_r_keeps_in_another_form_than_memorys_is_serialized_in_that() {
+    let mut worker = Worker::start(R);
+    let makers =
+        ["1:10", "sort(c(3, 1, 2))", "as.character(1:3)", "as.raw(1:3)", "1i", "7", "NULL"];
+    let function = format!("function(x) switch(x, {})", makers.join(", "));
+    let values = worker.outcomes(
+        &encoded(Encoding::Rds, &function),
+        &elements(&["1", "2", "3", "4", "5", "6", "7"]),
+    );
+    assert_eq!(bytes(values), makers.map(|maker| make(&mut worker, R, maker)));
+}
+
+#[test]
+fn r_values_of_a_type_are_serialized_as_such() {
+    let mut worker = Worker::start(R);
+    let options =
+        Options { encoding: Encoding::Rds, value_type: ValueType::Chr, ..Options::default() };
+    let job = WorkerJob { options, ..job("function(x) if (x == 2) NULL else as.character(x)") };
+    let outcomes = worker.outcomes(&job, &elements(&["1", "2", "3"]));
+    assert_eq!(outcomes[1].as_ref().unwrap_err().kind, "TypeMismatch");
+    for (position, text) in [(0, "as.character(1L)"), (2, "as.character(3L)")] {
+        assert_eq!(outcomes[position].as_ref(), Ok(&make(&mut worker, R, text)));
+    }
 }

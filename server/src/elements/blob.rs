@@ -256,15 +256,14 @@ fn read_frames(mut file: impl Read, size: u64, sink: Sink) -> Result<Elements, R
     let mut payload = Vec::new();
     while frames.at < size {
         let mut head = [0; HEAD];
-        let cut_off = frames.fault("is cut off: the blob must be frames, each whole");
         if size - frames.at < HEAD as u64 {
-            return Err(cut_off);
+            return Err(frames.cut_off());
         }
         file.read_exact(&mut head)?;
         let [a, b, c, d, kind] = head;
         let length = u32::from_le_bytes([a, b, c, d]);
         if size - frames.at - (HEAD as u64) < u64::from(length) {
-            return Err(cut_off);
+            return Err(frames.cut_off());
         }
         if length > MAX_PIECE {
             return Err(frames.fault(&format!("is longer than {MAX_PIECE} bytes")));
@@ -280,6 +279,10 @@ fn read_frames(mut file: impl Read, size: u64, sink: Sink) -> Result<Elements, R
 impl Frames {
     fn fault(&self, message: &str) -> ReadError {
         ReadError::field(format!("the frame at byte {} {message}", self.at))
+    }
+
+    fn cut_off(&self) -> ReadError {
+        self.fault("is cut off: the blob must be frames, each whole")
     }
 
     fn take(&mut self, kind: u8, payload: &[u8]) -> Result<(), ReadError> {
