@@ -131,6 +131,9 @@ async fn more_than(mut demand: watch::Receiver<Demand>, asked: u32) {
 
 fn accept(agent: &Arc<Agent>, leases: &TaskTracker, granted: Leases, mut payload: Bytes) {
     granted.jobs.into_iter().for_each(|spec| agent.jobs.learn(spec));
+    if !granted.leases.is_empty() {
+        agent.slots.note_more(granted.more);
+    }
     for lease in granted.leases {
         let length = inputs::inline_bytes(&lease).min(payload.len());
         let own = payload.split_to(length);

@@ -53,6 +53,8 @@ struct Book {
     n_waited: u64,
     /// The way to the server and back, as far as it is known.
     way: Option<Duration>,
+    /// Whether the server had more to lease when it gave some last.
+    more: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,14 @@ impl Slots {
         self.tell(&book);
     }
 
+    /// Notes whether the server had more to lease when it gave some. If not, leases ahead are asked for only
+    /// along with slots that are free.
+    pub fn note_more(&self, more: bool) {
+        let mut book = self.lock();
+        book.more = more;
+        self.tell(&book);
+    }
+
     /// Gives free slots to those who wait.
     fn serve(self: &Arc<Self>, book: &mut Book) {
         while let Some(first) = book.waiting.front() {
@@ -130,7 +140,9 @@ impl Slots {
     fn tell(&self, book: &Book) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let wanted = book.quick.len() * book.ahead_of_a_slot();
-        let ahead = count(wanted.saturating_sub(book.waiting.len()));
+        let is_worth_it = book.more || !book.free.is_empty();
+        let ahead = if is_worth_it { wanted.saturating_sub(book.waiting.len()) } else { 0 };
+        let ahead = count(ahead);
         let now = Demand { free: count(book.free.len()), ahead };
         self.demand.send_if_modified(|demand| std::mem::replace(demand, now) != now);
     }
@@ -273,11 +285,14 @@ mod tests {
         let claims = [claim(&slots, 1).unwrap(), claim(&slots, 1).unwrap()];
         slots.note_pace(0, Duration::from_millis(1));
         slots.note_pace(1, QUICK);
+        assert_eq!(demand(&slots), (0, 0), "there is nothing to be had");
+        slots.note_more(true);
         assert_eq!(demand(&slots), (0, 2));
         let _waits = slots.queue(1);
         assert_eq!(demand(&slots), (0, 1));
         slots.note_pace(0, QUICK * 2);
         assert_eq!(demand(&slots), (0, 0));
+        slots.note_more(false);
         drop(claims);
         assert_eq!(demand(&slots), (1, 1), "it has its slot and waits no more");
     }

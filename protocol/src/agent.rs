@@ -127,12 +127,16 @@ pub struct LeaseRequest {
     "prepare": "Rscript -e 'install.packages(\"data.table\")'", "setup": "options(digits = 4)",
     "files": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "options": {"timeout": 60.0}
-}]}))]
+}], "more": true}))]
 pub struct Leases {
     /// What the agent is to run now.
     pub leases: Vec<Lease>,
     /// The jobs of these leases, without those that the agent knows.
     pub jobs: Vec<JobSpec>,
+    /// Whether something was left to lease, to whomever: else a request for leases ahead alone is not
+    /// worth its way.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// The right, and the duty, to run a chunk.

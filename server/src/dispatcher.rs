@@ -11,6 +11,7 @@
 //! fill asks again, and ten thousand busy agents must not be gone through for each that is idle.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Dispatcher {
     outbound: Option<Arc<Outbound>>,
     /// Held for writing by a round, for reading by an agent that arrives.
     rounds: Arc<RwLock<()>>,
+    /// What the next round is to give may not be committed yet.
+    is_coming: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -69,7 +72,16 @@ struct Waiter {
     arrival: u64,
     /// A round has served it.
     is_served: bool,
-    answer: oneshot::Sender<Vec<Grant>>,
+    answer: oneshot::Sender<Given>,
+}
+
+/// What an agent that waits is answered.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Its leases.
+    pub grants: Vec<Grant>,
+    /// Whether something is left to lease.
+    pub more: bool,
 }
 
 impl Dispatcher {
@@ -82,7 +94,8 @@ impl Dispatcher {
         outbound: Option<Arc<Outbound>>,
     ) -> Self {
         let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
-        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds }
+        let is_coming = Arc::default();
+        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds, is_coming }
     }
 
     /// Says that there may be something to give, at any server: a job was submitted, a range came
@@ -97,6 +110,13 @@ impl Dispatcher {
     /// Says that there may be something to give to those who wait at this server.
     pub fn wake_here(&self) {
         self.work.notify_one();
+    }
+
+    /// Says to those who wait at this server that what was just put into the writer's queue may be given:
+    /// the round comes behind it, and its leases are on disk with it.
+    pub fn wake_behind_write(&self) {
+        self.is_coming.store(true, Ordering::SeqCst);
+        self.wake_here();
     }
 
     /// Forgets an agent that is gone.
@@ -131,21 +151,21 @@ impl Dispatcher {
         agent: Agent,
         held: &[LeaseId],
         wait: Duration,
-    ) -> Result<Vec<Grant>, StoreError> {
+    ) -> Result<Given, StoreError> {
         let (answer, answered) = oneshot::channel();
         let id = agent.id;
         let _place = {
             let _no_round = self.rounds.read().await;
             let lost = self.lost(id, held).await?;
             if !lost.is_empty() {
-                return Ok(lost);
+                return Ok(Given { grants: lost, more: true });
             }
             self.take_place(Waiter { agent, arrival: 0, is_served: false, answer })
         };
         self.wake_here();
         match tokio::time::timeout(wait, answered).await {
-            Ok(Ok(grants)) => Ok(grants),
-            Ok(Err(_)) | Err(_) => Ok(Vec::new()),
+            Ok(Ok(given)) => Ok(given),
+            Ok(Err(_)) | Err(_) => Ok(Given::default()),
         }
     }
 
@@ -198,12 +218,18 @@ impl Dispatcher {
     /// Serves all who wait, in order of arrival, some hundred at a time.
     async fn round(&self) -> Result<(), StoreError> {
         let _round = self.rounds.write().await;
+        let mut is_sure = self.is_coming.swap(false, Ordering::SeqCst);
         let mut served = 0;
         loop {
             let (agents, last) = self.arrived_after(served);
             if agents.is_empty() {
                 return Ok(());
             }
+            // Most rounds find nothing: they must not keep the writer from those who have something.
+            if !is_sure && !self.may_give().await? {
+                return Ok(());
+            }
+            is_sure = true;
             served = last;
             let now = self.clock.now();
             let asked = self.asks.recent(now);
@@ -215,9 +241,14 @@ impl Dispatcher {
             for grant in &decided.grants {
                 self.job_watchers.wake(&grant.job);
             }
-            self.answer(decided.grants);
+            self.answer(decided.grants, decided.more);
             self.asks.ask(&decided.wanted, now);
         }
+    }
+
+    /// Whether there is something to give, or to ask for.
+    async fn may_give(&self) -> Result<bool, StoreError> {
+        self.store.query(|tx| Box::pin(async move { runnable::may_give(tx).await })).await
     }
 
     /// Agents that wait and came after arrival number `after`, and the number of the last of them.
@@ -236,14 +267,14 @@ impl Dispatcher {
     }
 
     /// Grants whose agent has gone in the meantime stay its own: its next request gets them.
-    fn answer(&self, grants: Vec<Grant>) {
+    fn answer(&self, grants: Vec<Grant>, more: bool) {
         let mut by_agent: HashMap<AgentId, Vec<Grant>> = HashMap::new();
         for grant in grants {
             by_agent.entry(grant.agent).or_default().push(grant);
         }
         for (agent, grants) in by_agent {
             if let Some(waiter) = self.waiting().agents.remove(&agent) {
-                let _ = waiter.answer.send(grants);
+                let _ = waiter.answer.send(Given { grants, more });
             }
         }
     }
@@ -275,6 +306,8 @@ impl Drop for Place<'_> {
 pub struct Decided {
     /// Leases that were granted.
     pub grants: Vec<Grant>,
+    /// Whether something is left to lease, if any was.
+    pub more: bool,
     /// Leases of which slots that are still free could run something.
     pub wanted: Vec<Spare>,
 }
@@ -306,6 +339,7 @@ pub async fn decide(
     let mut decided = Decided::default();
     if let Some(walk) = walk {
         decided.grants = grant(tx, walk, &mut agents, cluster_slots, now).await?;
+        decided.more = !decided.grants.is_empty() && runnable::is_any(tx).await?;
     }
     if !spares.is_empty() && has_free_slots(&agents) {
         let jobs = jobs_of(tx, &spares, cluster_slots).await?;

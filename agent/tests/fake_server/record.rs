@@ -13,6 +13,8 @@ use protocol::{AgentId, DatabaseId, JobId, LeaseId, RangeSet, envelope};
 pub struct Record {
     pub registers: Vec<Register>,
     pub lease_requests: Vec<LeaseRequest>,
+    /// Whether the agent is told that there is more to lease.
+    pub has_more: bool,
     /// Requests for work whose answer was sent.
     pub answered_leases: usize,
     pub heartbeats: Vec<Heartbeat>,
@@ -55,6 +57,7 @@ impl Default for Record {
         Self {
             registers: Vec::new(),
             lease_requests: Vec::new(),
+            has_more: true,
             answered_leases: 0,
             heartbeats: Vec::new(),
             reports: Vec::new(),
@@ -222,7 +225,8 @@ impl Record {
 
     /// Everything that is to be leased, however many slots are free.
     pub fn next_leases(&mut self, request: &LeaseRequest) -> Option<Vec<u8>> {
-        let (mut leases, mut payload) = (Leases::default(), Vec::new());
+        let mut leases = Leases { more: self.has_more, ..Leases::default() };
+        let mut payload = Vec::new();
         for grant in self.grants.drain(..) {
             if !request.known_jobs.contains(&grant.job.id)
                 && !leases.jobs.iter().any(|sent| sent.id == grant.job.id)

@@ -19,6 +19,7 @@ use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
 use super::extract::{Body, Json};
 use crate::blobs::Blobs;
+use crate::dispatcher::Given;
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
@@ -29,7 +30,6 @@ use crate::state::AppState;
 use crate::store;
 use crate::store::agents;
 use crate::store::blocks::{Place, StoredBlock};
-use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
 
 /// The longest that an agent's request is held, whatever it asks.
@@ -168,10 +168,11 @@ pub async fn lease(
         state.store.query(|tx| Box::pin(async move { agents::find(tx, agent, now).await })).await?;
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
-    let grants = wait_for_work(&state, &known, &request).await?;
+    let given = wait_for_work(&state, &known, &request).await?;
     // The token may have ended meanwhile: what was granted comes back when the agent lapses.
     auth::still_good(&state, &caller).await?;
-    let (header, body) = inputs::leases(&state, grants, &request.known_jobs).await?;
+    let (mut header, body) = inputs::leases(&state, given.grants, &request.known_jobs).await?;
+    header.more = given.more;
     envelope_response(&header, &body)
 }
 
@@ -179,19 +180,19 @@ async fn wait_for_work(
     state: &AppState,
     agent: &AgentStatus,
     request: &LeaseRequest,
-) -> Result<Vec<Grant>, ApiError> {
+) -> Result<Given, ApiError> {
     let wait = hold(request.wait)?;
     if agent.state != AgentState::Live || request.free == 0 && request.ahead == 0 {
         let lost = state.dispatcher.lost(agent.id, &request.held).await?;
         if !lost.is_empty() {
-            return Ok(lost);
+            return Ok(Given { grants: lost, more: false });
         }
         // Nothing will come, but an answer at once would be asked for again at once.
         tokio::select! {
             () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
             () = state.shutdown.cancelled() => {}
         }
-        return Ok(Vec::new());
+        return Ok(Given::default());
     }
     let waiting = Agent {
         id: agent.id,

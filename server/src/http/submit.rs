@@ -216,8 +216,7 @@ async fn accept(
         })
     });
     let accepted = accepted.await?;
-    // A round that begins now comes behind the submission, and its leases are on disk with the jobs.
-    state.dispatcher.wake_here();
+    state.dispatcher.wake_behind_write();
     match accepted.await? {
         Accepted::Now(ending) => {
             state.metrics.jobs_submitted.add(ids.len() as u64);

@@ -413,7 +413,7 @@ impl World<'_> {
             self.round_soon(server);
             return;
         };
-        let Decided { grants, wanted } = decided.unwrap_or_default();
+        let Decided { grants, wanted, .. } = decided.unwrap_or_default();
         if !wanted.is_empty() {
             self.coverage.saw("leases asked for by idle slots");
             let agents = wanted.iter().map(|spare| spare.holder).collect();

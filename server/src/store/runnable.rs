@@ -80,6 +80,29 @@ pub async fn of(
     Ok(jobs)
 }
 
+/// Whether anything can be leased.
+///
+/// # Errors
+/// The database's.
+pub async fn is_any(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    let row =
+        tx.first("select exists (select 1 from jobs where runnable) as any_is", args![]).await?;
+    row.map_or(Ok(false), |row| row.flag("any_is"))
+}
+
+/// Whether anything can be leased, or taken over from who holds it.
+///
+/// # Errors
+/// The database's.
+pub async fn may_give(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    let row = tx.first(MAY_GIVE, args![]).await?;
+    row.map_or(Ok(false), |row| row.flag("any_is"))
+}
+
+pub(super) const MAY_GIVE: &str = "
+    select exists (select 1 from jobs where runnable)
+        or exists (select 1 from leases where state = 'live' and spare > 0) as any_is";
+
 /// Loads a job. One that cannot be read is left out, so that it holds up no other.
 async fn load(
     tx: &mut Tx<'_>,

@@ -6,9 +6,9 @@ use protocol::agent::{Released, Verdict};
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 
-use super::super::agents;
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
+use super::super::{agents, runnable};
 use super::{Decided, Fixture, all_of, decision, piece, read, write};
 use crate::scheduler::takeover::Spare;
 
@@ -137,6 +137,41 @@ async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_i
     // Who has all slots busy asks for nothing.
     let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 0, 1));
     assert!(decided.grants.is_empty() && decided.wanted.is_empty());
+}
+
+#[tokio::test]
+async fn an_agent_learns_whether_something_is_left() {
+    let fixture = Fixture::new().await;
+    let (agent, job) = (fixture.agent(1).await, fixture.map(2).await);
+    for more in [true, false] {
+        let decided = write!(fixture, |tx| decision(tx, agent, 1, 1, 0));
+        assert_eq!((decided.grants[0].job, decided.more), (job, more));
+    }
+    let decided = write!(fixture, |tx| decision(tx, agent, 1, 1, 0));
+    assert!(decided.grants.is_empty() && !decided.more);
+}
+
+#[tokio::test]
+async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over() {
+    let fixture = Fixture::new().await;
+    assert!(!read!(fixture, |tx| runnable::may_give(tx)));
+    let (fixture, busy, _, _, ten) = ten_leased().await;
+    assert!(read!(fixture, |tx| runnable::may_give(tx)), "there are new elements");
+    let mut held = vec![ten.clone()];
+    loop {
+        let grants = grant(&fixture, busy).await;
+        if grants.is_empty() {
+            break;
+        }
+        held.extend(grants);
+    }
+    assert!(read!(fixture, |tx| runnable::may_give(tx)), "not all has begun");
+    let begun = |grant: &Grant| {
+        let rest = grant.ranges.ranges()[0];
+        (rest.len() > 1).then(|| piece(grant, Range(rest.0, rest.1 - 1)))
+    };
+    fixture.report(busy, held.iter().filter_map(begun).collect()).await;
+    assert!(!read!(fixture, |tx| runnable::may_give(tx)), "all has begun");
 }
 
 /// The slots that a job and an agent have at work.
