@@ -45,12 +45,9 @@ check: ## The quick part of `test`: format, lints, and licences where cargo-deny
 	@if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences not checked"; fi
 
-# A history goes back and forth between two threads; as batch work neither interrupts the other.
-BATCH := $(shell command -v chrt >/dev/null && echo chrt --batch 0)
-
 simulate: setup ## 10000 histories of servers, agents, clients and a network that fails, and deliberate bugs that must be found; HISTORIES=n SEED=n choose
 	FARROW_SIM_HISTORIES=$(or $(HISTORIES),10000) FARROW_SIM_SEED=$(or $(SEED),0) \
-	$(BATCH) cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
+	cargo test -p server --lib --profile simulation simulation:: -- --nocapture --test-threads 1
 
 chunking: setup ## Whole maps on virtual time: the makespan over its lower bound, ours beside rules that the literature knows
 	cargo test -p server --lib -- --ignored --exact --nocapture scheduler::simulator::tests::the_table

@@ -24,12 +24,25 @@ class Far:
         return self
 
     def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self.close(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
+        self.loop.close()
+
+    async def close(self):
+        self.server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def connect(self, reader, writer):
-        there, back = await asyncio.open_connection(*self.to)
-        await asyncio.gather(self.carry(reader, back), self.carry(there, writer))
+        try:
+            there, back = await asyncio.open_connection(*self.to)
+            await asyncio.gather(self.carry(reader, back), self.carry(there, writer))
+        except asyncio.CancelledError:
+            # What is cut off at the end is not worth a word.
+            return
 
     async def carry(self, reader, writer):
         on_the_way = asyncio.Queue()

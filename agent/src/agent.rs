@@ -12,7 +12,7 @@ use protocol::{AgentId, PROTOCOL_VERSION, Problem};
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::blobs::Blobs;
 use crate::client::{Client, NotRegistered, Registration};
@@ -159,6 +159,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let registration = Registration::new(register.clone(), Arc::clone(&held));
     let client = Client::new(transport.clone(), Arc::clone(&registration));
     let pool = WorkerPool::new(launcher(&config, id, &confinement)?, register.slots);
+    let _compiling = register.runtimes.contains_key(&Runtime::R).then(|| {
+        let pool = Arc::clone(&pool);
+        AbortOnDropHandle::new(tokio::spawn(async move { pool.compile_r().await }))
+    });
     let (logs, blobs) = (Arc::default(), Arc::new(Blobs::new(client.clone())));
     let prepared = prepared(&config, &confinement, &register, &blobs, &logs)?;
     let spool_folder = spool::open(&config.settings.spool())

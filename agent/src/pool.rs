@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use protocol::JobId;
 use protocol::job::Runtime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::sleep;
 
 use crate::confinement::Confinement;
@@ -41,6 +41,8 @@ pub struct WorkerPool {
     rested: Notify,
     /// What the workers' memory is held by.
     pub memory: Arc<MemoryWatch>,
+    /// Whether what workers of R read is compiled, or cannot be.
+    compiled_r: OnceCell<()>,
     /// No work is to be taken while workers do not start.
     pub respite: Respite,
 }
@@ -84,8 +86,19 @@ impl WorkerPool {
             busy: Arc::default(),
             rested: Notify::new(),
             memory: Arc::default(),
+            compiled_r: OnceCell::new(),
             respite: Respite::default(),
         })
+    }
+
+    /// Has what workers of R read compiled, once; whoever needs a worker of R waits for it.
+    pub async fn compile_r(&self) {
+        let compile = || async {
+            if let Err(error) = self.launcher.scratch.compile_r().await {
+                tracing::warn!(%error, "R cannot compile the scripts of its workers, which begin slower");
+            }
+        };
+        self.compiled_r.get_or_init(compile).await;
     }
 
     /// What holds the workers.
@@ -117,6 +130,9 @@ impl WorkerPool {
     }
 
     async fn start(&self, key: &WorkerKey) -> Result<Worker, NoWorker> {
+        if key.runtime == Runtime::R {
+            self.compile_r().await;
+        }
         match Worker::start(&self.launcher, key.clone()).await {
             Ok(worker) => {
                 self.respite.recovered(key.runtime);

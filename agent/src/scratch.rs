@@ -69,6 +69,18 @@ impl Scratch {
         self.folder.join("scripts")
     }
 
+    /// Has R compile its scripts, which saves each worker the time in the middle of its first elements.
+    ///
+    /// # Errors
+    /// When that cannot be done: workers read the scripts as they are.
+    pub async fn compile_r(&self) -> io::Result<()> {
+        for (made, to) in runtimes::r::compile(&self.scripts()).await? {
+            self.identity.let_read(&made)?;
+            fs::rename(made, to)?;
+        }
+        Ok(())
+    }
+
     /// Makes the folders of a new worker.
     ///
     /// # Errors

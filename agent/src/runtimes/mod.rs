@@ -50,8 +50,9 @@ use crate::output;
 
 /// The workers' scripts: file name and text. The agent writes them into a folder and gives that
 /// to [`command`].
-pub const SCRIPTS: [(&str, &str); 9] = [
+pub const SCRIPTS: [(&str, &str); 10] = [
     ("worker.R", include_str!("worker.R")),
+    ("worker_loop.R", include_str!("worker_loop.R")),
     ("worker_errors.R", include_str!("worker_errors.R")),
     ("worker_calls.R", include_str!("worker_calls.R")),
     ("worker_values.R", include_str!("worker_values.R")),

@@ -2,14 +2,17 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::{env, io};
 
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Variant};
+use tokio::process::Command;
 
 use super::detect::Interpreter;
 use super::{
-    Answer, CORE_VARIABLES, Constants, Element, Input, Outcomes, ProtocolError, WorkerJob, fatal,
-    need_notes, untranslatable,
+    Answer, CORE_VARIABLES, Constants, Element, Input, Outcomes, ProtocolError, SCRIPTS, WorkerJob,
+    fatal, need_notes, untranslatable,
 };
 use crate::frame::kind;
 use crate::rserial::{self, Data, Text, Untranslatable, Value, Writer};
@@ -34,6 +37,34 @@ pub fn command(scripts: &Path) -> (PathBuf, Vec<OsString>) {
     let mut args: Vec<OsString> = FLAGS.iter().map(OsString::from).collect();
     args.push(scripts.join(SCRIPT).into());
     (INTERPRETER.program.into(), args)
+}
+
+/// Compiles the parts of `worker.R`, whose argument is the folder that they stand in.
+const COMPILE: &str = r#"
+for (part in list.files(commandArgs(TRUE), "^worker_.*[.]R$", full.names = TRUE)) {
+  compiler::cmpfile(part, paste0(part, "c.new"))
+}"#;
+
+/// Has R compile the parts of its worker in the folder `scripts`: the files, each with the one that it
+/// is to become when workers can read it. Before, they read the parts as they are.
+///
+/// # Errors
+/// What went wrong.
+pub async fn compile(scripts: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let mut command = Command::new(INTERPRETER.program);
+    // Nothing of a job runs here, and nobody's profile.
+    command.args(["--vanilla", "-e", COMPILE]).arg(scripts).stdin(Stdio::null()).env_clear();
+    command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
+    let output = command.kill_on_drop(true).output().await?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    let parts =
+        SCRIPTS.iter().filter(|(name, _)| name.starts_with("worker_") && name.ends_with(".R"));
+    Ok(parts
+        .map(|(name, _)| (format!("{name}c.new"), format!("{name}c")))
+        .map(|(made, final_name)| (scripts.join(made), scripts.join(final_name)))
+        .collect())
 }
 
 /// The largest raw vector that R's `readBin()` makes at once.

@@ -3,8 +3,8 @@
 //! sqlx gives each connection to SQLite a thread of its own. Every statement goes there and back, and
 //! wakes two threads for what takes SQLite some microseconds; a single call is some forty statements. So
 //! writes run on one thread of ours, a batch at a time, and reads where they are asked for: all that
-//! a read takes from the disk are pages, of a database whose large payloads stand elsewhere. Only
-//! migrations go through sqlx.
+//! a read takes from the disk are pages, of a database whose large payloads stand elsewhere. sqlx makes
+//! the file, migrates it and cuts its log.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,0 +1,367 @@
+# The loop of farrow's R worker, and its frames. `worker.R` reads it into its environment.
+
+# ---- Frames ---------------------------------------------------------------------------------
+
+self <- Sys.getpid()
+input <- output <- counter <- NULL
+largest_frame <- .Machine$integer.max
+
+# `raw` because a pipe cannot seek, and because nothing may be read ahead of a frame for long.
+open_channels <- function() {
+  input <<- file("/dev/fd/3", "rb", raw = TRUE)
+  output <<- file("/dev/fd/4", "wb", raw = TRUE)
+}
+
+# A connection's number is given anew once it is closed, its id never.
+is_ours <- function(connection) {
+  found <- tryCatch(getConnection(as.integer(connection)), error = function(e) NULL)
+  identical(attr(found, "conn_id"), attr(connection, "conn_id"))
+}
+
+# User code may have called closeAllConnections(); the descriptors themselves stay open.
+ensure_channels <- function() {
+  if (is_ours(input) && is_ours(output)) return()
+  for (connection in list(input, output)) if (is_ours(connection)) close(connection)
+  open_channels()
+}
+
+# Ends the process without running user code (`.Last`, finalizers) once more.
+leave <- function() {
+  end_if_forked()
+  quit(save = "no", status = 0L, runLast = FALSE)
+}
+
+# A child that user code forked (parallel:::mcfork) and that returned from it must neither read
+# nor write frames, nor remove the temporary folder that it shares with its parent.
+end_if_forked <- function() {
+  if (Sys.getpid() != self) tools::pskill(Sys.getpid(), 9L)
+}
+
+receive <- function() {
+  end_if_forked()
+  ensure_channels()
+  header <- readBin(input, "raw", 5L)
+  if (length(header) < 5L) leave()
+  size <- sum(as.integer(header[1:4]) * c(1, 256, 65536, 16777216))
+  body <- readBin(input, "raw", size)
+  if (length(body) < size) leave()
+  list(kind = rawToChar(header[5L]), body = body)
+}
+
+send <- function(kind, body = raw()) {
+  end_if_forked()
+  ensure_channels()
+  # Compiled code may have left output in C's buffer; R's own output always flushes it.
+  cat("")
+  writeBin(c(writeBin(length(body), raw(), endian = "little"), charToRaw(kind)), output)
+  writeBin(body, output)
+  flush(output)
+}
+
+# After a `p`: the agent reads what was printed before anything else is.
+wait_to_go_on <- function() {
+  if (receive()$kind != "G") leave()
+}
+
+pack <- function(value) serialize(value, NULL, xdr = FALSE, version = 3L)
+
+# ---- What was printed -----------------------------------------------------------------------
+
+# Output is split into a connection that keeps nothing but counts the bytes: asking it after each
+# element whether something was printed takes a tenth of a microsecond. gzfile() is the only one
+# of base R's connections that counts without a file to seek in.
+count_output <- function() {
+  if (is.null(counter) || !is_ours(counter)) counter <<- gzfile("/dev/null", "w", compression = 1)
+  sink(counter, split = TRUE)
+}
+
+# `seek()` takes ten times as long because it dispatches and matches its arguments.
+printed <- function() .Internal(seek(counter, NA_real_, 1L, 2L))
+
+# Takes away the sinks that user code left, and puts ours back where it took it.
+restore_sinks <- function() {
+  while (sink.number() > 1L) sink()
+  if (sink.number() == 0L) count_output()
+}
+
+# ---- The job --------------------------------------------------------------------------------
+
+# `frame` is where the function is called: below the global environment, so that user code finds
+# there what it expects, and its parent.frame() is not this script's.
+job <- NULL
+
+# Sets a job up. Gives NULL, or why that cannot be done.
+prepare <- function(request) {
+  if (!is.null(job)) reset()
+  job <<- request[c("conditions", "variant", "type", "encoding", "notes", "is_call")]
+  job$finishes <<- job$variant == "walk" || job$type != "list" || job$encoding == "bytes"
+  job$steps <<- job$is_call || job$notes
+  use_cores(request$cores, request$core_variables)
+  for (part in c(load_packages, load_constants, load_code)) {
+    problem <- part(request)
+    if (!is.null(problem)) return(problem)
+  }
+  NULL
+}
+
+load_packages <- function(request) {
+  for (package in request$packages) {
+    problem <- attempt(load_package(package))
+    if (!is.null(problem)) return(missing_package(package, problem))
+  }
+}
+
+load_constants <- function(request) {
+  for (field in c("args", "globals")) {
+    for (name in request[[paste0("serialized_", field)]]) {
+      problem <- attempt(value <- read_rds(request[[field]][[name]]))
+      if (!is.null(problem)) return(unreadable_constant(field, name, problem))
+      request[[field]][name] <- list(value)
+    }
+  }
+  job$args <<- request$args
+  list2env(request$globals, globalenv())
+  NULL
+}
+
+load_code <- function(request) {
+  for (part in c("setup", "function")) {
+    value <- NULL
+    problem <- attempt(
+      code <- parse(text = request[[part]], keep.source = FALSE, encoding = "UTF-8"))
+    if (!is.null(problem)) return(syntax_error(part, problem))
+    # What a call is made of runs as its element.
+    if (part == "function" && job$is_call) break
+    problem <- attempt(for (expression in code) value <- eval(expression, globalenv()))
+    if (!is.null(problem)) return(problem)
+  }
+  job$frame <<- new.env(parent = globalenv())
+  job$fn <<- if (job$is_call) code else as_callable(value)
+  if (!job$is_call && !is.function(job$fn)) no_function(value)
+}
+
+unreadable_constant <- function(field, name, problem) {
+  failure("Untranslatable", paste0(
+    "`", field, ".", name, "` is not what R's serialize() or saveRDS() writes: ", problem$message))
+}
+
+load_package <- function(package) {
+  before <- names(options())
+  suppressPackageStartupMessages(library(package, character.only = TRUE))
+  # The namespace stays loaded after a reset, so what it has set when it was loaded must stay too.
+  added <- setdiff(names(options()), before)
+  baseline$options <<- c(baseline$options, options()[added])
+  baseline$namespaces <<- union(baseline$namespaces, loadedNamespaces())
+}
+
+missing_package <- function(package, problem) {
+  if (problem$kind == "packageNotFoundError") {
+    problem$message <- paste0(
+      "there is no package called `", package, "` on this agent; install it there, for example ",
+      "with Rscript -e 'install.packages(\"", package, "\")'")
+  }
+  problem
+}
+
+# R says `<text>:2:5: unexpected symbol` and then quotes the lines.
+syntax_error <- function(part, problem) {
+  pattern <- "^<text>:([0-9]+):([0-9]+): "
+  message <- problem$message
+  if (grepl(pattern, message)) {
+    where <- sub(paste0(pattern, ".*"), "line \\1, column \\2", strsplit(message, "\n")[[1L]][1L])
+    message <- paste0(where, " of the ", part, ": ", sub(pattern, "", message))
+  }
+  failure("SyntaxError", message)
+}
+
+no_function <- function(value) {
+  failure("NotAFunction", paste0(
+    "the value of `function` is of class `", class(value)[1L], "`; it must be a function, ",
+    "such as function(x) x + 1, a formula, such as ~ .x + 1, or the name of a function"))
+}
+
+use_cores <- function(cores, variables) {
+  options(mc.cores = cores)
+  values <- rep(as.character(cores), length(variables))
+  do.call(Sys.setenv, as.list(structure(values, names = variables)))
+}
+
+# ---- Elements -------------------------------------------------------------------------------
+
+# Outcomes that are finished wait for others at most so many seconds.
+flush_after <- 0.005
+most_conditions <- 100L
+
+# Handlers cost more than a small element, so they are set once and the loop is entered again
+# after an error. `position` is the element that runs, `sent` the last whose outcome is sent.
+run <- function(batch) {
+  elements <- if (job$notes || job$encoding == "rds") batch$elements else batch
+  n <- length(elements)
+  values <- vector("list", n)
+  # Which values are more than bare vectors; see pack_outcomes().
+  apart <- logical(n)
+  failed <- list()
+  problem <- NULL
+  position <- sent <- signalled <- ours <- 0L
+  running <- steps <- FALSE
+  # With the encoding rds: values must be vectors in memory, and some elements take a step.
+  is_rds <- job$encoding == "rds"
+  reads <- is_rds && batch$reads
+  always_steps <- job$steps
+  frame <- job$frame
+  frame$f <- job$fn
+  frame$args <- job$args
+  call <- element_call(list(quote(element)))
+  step <- as.call(list(stepper(batch, frame, function() position)))
+  flushed_at <- .Internal(Sys.time())
+  restore_sinks()
+  output_before <- printed()
+  # R finds a name of this function at once, and others behind all of these.
+  pid <- self
+  latest <- flush_after
+  may_be_compact <- is_rds && !knows_compact
+  counted <- counter
+
+  # `loud`: the element at `position` has printed, or could have without being noticed.
+  deliver <- function(loud) {
+    if (signalled > most_conditions) {
+      text <- paste(signalled - most_conditions, "more messages and warnings were dropped")
+      send("c", pack(list(position - 1L, "note", text, NULL)))
+    }
+    signalled <<- 0L
+    range <- (sent + 1L):position
+    kind <- if (loud) "p" else "o"
+    if (job$finishes) {
+      send_finished(values[range], failed, batch$indexes[range], kind)
+    } else {
+      send_outcomes(values[range], which(apart[range]), failed, kind)
+    }
+    if (loud && position < n) wait_to_go_on()
+    values[range] <<- list(NULL)
+    failed <<- list()
+    sent <<- position
+    flushed_at <<- .Internal(Sys.time())
+    output_before <<- printed()
+    counted <<- counter
+  }
+
+  on_condition <- function(kind, restart) {
+    force(kind)
+    force(restart)
+    function(condition) {
+      # In a forked child they go their usual way.
+      if (!running || Sys.getpid() != self) return()
+      if (kind == "warning") {
+        level <- getOption("warn", 0L)
+        if (level >= 2L) return()
+        if (level < 0L) unwrap(restart, condition)
+      }
+      if (job$conditions) {
+        signalled <<- signalled + 1L
+        if (signalled <= most_conditions) send_condition(position, kind, condition)
+      }
+      unwrap(restart, condition)
+    }
+  }
+
+  on_error <- function(condition) {
+    if (!running) return()
+    calls <- if (!inherits(condition, "farrow_refusal")) sys.calls()
+    problem <<- describe(condition, calls, ours + if (steps) 3L else 1L)
+  }
+
+  while (position < n) {
+    withRestarts(tryCatch(withCallingHandlers({
+      # What stands above the element's own call: these, and eval(); a step, and its eval().
+      ours <- depth()
+      while (position < n) {
+        position <- position + 1L
+        frame$element <- elements[[position]]
+        steps <- always_steps || reads && is.raw(elements[[position]])
+        running <- TRUE
+        # base::eval() takes three times as long, most of it for arguments that are not given.
+        value <- .Internal(eval(if (steps) step else call, frame, NULL))
+        running <- FALSE
+        if (!is.null(value)) {
+          values[[position]] <- value
+          # Unlike is.atomic(), these take no time once they are compiled.
+          is_bare <- (is.double(value) || is.character(value) || is.logical(value) ||
+            is.integer(value)) && is.null(attributes(value))
+          if (!is_bare || may_be_compact ||
+            is_rds && !is.null(.Internal(altrep_class(value)))) apart[[position]] <- TRUE
+        }
+        if (.Internal(Sys.getpid()) != pid) end_if_forked()
+        if (.Internal(sink.number(TRUE)) != 1L) {
+          restore_sinks()
+          deliver(TRUE)
+        } else if (.Internal(seek(counted, NA_real_, 1L, 2L)) != output_before) {
+          deliver(TRUE)
+        } else {
+          since <- .Internal(Sys.time()) - flushed_at
+          if (since > latest || since < 0 || signalled > 0L) deliver(FALSE)
+        }
+      }
+    },
+    error = on_error,
+    warning = on_condition("warning", "muffleWarning"),
+    message = on_condition("message", "muffleMessage")),
+    error = function(e) if (is.null(problem)) problem <<- describe(e)),
+    abort = function(...) {
+      problem <<- failure("abort", "the code invoked the restart `abort`")
+    })
+    end_if_forked()
+    if (!is.null(problem)) {
+      if (!running) stop(problem$message)
+      running <- FALSE
+      failed[[length(failed) + 1L]] <- c(list(position = position - sent - 1L), problem)
+      problem <- NULL
+      loud <- sink.number() != 1L
+      if (loud) restore_sinks()
+      loud <- loud || printed() != output_before
+      if (loud || signalled > 0L || abs(.Internal(Sys.time()) - flushed_at) > flush_after) {
+        deliver(loud)
+      }
+    }
+  }
+  if (sent < n) deliver(FALSE)
+  frame$element <- NULL
+  if (sink.number(type = "message") != 2L) sink(type = "message")
+}
+
+# ---- The loop -------------------------------------------------------------------------------
+
+serve <- function() {
+  repeat {
+    frame <- receive()
+    switch(frame$kind,
+      J = {
+        problem <- prepare(unserialize(frame$body))
+        send("j", if (is.null(problem)) raw() else pack(problem))
+      },
+      E = {
+        batch <- unserialize(frame$body)
+        frame <- NULL
+        run(batch)
+      },
+      R = {
+        if (!is.null(job)) reset()
+        if (length(frame$body) > 0L) gc(FALSE)
+        send("r")
+      },
+      leave())
+  }
+}
+
+# Begins to serve the agent, once all parts are there.
+begin <- function() {
+  # Strings cross as UTF-8, and a service's locale is often C, in which R cannot print them.
+  if (!l10n_info()[["UTF-8"]]) suppressWarnings(Sys.setlocale("LC_CTYPE", "C.UTF-8"))
+  # Warnings of a setup script are shown when they are signalled, since the top level never returns.
+  options(warn = 1L, keep.source = FALSE)
+  loadNamespace("tools")
+  baseline <<- remember()
+  open_channels()
+  count_output()
+  send("h", charToRaw(paste0("{\"version\": \"", getRversion(), "\"}")))
+  serve()
+}
