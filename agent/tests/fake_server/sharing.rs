@@ -92,22 +92,22 @@ async fn work_is_asked_for_ahead_while_elements_are_quick() {
 #[tokio::test]
 async fn nothing_is_asked_for_ahead_when_nothing_is_left() {
     let server = FakeServer::start();
+    server.change(|record| record.has_more = false);
     let agent = TestAgent::start(&server, 1);
     let job = python("lambda x: x", agent.folder.path());
-    server.grant(integers(&job, 0, 1), b"", &job);
-    let free = |n: u32| {
-        move |record: &crate::record::Record| {
-            (record.lease_requests.last()?.free == n).then_some(record.lease_requests.len())
-        }
-    };
-    server.until("it asks again", |record| free(1)(record).filter(|n| *n == 2)).await;
-    server.change(|record| record.has_more = false);
+    let first = integers(&job, 0, 1);
+    server.grant(first.clone(), b"", &job);
+    server.outcomes(first.id).await;
     let waits = python(WAITS, agent.folder.path());
-    server.grant(integers(&waits, 0, 1), b"", &waits);
+    let second = integers(&waits, 0, 1);
+    server.grant(second.clone(), b"", &waits);
     file(&agent.path("at")).await;
-    assert_eq!(server.record().lease_requests.len(), 2, "its slot is busy and nothing is left");
     std::fs::write(agent.path("go"), "").unwrap();
-    server.until("its slot is free", |record| free(1)(record).filter(|n| *n == 3)).await;
+    server.outcomes(second.id).await;
+    let is_for_a_free_slot = |record: &crate::record::Record| {
+        record.lease_requests.iter().all(|request| request.free == 1)
+    };
+    assert!(is_for_a_free_slot(&server.record()), "its slot was busy and nothing was left");
 }
 
 #[tokio::test]
