@@ -19,7 +19,7 @@ async fn what_is_read_often_is_found_by_an_index() {
         (runnable::USAGE, vec!["leases USING COVERING INDEX leases_live (job_id=?)"]),
         (
             runnable::MAY_GIVE,
-            vec!["jobs USING INDEX jobs_runnable", "leases USING INDEX leases_spare"],
+            vec!["jobs USING INDEX jobs_runnable", "leases USING COVERING INDEX leases_spare"],
         ),
         (leases::SPARES, vec!["leases USING INDEX leases_spare"]),
         (runnable::SLOTS_BY_OWNER, vec!["SCAN l USING COVERING INDEX leases_live"]),
