@@ -52,7 +52,7 @@ async fn what_is_read_often_is_found_by_an_index() {
             vec![
                 "uploads USING COVERING INDEX sqlite_autoindex_uploads_1 (owner=? AND digest=?)",
                 "a USING COVERING INDEX artifacts_digest (digest=?)",
-                "j USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+                "j USING COVERING INDEX jobs_owner (owner=? AND id=?)",
             ],
         ),
         (
