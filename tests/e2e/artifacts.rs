@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tests::wait::until;
-use tests::{Client, Finished, Gate, World};
+use tests::{Client, Finished, World};
 
 /// The name of the blob of no bytes.
 const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -61,21 +61,22 @@ function(x) {
 
 #[tokio::test]
 async fn files_of_each_runtime_come_to_a_folder_of_whoever_submitted() {
-    let world = World::start_with(&["--blob-grace", "1s"]).await;
+    let world = World::start_with(&["--blob-grace", "4s"]).await;
     let _agent = world.agent("one", 2).await;
-    for id in maps(&world.client).await {
-        world.client.value(&id).await;
-        for (index, outcome) in (0..).zip(outcomes(&world.client, &id).await) {
+    let ids = maps(&world.client).await;
+    for id in &ids {
+        world.client.value(id).await;
+        for (index, outcome) in (0..).zip(outcomes(&world.client, id).await) {
             assert_eq!(outcome["artifacts"][0]["name"], format!("out/{index}.txt"));
             assert_eq!(outcome["artifacts"].as_array().map(Vec::len), Some(1), "{outcome}");
         }
-        let to = world.path(&id);
+        let to = world.path(id);
         let to = to.to_str().expect("the path is UTF-8");
-        let listed = world.farrow(&["artifacts", &id]).await;
+        let listed = world.farrow(&["artifacts", id]).await;
         assert!(listed.stdout.contains("2 B  out/1.txt"), "{listed:?}");
-        let table = world.farrow(&["outcomes", &id]).await;
+        let table = world.farrow(&["outcomes", id]).await;
         assert!(table.stdout.contains("[out/1.txt]"), "{table:?}");
-        let fetched = document(&world.farrow(&["artifacts", &id, "--json", "--to", to]).await);
+        let fetched = document(&world.farrow(&["artifacts", id, "--json", "--to", to]).await);
         assert_eq!(fetched.as_array().map(Vec::len), Some(3));
         for index in 0..3 {
             let file = format!("{to}/{index}/out/{index}.txt");
@@ -84,32 +85,43 @@ async fn files_of_each_runtime_come_to_a_folder_of_whoever_submitted() {
         }
 
         // What is there and the same is left alone, and what is another file stays.
-        let fetched = document(&world.farrow(&["artifacts", &id, "--json", "--to", to]).await);
+        let fetched = document(&world.farrow(&["artifacts", id, "--json", "--to", to]).await);
         assert!(fetched.as_array().expect("a list").iter().all(|one| one["new"] == false));
         let mine = format!("{to}/1/out/1.txt");
         fs::write(&mine, "mine").expect("a file can be written");
-        let refused = world.farrow(&["artifacts", &id, "--to", to]).await;
+        let refused = world.farrow(&["artifacts", id, "--to", to]).await;
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("1/out/1.txt is there already"), "{refused:?}");
         assert_eq!(fs::read_to_string(&mine).expect("a file"), "mine");
-        let forced = world.farrow(&["artifacts", &id, "--to", to, "--force"]).await;
+        let forced = world.farrow(&["artifacts", id, "--to", to, "--force"]).await;
         assert_eq!(forced.code, Some(0), "{forced:?}");
         assert_eq!(fs::read_to_string(&mine).expect("a file"), "1\n");
-
-        // Its files stay with the job, and go with it.
-        let blobs = world.data().join("blobs");
-        assert_eq!(n_files(&blobs) - n_files(&blobs.join("locks")), 3);
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        let again = format!("{to}-again");
-        document(&world.farrow(&["artifacts", &id, "--json", "--to", &again]).await);
-        assert_eq!(n_files(Path::new(&again)), 3);
-        let deleted = world.client.send("DELETE", &format!("/v1/jobs/{id}"), &[], Vec::new()).await;
-        assert_eq!(deleted.status, 204);
-        until("the blobs of a deleted job are gone", async || {
-            (n_files(&blobs) == n_files(&blobs.join("locks"))).then_some(())
-        })
-        .await;
     }
+
+    // Files stay with their jobs, which share what is the same, and go with the last of them.
+    let blobs = world.data().join("blobs");
+    let n_blobs = || n_files(&blobs) - n_files(&blobs.join("locks"));
+    assert_eq!(n_blobs(), 3);
+    for id in &ids[1..] {
+        delete(&world.client, id).await;
+    }
+    let unused = world.client.upload(b"in no job".to_vec()).await;
+    until("what nothing refers to is gone", async || {
+        let asked = world.client.get(&format!("/v1/blobs/{unused}")).await;
+        (asked.status == 404).then_some(())
+    })
+    .await;
+    let again = world.path("again");
+    let to = again.to_str().expect("the path is UTF-8");
+    document(&world.farrow(&["artifacts", &ids[0], "--json", "--to", to]).await);
+    assert_eq!(n_files(&again), 3);
+    delete(&world.client, &ids[0]).await;
+    until("the files of deleted jobs are gone", async || (n_blobs() == 0).then_some(())).await;
+}
+
+async fn delete(client: &Client, job: &str) {
+    let deleted = client.send("DELETE", &format!("/v1/jobs/{job}"), &[], Vec::new()).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
 }
 
 #[tokio::test]
@@ -134,7 +146,6 @@ async fn artifacts_are_for_their_owner_and_agents_send_nothing_else() {
             .is_some_and(|detail| { detail.contains("none of its agents holds a lease") })
     );
 
-    let gate = Gate::new(&world, "map");
     let function = "
 import os
 def f(x):
@@ -164,14 +175,19 @@ def f(x):
     assert_eq!(send(ada, "POST", "/v1/jobs", named).await.status, 202);
 
     // While an agent of the token runs something, it may send what that leaves.
-    let held = gate.hold(json!({
-        "runtime": "python", "function": "lambda x: x", "elements": [1]
-    }));
+    let gate = world.path("gate");
+    let waiting = "
+import os, time
+def f(gate):
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+";
+    let held = json!({"runtime": "python", "function": waiting, "elements": [gate]});
     let held = world.client.submit(&held).await;
     world.client.status_when(&held, |status| status["elements"]["running"] == 1).await;
     assert_eq!(send(fleet, "PUT", &blob, Vec::new()).await.status, 201);
     send(ada, "GET", &blob, Vec::new()).await.problem(404, "not-found");
-    gate.open();
+    fs::write(&gate, "").expect("a file can be written");
     world.client.value(&held).await;
     assert_eq!(send(ada, "DELETE", &format!("/v1/jobs/{id}"), Vec::new()).await.status, 204);
 }
