@@ -147,7 +147,7 @@ impl Store {
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options = postgres::options(url)?;
         let pool = postgres::open(&options).await?;
-        let writer = Writer::start(Place::Postgres(options)).await?;
+        let writer = Writer::start(Place::Postgres(Box::new(options))).await?;
         Ok(Self { writer, readers: Readers::Postgres(pool) })
     }
 

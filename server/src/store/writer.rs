@@ -253,7 +253,7 @@ pub enum Place {
     /// A file of which this process is the only writer.
     Sqlite(PathBuf),
     /// A database on which other servers write as well.
-    Postgres(PgConnectOptions),
+    Postgres(Box<PgConnectOptions>),
 }
 
 impl Place {
