@@ -49,8 +49,9 @@ pub(super) fn find(folder: &Path) -> io::Result<Found> {
     };
     let (mut folders, mut n_entries) = (vec![String::new()], 0);
     while let Some(inner) = folders.pop() {
-        let read = open_folder(&root, &inner)
-            .and_then(|opened| look_into(opened, &inner, &mut found, &mut folders, &mut n_entries));
+        let read = open_folder(&root, &inner).and_then(|opened| {
+            look_into(&opened, &inner, &mut found, &mut folders, &mut n_entries)
+        });
         if let Err(error) = read {
             found.left_out.add(&inner, &error.to_string());
         }
@@ -62,7 +63,7 @@ pub(super) fn find(folder: &Path) -> io::Result<Found> {
 }
 
 fn look_into(
-    folder: OwnedFd,
+    folder: &OwnedFd,
     prefix: &str,
     found: &mut Found,
     folders: &mut Vec<String>,
@@ -80,7 +81,7 @@ fn look_into(
             return Err(io::Error::other("too many entries"));
         }
         let path = below(prefix, name);
-        match (kind_of(&folder, name), path) {
+        match (kind_of(folder, name), path) {
             (_, Err(path)) => found.left_out.add(&path, "its name is too long or not UTF-8"),
             (Ok((SFlag::S_IFDIR, _)), Ok(path)) => folders.push(path),
             (Ok((SFlag::S_IFREG, bytes)), Ok(path)) => {

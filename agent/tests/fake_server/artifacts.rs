@@ -65,10 +65,8 @@ def f(x):
         assert_eq!(outcome.note.artifacts, expected);
         assert_eq!(outcome.note.conditions, []);
     }
-    let record = server.record();
-    assert_eq!(record.blobs_put.len(), 21, "what is there is not sent again");
-    assert_eq!(record.blobs[&digest_of(b"7")], b"7");
-    drop(record);
+    assert_eq!(server.record().blobs_put.len(), 21, "what is there is not sent again");
+    assert_eq!(server.record().blobs[&digest_of(b"7")], b"7");
     agent.stop().await;
 }
 
