@@ -122,8 +122,11 @@ fn kind_of(folder: &OwnedFd, name: &CStr) -> io::Result<(SFlag, u64)> {
 /// Opens the regular file `name` below `folder`.
 ///
 /// # Errors
-/// When it is none any more, or cannot be read.
+/// When it is none any more, or cannot be read; when the name is none of a place below.
 pub(super) fn open(folder: &Path, name: &str) -> io::Result<File> {
+    if !artifact::is_name(name) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let root = open_path(folder, FOLDER, Mode::empty())?;
     let (inner, last) = name.rsplit_once('/').unwrap_or(("", name));
     let folder = open_folder(&root, inner)?;

@@ -5,7 +5,7 @@ use protocol::artifact::{Artifact, MOST_ARTIFACTS};
 use protocol::job::Runtime;
 use serde_json::json;
 
-use crate::harness::{TestAgent, command, integers, python};
+use crate::harness::{TestAgent, command, file, integers, python};
 use crate::record::Outcome;
 use crate::server::{FakeServer, digest_of};
 
@@ -220,5 +220,38 @@ async fn commands_leave_files_and_who_does_not_ask_has_no_folder_for_them() {
     let source = "import os\nlambda x: [os.path.isdir(os.environ['FARROW_SCRATCH']), os.environ.get('FARROW_ARTIFACTS')]";
     let job = python(source, agent.folder.path());
     assert_eq!(run(&server, &job, 1).await[0].result, Ok(json!([true, null])));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn files_wait_for_a_server_that_is_away() {
+    let mut server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let source = "
+import time
+def f(x):
+    while not os.path.exists('@/go'):
+        time.sleep(0.005)
+    leave('empty', '')
+    leave('file', 'text' * 100_000)
+    with open('@/done', 'w') as file:
+        file.write('done\\n')
+    return x
+";
+    let job = leaving(source, &agent);
+    let lease = integers(&job, 0, 1);
+    server.grant(lease.clone(), b"", &job);
+    server
+        .until("the lease is held", |record| {
+            record.heartbeats.last()?.held.contains(&lease.id).then_some(())
+        })
+        .await;
+    server.stop();
+    std::fs::write(agent.path("go"), "").unwrap();
+    file(&agent.path("done")).await;
+    server.start_again();
+    let outcomes = server.outcomes(lease.id).await;
+    let expected = [artifact("empty", ""), artifact("file", &"text".repeat(100_000))];
+    assert_eq!(outcomes[0].note.artifacts, expected);
     agent.stop().await;
 }
