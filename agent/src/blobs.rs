@@ -1,5 +1,6 @@
 //! Large inputs and constants, fetched once by their digest and kept while there is room.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,6 +84,18 @@ impl Blobs {
         if name_of(actual) == digest { Ok(()) } else { Err(BlobError::Damaged(digest.to_owned())) }
     }
 
+    /// Sees to it that the server has the blob `sha256:…`, whose bytes are those of a file. It is sent
+    /// only if it is not there.
+    ///
+    /// # Errors
+    /// When the server will not have it.
+    pub async fn keep(&self, digest: &str, file: Arc<File>, bytes: u64) -> Result<(), Problem> {
+        if self.client.has_blob(digest).await? {
+            return Ok(());
+        }
+        self.client.put_blob(digest, file, bytes).await
+    }
+
     async fn fetch(&self, digest: &str) -> Result<Bytes, BlobError> {
         let fetched = self.client.blob(digest).await;
         let fetched = fetched.map_err(|problem| refused(digest, &problem))?;
@@ -129,7 +142,8 @@ pub fn digest_of(bytes: &[u8]) -> String {
     name_of(Sha256::new_with_prefix(bytes))
 }
 
-fn name_of(digest: Sha256) -> String {
+/// A digest as blobs are named.
+pub fn name_of(digest: Sha256) -> String {
     let hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }

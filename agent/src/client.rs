@@ -2,6 +2,7 @@
 //! goes on until the server has answered, however long it is away, and registers the agent again
 //! when the server does not know it. The server's refusals are passed on.
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -267,6 +268,37 @@ impl Client {
         self.persist("sending logs", Stay::No, || async {
             let request = self.transport.request(Method::POST, &self.path("/logs"));
             transport::send(request.json(logs), LIMIT).await.map(drop)
+        })
+        .await
+    }
+
+    /// Whether the server has a blob; then it keeps it for a while, whether it is used or not.
+    ///
+    /// # Errors
+    /// When the server refuses to say.
+    pub async fn has_blob(&self, digest: &str) -> Result<bool, Problem> {
+        let asked = self.persist("looking for a blob", Stay::No, || async {
+            let request = self.transport.request(Method::HEAD, &format!("blobs/{digest}"));
+            transport::send(request, LIMIT).await.map(drop)
+        });
+        match asked.await {
+            Ok(()) => Ok(true),
+            Err(Problem { status: 404, .. }) => Ok(false),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Sends a blob of so many bytes from a file.
+    ///
+    /// # Errors
+    /// When the server will not have it, or the file holds something else.
+    pub async fn put_blob(&self, digest: &str, file: Arc<File>, bytes: u64) -> Result<(), Problem> {
+        let upload = Upload::of_file(file, bytes);
+        self.persist("sending an artifact", Stay::WhileItMoves(&upload), || async {
+            let request = self.transport.request(Method::PUT, &format!("blobs/{digest}"));
+            // Without a length: a file that has changed is to be refused by its digest.
+            let limit = REPORT_LIMIT + upload_time(upload.n_bytes());
+            transport::send(request.body(upload.begin()), limit).await.map(drop)
         })
         .await
     }

@@ -2,6 +2,7 @@
 //! replaced when it dies.
 
 mod exchange;
+mod leaving;
 mod set_up;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use protocol::job::ElementError;
 
 use self::exchange::Broken;
+use crate::artifacts::Collected;
 use crate::chunk::{Element, Strike};
 use crate::clock;
 use crate::death::{self, Death};
@@ -20,6 +22,7 @@ use crate::lease::Stop;
 use crate::output::Printed;
 use crate::pace::{self, Pace};
 use crate::runtimes;
+use crate::scratch::WorkerScratch;
 use crate::work::{Batch, Work};
 use crate::worker::{Worker, WorkerKey};
 
@@ -43,9 +46,13 @@ impl Lane {
             cores,
             memory: spec.options.memory,
             prepared: work.prepared.clone(),
+            artifacts: spec.options.artifacts,
             workdir: spec.workdir.as_deref().and_then(|folder| usable(folder, &work)),
         };
-        let pace = Pace::new(work.job.timeout());
+        let mut pace = Pace::new(work.job.timeout());
+        if key.artifacts {
+            pace.go_alone();
+        }
         Self { work, slot, key, pace, worker: None }
     }
 
@@ -73,6 +80,17 @@ impl Lane {
             if !batch.is_empty() {
                 self.run_batch(batch).await;
             }
+        }
+    }
+
+    /// Kills the worker; what was printed, and its folders.
+    async fn lose_worker_but_its_folders(&mut self) -> (Printed, Option<WorkerScratch>) {
+        match self.worker.take() {
+            Some(worker) => {
+                let (printed, scratch) = worker.kill_and_keep().await;
+                (printed, Some(scratch))
+            }
+            None => (Printed::default(), None),
         }
     }
 
@@ -129,7 +147,7 @@ impl Lane {
             }
             Err(Broken { death, done }) => {
                 let pid = self.worker.as_ref().map_or(0, Worker::pid);
-                let printed = self.lose_worker().await;
+                let (printed, scratch) = self.lose_worker_but_its_folders().await;
                 let alone = batch.len() == 1;
                 let rest = batch.split_off(done);
                 tracing::warn!(lease = %self.work.lease, %death, elements = rest.len(),
@@ -139,19 +157,35 @@ impl Lane {
                         let seconds = (clock::now() - began).as_secs_f64();
                         let slot = self.slot;
                         let batch = Batch { started_at, seconds, slot, pid, notes: Vec::new() };
-                        self.strike(element, &death, &printed, batch);
+                        self.strike(element, &death, &printed, batch, scratch.as_ref()).await;
                     }
                     _ => self.work.chunk().narrow(rest),
+                }
+                if let Some(scratch) = scratch {
+                    scratch.remove().await;
                 }
             }
         }
     }
 
     /// Counts a death against the element that ran alone.
-    fn strike(&self, element: &Element, death: &Death, printed: &Printed, mut batch: Batch) {
-        let Strike::Out(attempts) = self.work.chunk().strike(element) else { return };
+    async fn strike(
+        &mut self,
+        element: &Element,
+        death: &Death,
+        printed: &Printed,
+        mut batch: Batch,
+        scratch: Option<&WorkerScratch>,
+    ) {
+        let strike = self.work.chunk().strike(element);
+        let Strike::Out(attempts) = strike else { return };
+        let left = match scratch {
+            Some(scratch) => self.collect_of_dead(scratch).await,
+            None => Collected::default(),
+        };
         let error = death::element_error(death, attempts, printed);
         batch.notes = self.work.notes(&[element.index], BTreeMap::new(), printed);
+        left.note(0, &mut batch.notes);
         batch.notes.iter_mut().for_each(|note| note.attempts = attempts);
         self.work.deliver(&[element.index], vec![Err(error)], batch);
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod agent;
+mod artifacts;
 mod attempts;
 mod backoff;
 mod blobs;

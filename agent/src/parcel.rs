@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::agent::{Note, Piece, Report};
+use protocol::artifact::MOST_ARTIFACTS;
 use protocol::job::ElementError;
 use protocol::{JobId, LeaseId};
 
@@ -90,7 +91,9 @@ impl Parcel {
         let texts = self.piece.notes.iter().map(|note| {
             let conditions =
                 note.conditions.iter().map(|said| said.kind.len() + said.message.len());
-            note.stdout.len() + note.stderr.len() + conditions.sum::<usize>()
+            let files = note.artifacts.iter();
+            let files = files.map(|file| size_of_val(file) + file.name.len() + file.digest.len());
+            note.stdout.len() + note.stderr.len() + conditions.sum::<usize>() + files.sum::<usize>()
         });
         let notes = self.piece.notes.len() * size_of::<Note>() + texts.sum::<usize>();
         size_of::<Self>() + self.body.len() + self.count() * size_of::<u32>() + notes
@@ -102,6 +105,12 @@ impl Parcel {
             && self.piece.pid == next.piece.pid
             && self.body.len() + next.body.len() <= PIECE_BYTES
             && self.count() + next.count() <= PIECE_OUTCOMES
+            && self.artifacts() + next.artifacts() <= MOST_ARTIFACTS
+    }
+
+    /// Files that its elements have left behind: a list of them is not small.
+    fn artifacts(&self) -> usize {
+        self.piece.notes.iter().map(|note| note.artifacts.len()).sum()
     }
 
     /// Takes in the outcomes of `next`, which continue its own.

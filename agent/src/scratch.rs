@@ -6,6 +6,9 @@
 //! SCRATCH/agent-ID/scripts/   the runtimes' scripts
 //! SCRATCH/agent-ID/N/work     working directory of worker N, as new for each job
 //! SCRATCH/agent-ID/N/tmp/     its TMPDIR, gone with it
+//! SCRATCH/agent-ID/N/scratch    its FARROW_SCRATCH, emptied as often as `work`
+//! SCRATCH/agent-ID/N/artifacts  its FARROW_ARTIFACTS, for jobs that ask for it; then both are emptied for
+//!                             each element
 //! ```
 //!
 //! Whatever an agent that was killed left behind, the next one on the machine removes.
@@ -89,12 +92,11 @@ impl Scratch {
         let number = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(number.to_string());
         let scratch = WorkerScratch(Arc::new(Folder { folder, identity: self.identity.clone() }));
-        make_private(&scratch.work())?;
-        make_private(&scratch.tmp())?;
+        let folders = [scratch.work(), scratch.tmp(), scratch.scratch(), scratch.artifacts()];
+        folders.iter().try_for_each(|folder| make_private(folder))?;
         // It stays the agent's: workers change what is in theirs, but cannot put others in their place.
         self.identity.let_through(&scratch.0.folder)?;
-        self.identity.give(&scratch.work())?;
-        self.identity.give(&scratch.tmp())?;
+        folders.iter().try_for_each(|folder| self.identity.give(folder))?;
         Ok(scratch)
     }
 }
@@ -128,8 +130,35 @@ impl WorkerScratch {
         self.0.folder.join("tmp")
     }
 
-    /// Removes all that is in the working directory, however much, and copies there what is in the
-    /// folder `original`, if there is one, without holding up others.
+    /// The folder for what elements need only while they run.
+    pub fn scratch(&self) -> PathBuf {
+        self.0.scratch()
+    }
+
+    /// The folder for what elements leave behind.
+    pub fn artifacts(&self) -> PathBuf {
+        self.0.artifacts()
+    }
+
+    /// Who works in them.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Makes the folders for what elements write empty ones.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub async fn empty_for_element(&self) -> io::Result<()> {
+        let scratch = Arc::clone(&self.0);
+        let emptied =
+            spawn_blocking(move || scratch.identity.act(|| scratch.empty_for_element())?);
+        emptied.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
+    /// Removes all that is in the working directory and in those of elements, however much, and
+    /// copies into the working directory what is in the folder `original`, if there is one, without
+    /// holding up others.
     ///
     /// # Errors
     /// When something cannot be removed or copied.
@@ -139,6 +168,7 @@ impl WorkerScratch {
             // Not to be removed while it is filled.
             let renew = || {
                 trees::empty(&work)?;
+                scratch.empty_for_element()?;
                 original.map_or(Ok(()), |original| trees::copy(&original, &work))
             };
             scratch.identity.act(renew)?
@@ -149,6 +179,33 @@ impl WorkerScratch {
     /// Removes the folders, without holding up others.
     pub async fn remove(self) {
         spawn_blocking(move || drop(self)).await.ok();
+    }
+}
+
+impl Folder {
+    fn scratch(&self) -> PathBuf {
+        self.folder.join("scratch")
+    }
+
+    fn artifacts(&self) -> PathBuf {
+        self.folder.join("artifacts")
+    }
+
+    /// To be called with the workers' rights.
+    fn empty_for_element(&self) -> io::Result<()> {
+        renew(&self.scratch())?;
+        renew(&self.artifacts())
+    }
+}
+
+/// Makes a folder an empty one. Where there is none any more, one is made; a link that was put in its
+/// place is removed, and what it leads to stays.
+fn renew(folder: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(folder) {
+        Ok(there) if there.is_dir() => trees::empty(folder),
+        Ok(_) => fs::remove_file(folder).and_then(|()| make_private(folder)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_private(folder),
+        Err(error) => Err(error),
     }
 }
 
@@ -228,6 +285,28 @@ mod tests {
         drop(scratch);
         let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().collect();
         assert!(matches!(&left[..], [lock] if lock.file_name() == "lock"), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn the_folders_of_elements_are_made_new_and_links_in_their_place_are_not_followed() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
+        let worker = scratch.worker().unwrap();
+        let precious = parent.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("file"), "x").unwrap();
+        fs::write(worker.scratch().join("file"), "x").unwrap();
+        fs::remove_dir(worker.artifacts()).unwrap();
+        std::os::unix::fs::symlink(&precious, worker.artifacts()).unwrap();
+        for _ in 0..2 {
+            worker.empty_for_element().await.unwrap();
+            for folder in [worker.scratch(), worker.artifacts()] {
+                assert!(fs::symlink_metadata(&folder).unwrap().is_dir());
+                assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+            }
+            fs::remove_dir(worker.artifacts()).unwrap();
+        }
+        assert!(precious.join("file").exists());
     }
 
     #[test]

@@ -152,6 +152,7 @@ impl Work {
                 dropped: printed
                     .map_or(0, |printed| printed.stdout.dropped() + printed.stderr.dropped()),
                 conditions: conditions.unwrap_or_default(),
+                artifacts: Vec::new(),
             };
             if note != (Note { position, ..Note::default() }) {
                 notes.push(note);

@@ -157,6 +157,10 @@ impl Worker {
         let mut command =
             launcher.confinement.supervised(&launcher.supervisor, group.as_deref(), key.memory)?;
         command.arg(program).args(arguments).env("TMPDIR", scratch.tmp());
+        command.env("FARROW_SCRATCH", scratch.scratch());
+        if key.artifacts {
+            command.env("FARROW_ARTIFACTS", scratch.artifacts());
+        }
         command.envs(runtimes::environment(key.cores)).current_dir(scratch.work());
         if let Some(prepared) = &key.prepared {
             command.envs(prepared.variables().iter().map(|(name, value)| (name, value)));
@@ -262,8 +266,20 @@ impl Worker {
         }
     }
 
+    /// Its folders.
+    pub fn scratch(&self) -> &WorkerScratch {
+        &self.scratch
+    }
+
     /// Kills it and all that came of it, waits until they are gone, and returns what was printed.
-    pub async fn kill(mut self) -> Printed {
+    pub async fn kill(self) -> Printed {
+        let (printed, scratch) = self.kill_and_keep().await;
+        scratch.remove().await;
+        printed
+    }
+
+    /// Kills it as [`Worker::kill`] does, but keeps its folders.
+    pub async fn kill_and_keep(mut self) -> (Printed, WorkerScratch) {
         let gone = timeout(KILL_LIMIT, async {
             self.order(Order::Kill).await;
             while !matches!(self.next().await, Event::Dead(_)) {}
@@ -279,8 +295,7 @@ impl Worker {
         if let Some(group) = self.group.take() {
             tokio::task::spawn_blocking(move || group.remove()).await.ok();
         }
-        self.scratch.remove().await;
-        printed
+        (printed, self.scratch)
     }
 
     async fn order(&mut self, order: Order) {

@@ -9,7 +9,7 @@ use crate::failure::EXIT_CODES;
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Set up", &["up", "server", "agent"]),
     ("Submit", &["map", "call", "retry"]),
-    ("Follow", &["status", "logs", "outcomes", "value"]),
+    ("Follow", &["status", "logs", "outcomes", "artifacts", "value"]),
     ("End", &["cancel", "delete", "drain"]),
     ("Look around", &["jobs", "agents", "blobs"]),
     ("Let in", &["token", "audit"]),

@@ -1,7 +1,9 @@
 //! Outcomes as people read them: a row each, or an error at length.
 
 use protocol::job::{ElementError, Outcome};
+use protocol::size;
 
+use crate::commands::artifacts;
 use crate::failure::traceback;
 use crate::human;
 
@@ -29,8 +31,16 @@ pub fn row(outcome: &Outcome) -> String {
         &human::duration(outcome.seconds),
         &outcome.attempts.to_string(),
         &shortened(&outcome.agent_name, 20),
-        &shortened(&result, SHOWN),
+        &(shortened(&result, SHOWN) + &files(outcome)),
     )
+}
+
+/// What an element has left behind.
+fn files(outcome: &Outcome) -> String {
+    match &outcome.artifacts[..] {
+        [] => String::new(),
+        artifacts => format!("  [{}]", shortened(&artifacts::named(artifacts), SHOWN)),
+    }
 }
 
 /// A failed element's story: its error, its traceback, what it printed.
@@ -55,6 +65,9 @@ pub fn at_length(outcome: &Outcome) -> String {
     lines.extend(printed("standard error", &outcome.stderr));
     for condition in &outcome.conditions {
         lines.push(format!("{}: {}", condition.kind, condition.message.trim_end()));
+    }
+    for artifact in &outcome.artifacts {
+        lines.push(format!("artifact: {} ({})", artifact.name, size::of(artifact.bytes)));
     }
     lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
     text
@@ -140,6 +153,8 @@ mod tests {
         let failed =
             json!({"ok": false, "name": "a", "error": {"type": "E", "message": "boom\nbang"}});
         assert!(told(failed).ends_with("  E: boom…\n"));
+        let left = json!([{"name": "a.png", "digest": "sha256:", "bytes": 2}]);
+        assert!(told(json!({"value": 1, "artifacts": left})).ends_with("  1  [a.png]\n"));
         assert!(told(json!({"value": "é".repeat(100)})).ends_with("éé…\n"));
     }
 
@@ -149,13 +164,15 @@ mod tests {
         let text = at_length(&outcome(&json!({
             "ok": false, "name": "gear 4", "nested": [0, 2], "attempts": 3, "stdout": printed,
             "error": {"type": "simpleError", "message": "boom", "call": "f(x)", "traceback": ["f(x)"]},
-            "conditions": [{"kind": "warning", "message": "odd\n"}]
+            "conditions": [{"kind": "warning", "message": "odd\n"}],
+            "artifacts": [{"name": "a.png", "digest": "sha256:", "bytes": 2048}]
         })));
         for part in [
             "element 2 [0,2] gear 4: failed after 0.2 s on box, run 3 times\n",
             "  simpleError: boom\n  call: f(x)\n  traceback (innermost call last):\n    f(x)\n",
             "  standard output, without its first 10 lines:\n    line 10\n",
             "  warning: odd\n",
+            "  artifact: a.png (2 KiB)\n",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }

@@ -10,7 +10,8 @@
 //!    *ahead*, one a slot, which wait on the agent: a slot that becomes free has its next chunk at
 //!    once, and the way to the server and back is hidden.
 //! 3. It runs the elements of each [`Lease`] and **reports** (`POST /v1/agents/{id}/report`)
-//!    [`Piece`]s of it, within a second of an element being finished, until nothing remains.
+//!    [`Piece`]s of it, within a second of an element being finished, until nothing remains. Files
+//!    that an element leaves as artifacts go as blobs before it (`PUT /v1/blobs/{digest}`).
 //!    What elements, set-ups and `prepare` scripts print goes to **logs**
 //!    (`POST /v1/agents/{id}/logs`) while they run, for people who watch; reports do not rely on it.
 //! 4. All the while it holds a **heartbeat** (`POST /v1/agents/{id}/heartbeat`), which no user work
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::artifact::Artifact;
 use crate::id::{AgentId, DatabaseId, JobId, LeaseId};
 use crate::job::{Encoding, Function, LogEntry, Options, Runtime};
 use crate::object::only_objects;
@@ -368,6 +370,9 @@ pub struct Note {
     /// Messages and warnings in the order they were signalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// Files that it left behind. Their blobs were put before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -2,6 +2,7 @@
 //!
 //! * [`job`]: the client's side, of three parts: [`submission`], [`status`] and [`outcome`].
 //! * [`agent`]: the agent's side. Its module comment tells the life of an agent.
+//! * [`artifact`]: files that elements leave behind.
 //! * [`envelope`]: a JSON header followed by payload bytes, in one body.
 //! * [`files`]: what a job's folder may hold.
 //! * [`frames`]: elements and values that are not JSON, in one body.
@@ -11,6 +12,7 @@
 //! * [`id`]: the ids, UUIDs of version 7.
 
 pub mod agent;
+pub mod artifact;
 pub mod envelope;
 pub mod files;
 pub mod frames;

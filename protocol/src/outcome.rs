@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::agent::Condition;
+use crate::artifact::Artifact;
 use crate::id::{AgentId, JobId};
 
 /// Why an element has no value: what stands in its place with `collect`, as `{"error": …}`.
@@ -15,7 +16,8 @@ use crate::id::{AgentId, JobId};
 }))]
 pub struct ElementError {
     /// The class of the error: an R condition's or a Python exception's; `WorkerDied`, `Timeout`,
-    /// `AgentLost`, `Untranslatable`, `TooLarge` or `SyntaxError` where farrow itself says it.
+    /// `AgentLost`, `Untranslatable`, `TooLarge`, `ArtifactsTooLarge`, `ArtifactsNotKept` or
+    /// `SyntaxError` where farrow itself says it.
     #[serde(rename = "type")]
     pub kind: String,
     /// The error's message.
@@ -102,6 +104,9 @@ pub struct Outcome {
     /// Messages and warnings in the order in which they were signalled.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub conditions: Vec<Condition>,
+    /// Files that it left in the folder `FARROW_ARTIFACTS`, if the job's option `artifacts` is set.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub artifacts: Vec<Artifact>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

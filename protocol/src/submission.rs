@@ -246,6 +246,11 @@ pub struct Options {
     /// Whether messages and warnings are kept.
     #[schema(example = true)]
     pub conditions: bool,
+    /// Whether files that an element writes to the folder named by the variable
+    /// `FARROW_ARTIFACTS` are kept as blobs, and listed in its outcome. Elements then go to their
+    /// workers one by one.
+    #[schema(example = false)]
+    pub artifacts: bool,
     /// Jobs of higher priority go first, from -100 to 100.
     #[schema(example = 0)]
     pub priority: i32,
@@ -272,6 +277,7 @@ impl Default for Options {
             retry_on_error: false,
             stdout: true,
             conditions: true,
+            artifacts: false,
             priority: 0,
             labels: BTreeMap::new(),
         }

@@ -4,6 +4,7 @@
 //! `http` parses, asks and answers. The `dispatcher` matches waiting agents with runnable jobs in
 //! rounds; what goes where is decided by the pure `scheduler`; `store` holds all SQL.
 
+mod artifacts;
 mod asks;
 mod backup;
 mod blobs;

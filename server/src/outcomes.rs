@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use protocol::agent::{Condition, Note};
+use protocol::artifact::Artifact;
 use protocol::job::Encoding;
 use protocol::{AgentId, JobId};
 use serde::Serialize;
@@ -215,6 +216,8 @@ struct Rest<'a> {
     dropped: u64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     conditions: &'a [Condition],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    artifacts: &'a [Artifact],
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -277,6 +280,7 @@ impl Piece {
             stderr: &note.stderr,
             dropped: note.dropped,
             conditions: &note.conditions,
+            artifacts: &note.artifacts,
         };
         // The object goes on where the other began.
         text.push(b',');

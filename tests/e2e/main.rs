@@ -1,6 +1,7 @@
 //! The whole thing as its users meet it: a server, agents and workers as processes.
 
 mod agent_protocol;
+mod artifacts;
 mod backups;
 mod bad_cli;
 mod bad_input;

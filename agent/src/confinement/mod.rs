@@ -46,6 +46,7 @@ pub struct Confinement {
     processes: u32,
     slots: u32,
     output: Keep,
+    artifacts: u64,
     cgroups: Cgroups,
 }
 
@@ -87,6 +88,7 @@ impl Confinement {
             processes: settings.worker_processes,
             slots,
             output: Keep::bytes(settings.max_output),
+            artifacts: settings.max_artifacts,
             cgroups: Cgroups::default(),
         };
         if let Some(name) = confinement.identity.name() {
@@ -112,6 +114,11 @@ impl Confinement {
     /// How much is kept of what an element prints.
     pub fn output(&self) -> Keep {
         self.output
+    }
+
+    /// Bytes of the artifacts that an element may leave.
+    pub fn artifacts(&self) -> u64 {
+        self.artifacts
     }
 
     /// The groups of a new worker, if there are any to be had.

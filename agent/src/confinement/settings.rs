@@ -32,6 +32,11 @@ pub struct WorkerSettings {
           value_parser = size::within::<u32>(0..=16 << 20))]
     pub max_output: u32,
 
+    /// Bytes of the files that one element leaves in FARROW_ARTIFACTS at the most, together
+    #[arg(long, env = "FARROW_MAX_ARTIFACTS", default_value = "4GiB", value_name = "BYTES",
+          value_parser = size::within::<u64>(0..=size::MAX))]
+    pub max_artifacts: u64,
+
     /// Let workers and `prepare` scripts gain rights by programs such as sudo, su or fusermount
     #[arg(long, env = "FARROW_ALLOW_SETUID", value_parser = FalseyValueParser::new())]
     pub allow_setuid: bool,
@@ -40,6 +45,8 @@ pub struct WorkerSettings {
 impl WorkerSettings {
     /// More than any sane element has, and less than what keeps others from starting anything.
     const PROCESSES: u32 = 4096;
+    /// As much as a server takes in one blob, unless it is told otherwise.
+    const ARTIFACTS: u64 = 4 << 30;
 }
 
 impl Default for WorkerSettings {
@@ -50,6 +57,7 @@ impl Default for WorkerSettings {
             pass_env: Vec::new(),
             worker_processes: processes,
             max_output: Keep::DEFAULT,
+            max_artifacts: Self::ARTIFACTS,
             allow_setuid: false,
         }
     }

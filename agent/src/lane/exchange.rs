@@ -7,6 +7,7 @@ use bytes::Bytes;
 use protocol::agent::{Condition, Note};
 
 use super::Lane;
+use crate::artifacts::Collected;
 use crate::bounds::Bounds;
 use crate::chunk::Element;
 use crate::clock;
@@ -34,6 +35,7 @@ impl Lane {
         batch: &[Element],
         frame: &Bytes,
     ) -> Result<(), Broken> {
+        self.empty_folders().await.map_err(|death| Broken { death, done: 0 })?;
         let mut progress = Progress::new();
         let mut bounds = self.begin(batch, frame);
         while progress.done < batch.len() {
@@ -42,10 +44,14 @@ impl Lane {
                 Answer::Condition { position, condition } => {
                     self.take_note(batch, position, condition, &mut progress);
                 }
-                Answer::Outcomes { outcomes, printed }
+                Answer::Outcomes { mut outcomes, printed }
                     if (1..=batch.len() - progress.done).contains(&outcomes.len()) =>
                 {
-                    self.take_in(batch, outcomes, printed, &mut progress);
+                    // To keep its files takes time that is not the element's.
+                    let ended = clock::now();
+                    let left = self.collect(&mut outcomes).await;
+                    let taken = Taken { outcomes, printed, ended, left };
+                    self.take_in(batch, taken, &mut progress);
                     if printed && progress.done < batch.len() {
                         self.let_go_on();
                     }
@@ -110,8 +116,7 @@ impl Lane {
     fn take_in(
         &mut self,
         batch: &[Element],
-        outcomes: Outcomes,
-        printed: bool,
+        Taken { outcomes, printed, ended, left }: Taken,
         progress: &mut Progress,
     ) {
         let end = progress.done + outcomes.len();
@@ -125,8 +130,9 @@ impl Lane {
             tap.move_to(batch.get(end).map(|next| next.index));
         }
         let pid = self.worker.as_ref().map_or(0, Worker::pid);
-        let (conditions, started_at, time) = progress.advance(outcomes.len());
-        let notes = self.work.notes(&indexes, conditions, &output);
+        let (conditions, started_at, time) = progress.advance(outcomes.len(), ended);
+        let mut notes = self.work.notes(&indexes, conditions, &output);
+        left.note(0, &mut notes);
         let seconds = time.as_secs_f64();
         let batch = Batch { started_at, seconds, slot: self.slot, pid, notes };
         if self.work.job.spec.options.retry_on_error && outcomes.iter().any(Result::is_err) {
@@ -175,6 +181,16 @@ impl Lane {
     }
 }
 
+/// Outcomes that have come.
+struct Taken {
+    outcomes: Outcomes,
+    printed: bool,
+    /// When the last of their elements had ended.
+    ended: Instant,
+    /// What that one has left behind, if it was alone.
+    left: Collected,
+}
+
 /// How far a frame of elements has come.
 struct Progress {
     /// Elements with outcomes.
@@ -200,16 +216,20 @@ impl Progress {
     }
 
     /// Notes that `count` more elements have their outcomes. Returns their conditions, by position
-    /// among them, when the first of them began, and how long they took.
-    fn advance(&mut self, count: usize) -> (BTreeMap<u32, Vec<Condition>>, u64, Duration) {
+    /// among them, when the first of them began, and how long they took until `now`.
+    fn advance(
+        &mut self,
+        count: usize,
+        now: Instant,
+    ) -> (BTreeMap<u32, Vec<Condition>>, u64, Duration) {
         let start = u32::try_from(self.done).unwrap_or(u32::MAX);
         self.done += count;
         let end = u32::try_from(self.done).unwrap_or(u32::MAX);
         let later = self.conditions.split_off(&end);
         let conditions = std::mem::replace(&mut self.conditions, later);
-        let (now, since) = (clock::now(), self.since);
+        let since = self.since;
         let started_at = std::mem::replace(&mut self.started_at, clock::unix_millis());
-        self.since = now;
+        self.since = clock::now();
         let conditions = conditions.into_iter().map(|(at, list)| (at.saturating_sub(start), list));
         (conditions.collect(), started_at, now - since)
     }

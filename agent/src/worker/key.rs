@@ -21,6 +21,9 @@ pub struct WorkerKey {
     pub memory: Option<u64>,
     /// What is prepared for it.
     pub prepared: Option<Arc<Environment>>,
+    /// Whether it has a folder for artifacts. Code of jobs that did not ask for them is not told of one,
+    /// in which what it writes would be lost without a word.
+    pub artifacts: bool,
     /// Where it works, if not in a folder of its own.
     pub workdir: Option<PathBuf>,
 }

@@ -68,6 +68,46 @@ def f(x):
     agent.stop().await;
 }
 
+/// A worker that puts a link where the agent reads, to what the agent may read and it may not, over and
+/// over, gets nothing of it.
+#[tokio::test]
+async fn another_users_artifacts_are_what_it_may_read_itself() {
+    if nobody().is_none() {
+        return;
+    }
+    let server = FakeServer::start();
+    let agent = agent_of_nobody(&server, &[Runtime::Python]);
+    std::fs::write(agent.path("secret"), "the agent's").unwrap();
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(agent.path("secret"), mode).unwrap();
+    let source = "
+import os
+def f(x):
+    folder = os.environ['FARROW_ARTIFACTS']
+    os.mkdir(folder + '/own')
+    for name in ['a', 'own/b']:
+        with open(folder + '/' + name, 'w') as file:
+            file.write('mine')
+            os.fchmod(file.fileno(), 0o600)
+    os.symlink('@/secret', folder + '/secret')
+    os.symlink('@', folder + '/all')
+    os.symlink('/proc/self', folder + '/agent')
+    return [os.stat(folder).st_uid == os.getuid(), os.listdir(os.environ['FARROW_SCRATCH'])]
+";
+    let mut job = python(source, agent.folder.path());
+    job.options.artifacts = true;
+    let lease = integers(&job, 0, 2);
+    server.grant(lease.clone(), b"", &job);
+    for outcome in server.outcomes(lease.id).await {
+        assert_eq!(outcome.result, Ok(json!([true, []])));
+        let names: Vec<_> = outcome.note.artifacts.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["a", "own/b"]);
+        assert!(outcome.note.artifacts.iter().all(|one| one.bytes == 4));
+    }
+    assert_eq!(server.record().blobs.len(), 1);
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn another_users_workers_are_killed_with_all_that_came_of_them() {
     if nobody().is_none() {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests, also outside of test functions")]
 
 mod another_user;
+mod artifacts;
 mod commands;
 mod confining;
 mod ending;

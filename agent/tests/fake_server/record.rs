@@ -23,6 +23,10 @@ pub struct Record {
     pub released: Vec<Released>,
     pub left: bool,
     pub blob_fetches: usize,
+    /// Blobs that were sent, each time.
+    pub blobs_put: Vec<String>,
+    /// How blobs that are sent are answered, if they are refused.
+    pub refuses_blobs: Option<u16>,
     pub outcomes: BTreeMap<(LeaseId, u64), Outcome>,
     pub remaining: BTreeMap<LeaseId, RangeSet>,
     /// To be leased.
@@ -65,6 +69,8 @@ impl Default for Record {
             released: Vec::new(),
             left: false,
             blob_fetches: 0,
+            blobs_put: Vec::new(),
+            refuses_blobs: None,
             outcomes: BTreeMap::new(),
             remaining: BTreeMap::new(),
             grants: VecDeque::new(),
@@ -200,6 +206,11 @@ impl Record {
                     };
                     let note = piece.notes.iter().find(|note| note.position == position);
                     let note = note.cloned().unwrap_or_default();
+                    for artifact in &note.artifacts {
+                        let blob = self.blobs.get(&artifact.digest);
+                        let blob = blob.expect("an artifact's blob comes before its outcome");
+                        assert_eq!(blob.len() as u64, artifact.bytes);
+                    }
                     let outcome = Outcome { result, note, slot: piece.slot };
                     let index = piece.first + u64::from(position);
                     self.outcomes.insert((piece.lease, index), outcome);

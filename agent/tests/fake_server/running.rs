@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{TestAgent, file, integers, python};
 use crate::record::Outcome;
-use crate::server::FakeServer;
+use crate::server::{FakeServer, digest_of as digest};
 
 fn values(outcomes: &[Outcome]) -> Vec<serde_json::Value> {
     outcomes.iter().map(|outcome| outcome.result.clone().unwrap()).collect()
@@ -64,13 +64,6 @@ async fn inputs_and_constants_come_inline_or_as_blobs_that_are_fetched_once() {
     assert_eq!(values(&server.outcomes(block.id).await), ["aa!3", "b!3"]);
     assert_eq!(server.record().blob_fetches, 2);
     agent.stop().await;
-}
-
-fn digest(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    let hex =
-        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("sha256:{hex}")
 }
 
 #[tokio::test]

@@ -224,7 +224,7 @@ fn serve(shared: &Arc<Shared>, own: &Arc<Own>, address: SocketAddr) -> (Runtime,
         .route("/v1/agents/{id}/logs", post(logs))
         .route("/v1/agents/{id}/release", post(release))
         .route("/v1/agents/{id}", delete(leave))
-        .route("/v1/blobs/{digest}", get(blob))
+        .route("/v1/blobs/{digest}", get(blob).put(put_blob))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(own), as_it_is))
         .with_state(Arc::clone(shared));
@@ -382,6 +382,29 @@ async fn blob(State(app): App, Path(digest): Path<String>) -> Response {
             None => problem(404, "not-found"),
         }
     })
+}
+
+async fn put_blob(State(app): App, Path(digest): Path<String>, body: Bytes) -> Response {
+    let found = digest_of(&body);
+    app.change(|record| {
+        record.blobs_put.push(digest.clone());
+        if let Some(status) = record.refuses_blobs {
+            return problem(status, "as-the-test-wants");
+        }
+        if found != digest {
+            return problem(422, "invalid-field");
+        }
+        record.blobs.insert(digest, body.to_vec());
+        StatusCode::CREATED.into_response()
+    })
+}
+
+/// The name of a blob of these bytes.
+pub fn digest_of(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let hex =
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("sha256:{hex}")
 }
 
 fn enveloped(sealed: Vec<u8>) -> Response {

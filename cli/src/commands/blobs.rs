@@ -135,20 +135,28 @@ impl Get {
     async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
         let screen = Screen::plain();
-        unless_interrupted(self.fetch(&client, &screen), &screen, "fetch it again").await
+        let delivery = Delivery { json: false, out: self.out };
+        let fetching = fetch(&client, &screen, &self.digest, || delivery.open());
+        unless_interrupted(fetching, &screen, "fetch it again").await
     }
+}
 
-    async fn fetch(&self, client: &Client, screen: &Screen) -> Result<(), Failure> {
-        let asked = persist(screen, Patience::Brief, async || client.blob(&self.digest).await);
-        let mut body = asked.await.map_err(not_there)?;
-        let mut sink = Delivery { json: false, out: self.out.clone() }.open()?;
-        let mut hash = Sha256::new();
-        while let Some(bytes) = body.next().await? {
-            hash.update(&bytes);
-            sink.write_all(&bytes).map_err(|error| Failure::output(&error))?;
-        }
-        check(&self.digest, &Digest::finish(hash), sink)
+/// Fetches a blob into what is opened once it is there.
+pub async fn fetch(
+    client: &Client,
+    screen: &Screen,
+    digest: &Digest,
+    open: impl FnOnce() -> Result<Sink, Failure>,
+) -> Result<(), Failure> {
+    let asked = persist(screen, Patience::Brief, async || client.blob(digest).await);
+    let mut body = asked.await.map_err(not_there)?;
+    let mut sink = open()?;
+    let mut hash = Sha256::new();
+    while let Some(bytes) = body.next().await? {
+        hash.update(&bytes);
+        sink.write_all(&bytes).map_err(|error| Failure::output(&error))?;
     }
+    check(digest, &Digest::finish(hash), sink)
 }
 
 /// What came is what was asked for, or it does not get its name.

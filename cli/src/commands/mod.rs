@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod artifacts;
 pub mod audit;
 pub mod blobs;
 pub mod call;

@@ -58,6 +58,10 @@ pub struct How {
     /// Do not keep messages and warnings
     #[arg(long, env = "FARROW_JOB_NO_CONDITIONS", value_parser = FalseyValueParser::new())]
     no_conditions: bool,
+    /// Keep the files that elements write to the folder named by FARROW_ARTIFACTS: `farrow artifacts`
+    /// fetches them
+    #[arg(long, env = "FARROW_JOB_ARTIFACTS", value_parser = FalseyValueParser::new())]
+    artifacts: bool,
     /// Jobs of higher priority go first, from -100 to 100
     #[arg(
         long,
@@ -92,6 +96,7 @@ impl How {
             retry_on_error: self.retry_on_error,
             stdout: !self.no_stdout,
             conditions: !self.no_conditions,
+            artifacts: self.artifacts,
             priority: self.priority,
             labels: self.label.into_iter().collect(),
             ..*others

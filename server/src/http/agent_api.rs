@@ -18,6 +18,7 @@ use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
 use super::extract::{Body, Json};
+use crate::artifacts;
 use crate::blobs::Blobs;
 use crate::dispatcher::Given;
 use crate::error::{ApiError, unreadable};
@@ -261,7 +262,7 @@ pub async fn read_pieces(
     mut payload: Bytes,
 ) -> Result<Vec<NewPiece>, ApiError> {
     let mut pieces = Vec::with_capacity(report.pieces.len());
-    for (i, piece) in report.pieces.into_iter().enumerate() {
+    for (i, mut piece) in report.pieces.into_iter().enumerate() {
         let field = |name: &str| format!("pieces[{i}].{name}");
         let n_bytes: usize = piece.lengths.iter().map(|&length| length as usize).sum();
         if piece.lengths.is_empty() || n_bytes > payload.len() {
@@ -279,6 +280,9 @@ pub async fn read_pieces(
                 field("errors"),
                 "must ascend and be positions in the piece",
             ));
+        }
+        for (k, note) in piece.notes.iter_mut().enumerate() {
+            artifacts::take(blobs, note, &field(&format!("notes[{k}].artifacts"))).await?;
         }
         pieces.push(new_piece(blobs, piece, payload.split_to(n_bytes)).await?);
     }

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use protocol::Problem;
+use protocol::rights::Role;
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
@@ -15,7 +16,7 @@ use crate::blobs::{UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::tokens::Scope;
-use crate::store::uploads;
+use crate::store::{agents, uploads};
 
 /// Bytes that one read takes.
 const READ: usize = 256 << 10;
@@ -34,7 +35,7 @@ pub struct BlobStatus {
     pub size: u64,
 }
 
-/// Uploads a blob, to be named in submissions.
+/// Uploads a blob, to be named in submissions; or, by an agent, an artifact.
 ///
 /// The path says the SHA-256 of the body, which is checked. Uploading what is there changes nothing.
 #[utoipa::path(put, path = "/v1/blobs/{digest}", operation_id = "put_blob", tag = "jobs",
@@ -46,6 +47,7 @@ pub struct BlobStatus {
         (status = 201, description = "It is stored, and on disk.", body = BlobStatus),
         (status = 400, description = "The body breaks off.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "An agent's token, and no agent of it has anything to report.", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "It is larger than the server takes (`--max-blob`).", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not a digest, or not that of the body.", body = Problem, content_type = "application/problem+json")
     ))]
@@ -56,7 +58,12 @@ pub async fn put(
     request: Request,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
-    state.limits.room(state.clock.now())?;
+    let is_agent = caller.identity.role == Role::Agent;
+    if is_agent {
+        must_hold_a_lease(&state, &caller).await?;
+    } else {
+        state.limits.room(state.clock.now())?;
+    }
     let limit = state.config.settings.max_blob;
     let body = request.into_body().into_data_stream();
     let uploaded = state.blobs.upload(&digest, body, limit).await.map_err(|error| match error {
@@ -73,6 +80,11 @@ pub async fn put(
         }
         UploadError::Io(error) => error.into(),
     })?;
+    if is_agent {
+        // It is nobody's until an outcome lists it.
+        let status = if uploaded.is_new { StatusCode::CREATED } else { StatusCode::OK };
+        return Ok((status, axum::Json(BlobStatus { digest, size: uploaded.size })).into_response());
+    }
     let (owner, named, now) = (caller.identity.owner.clone(), digest.clone(), state.clock.now());
     let is_first = state
         .store
@@ -83,6 +95,23 @@ pub async fn put(
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let stored = BlobStatus { digest, size: uploaded.size };
     Ok((status, axum::Json(stored)).into_response())
+}
+
+/// Agents send what elements leave behind, and nothing else.
+async fn must_hold_a_lease(state: &AppState, caller: &Caller) -> Result<(), ApiError> {
+    let token = caller.identity.owner.clone();
+    let holds = state
+        .store
+        .read(|tx| Box::pin(async move { agents::hold_leases(tx, &token).await }))
+        .await?;
+    if holds {
+        return Ok(());
+    }
+    Err(ApiError::Forbidden(format!(
+        "the token {:?} has the role `agent`, and none of its agents holds a lease: agents upload what \
+         elements leave behind, and nothing else. Use a token of the role `submit`",
+        caller.identity.name
+    )))
 }
 
 /// Says whether a blob is there, and how large it is.

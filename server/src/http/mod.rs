@@ -132,7 +132,7 @@ const ACCESS: &[(&str, &str, Access)] = &[
     ("GET", "/v1/jobs/{id}/logs", SUBMIT),
     ("POST", "/v1/jobs/{id}/cancel", SUBMIT),
     ("POST", "/v1/jobs/{id}/retry", SUBMIT),
-    ("PUT", "/v1/blobs/{digest}", SUBMIT),
+    ("PUT", "/v1/blobs/{digest}", SUBMIT_OR_AGENT),
     ("HEAD", "/v1/blobs/{digest}", SUBMIT_OR_AGENT),
     ("GET", "/v1/blobs/{digest}", SUBMIT_OR_AGENT),
     // What jobs wait for is said in terms of agents, and labels are chosen among theirs.

@@ -87,6 +87,22 @@ pub async fn give(tx: &mut Tx<'_>, agent: AgentId, token: &str) -> Result<(), St
     Ok(())
 }
 
+/// Whether an agent of the token of this id holds a lease under which it may report.
+///
+/// # Errors
+/// The database's.
+pub async fn hold_leases(tx: &mut Tx<'_>, token: &str) -> Result<bool, StoreError> {
+    let row = tx
+        .first(
+            "select 1 from agents a where a.token_id = $1 and exists (
+                 select 1 from leases
+                 where agent_id = a.id and state in ('live', 'lapsed', 'torn')) limit 1",
+            args![token],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
 /// What a heartbeat asks about its agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

@@ -6,9 +6,9 @@
 
 use protocol::{JobId, LeaseId, RangeSet};
 
-use super::StoreError;
 use super::db::{Tx, args, json_text};
 use super::retries::Cut;
+use super::{StoreError, references};
 use crate::block;
 use crate::clock::Millis;
 
@@ -133,6 +133,15 @@ pub async fn copy_outcomes(
         args![from, to, first, next.unwrap_or(u64::MAX), rank],
     )
     .await?;
+    tx.execute(
+        "insert into artifacts (job_id, element, digest)
+         select $2, a.element, a.digest
+         from artifacts a join outcomes o on o.job_id = $1 and o.first = (
+             select max(first) from outcomes where job_id = $1 and first <= a.element)
+         where a.job_id = $1 and a.element >= $3 and a.element < $4 and o.errors = '[]'",
+        args![from, to, first, next.unwrap_or(u64::MAX)],
+    )
+    .await?;
     Ok(next)
 }
 
@@ -195,7 +204,7 @@ async fn insert_cut(
         ],
     )
     .await?;
-    Ok(())
+    references::insert_artifacts(tx, to, first, &cut.notes).await
 }
 
 /// Writes what is to run as elements that came back without ever having been leased.

@@ -21,6 +21,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (8, "servers", include_str!("../../../migrations/0008_servers.sql")),
     (9, "needs", include_str!("../../../migrations/0009_needs.sql")),
     (10, "takeover", include_str!("../../../migrations/0010_takeover.sql")),
+    (11, "artifacts", include_str!("../../../migrations/0011_artifacts.sql")),
 ];
 
 /// All migrations, to be run at the start.

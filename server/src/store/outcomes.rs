@@ -4,9 +4,9 @@ use protocol::agent::Note;
 use protocol::job::Accepted;
 use protocol::{AgentId, JobId, LeaseId};
 
-use super::StoreError;
 use super::blocks::{Place, StoredBlock};
 use super::db::{Row, Tx, args, json_text};
+use super::{StoreError, references};
 use crate::block;
 use crate::clock::Millis;
 
@@ -51,6 +51,7 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     let (first, lengths) = (outcomes.block.first, outcomes.block.lengths);
     let (data, digest) = outcomes.block.place.into_columns();
+    references::insert_artifacts(tx, job, first, &outcomes.notes).await?;
     tx.execute(
         "insert into outcomes (job_id, first, n, lease_id, attempt, agent_id, slot, pid,
              started_at, micros, errors, notes, lengths, data, digest, rank, agent_name)

@@ -1,14 +1,14 @@
-//! Which blobs are referred to: by the rows of inputs, names and outcomes, and by the
-//! specifications of jobs.
+//! Which blobs are referred to: by the rows of inputs, names and outcomes, by the specifications of
+//! jobs, and as artifacts by the notes of outcomes.
 //!
 //! A row that refers to a blob is the reference: it comes and goes with the row, in the same
-//! transaction, and an index finds it by the digest. Only what stands inside the JSON of a
-//! specification has a row of its own, in `job_blobs`.
+//! transaction, and an index finds it by the digest. Only what stands inside JSON has a row of its own:
+//! of a specification in `job_blobs`, of a note in `artifacts`.
 
 use std::collections::BTreeSet;
 
 use protocol::JobId;
-use protocol::agent::{Constant, JobSpec};
+use protocol::agent::{Constant, JobSpec, Note};
 
 use super::StoreError;
 use super::db::{Tx, args, json_text};
@@ -51,11 +51,35 @@ pub(super) async fn delete(tx: &mut Tx<'_>, job: JobId) -> Result<(), StoreError
     Ok(())
 }
 
+/// Writes down which blobs the notes of the outcomes from `first` on list as artifacts.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn insert_artifacts(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    first: u64,
+    notes: &[Note],
+) -> Result<(), StoreError> {
+    for note in notes.iter().filter(|note| !note.artifacts.is_empty()) {
+        let digests: BTreeSet<&str> =
+            note.artifacts.iter().map(|artifact| artifact.digest.as_str()).collect();
+        tx.execute(
+            "insert into artifacts (job_id, element, digest)
+             select $1, $2, value from json_each($3) where true on conflict do nothing",
+            args![job, first + u64::from(note.position), json_text(&digests)?],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
 pub(super) const UNREFERENCED: &str = "
     select one.value as digest from json_each($1) as one
     where not exists (select 1 from blocks where digest = one.value)
         and not exists (select 1 from outcomes where digest = one.value)
-        and not exists (select 1 from job_blobs where digest = one.value)";
+        and not exists (select 1 from job_blobs where digest = one.value)
+        and not exists (select 1 from artifacts where digest = one.value)";
 
 /// Those of `digests` that nothing refers to.
 ///
@@ -76,6 +100,8 @@ pub(super) const REFERENCED: &str = "
         select distinct digest from outcomes where digest > $1 order by digest limit $2) as two
     union select digest from (
         select distinct digest from job_blobs where digest > $1 order by digest limit $2) as three
+    union select digest from (
+        select distinct digest from artifacts where digest > $1 order by digest limit $2) as four
     order by digest limit $2";
 
 /// The digests behind `after` that something refers to, each once, ascending, at most `limit`.

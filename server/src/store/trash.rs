@@ -107,7 +107,9 @@ pub async fn expire(
 }
 
 /// Statements that clear a slice of `$2` rows of the deleted job `$1`.
-const SLICES: [&str; 5] = [
+const SLICES: [&str; 6] = [
+    "delete from artifacts where job_id = $1 and (element, digest) in (
+         select element, digest from artifacts where job_id = $1 order by element, digest limit $2)",
     "delete from outcomes where job_id = $1 and first in (
          select first from outcomes where job_id = $1 order by first limit $2)",
     "delete from leases where job_id = $1 and id in (

@@ -1,5 +1,5 @@
-//! Who has uploaded which blob. To know a digest gives no right to the bytes: whoever has sent them
-//! had them before.
+//! Who may read which blob: who has uploaded it, and whose job it is an artifact of. To know a digest
+//! gives no right to the bytes: whoever has sent them had them before.
 
 use super::StoreError;
 use super::db::{Tx, args, json_text};
@@ -39,13 +39,16 @@ pub async fn forget(tx: &mut Tx<'_>, digests: &[String]) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Whether `owner` has uploaded the blob `digest`.
+pub(super) const HAS: &str = "
+    select 1 from uploads where owner = $1 and digest = $2
+    union all select 1 from artifacts a join jobs j on j.id = a.job_id
+    where a.digest = $2 and j.owner = $1 limit 1";
+
+/// Whether `owner` has uploaded the blob `digest`, or has a job of which it is an artifact.
 ///
 /// # Errors
 /// The database's.
 pub async fn has(tx: &mut Tx<'_>, owner: &str, digest: &str) -> Result<bool, StoreError> {
-    let row = tx
-        .first("select digest from uploads where owner = $1 and digest = $2", args![owner, digest])
-        .await?;
+    let row = tx.first(HAS, args![owner, digest]).await?;
     Ok(row.is_some())
 }

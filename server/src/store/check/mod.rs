@@ -62,7 +62,7 @@ pub enum Kind {
     Inputs,
     /// A row belongs to a job that is not there.
     Orphans,
-    /// The blobs that a specification refers to are not those that are written down.
+    /// The blobs that a specification, or outcomes, refer to are not those that are written down.
     References,
     /// A blob is missing or is not what it should be.
     Blobs,

@@ -17,7 +17,7 @@ macro_rules! orphans {
 }
 
 /// What is large is cleared after its job, and written before a retry is a job.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     orphans!("progress"),
     orphans!("dependencies"),
     orphans!("needs"),
@@ -26,6 +26,7 @@ const TABLES: [&str; 9] = [
     orphans!("blocks", "trash", "drafts"),
     orphans!("groups", "trash", "drafts"),
     orphans!("leases", "trash", "drafts"),
+    orphans!("artifacts", "trash", "drafts"),
     orphans!("outcomes", "trash", "drafts"),
 ];
 

@@ -1,5 +1,7 @@
 //! Accepted outcomes: they do not overlap, were numbered without a gap, and can be read.
 
+use std::collections::BTreeSet;
+
 use protocol::agent::Note;
 use protocol::{JobId, Range};
 
@@ -18,6 +20,8 @@ pub struct Recount {
     pub done: u64,
     /// Errors.
     pub failed: u64,
+    /// Blobs that single elements list as artifacts.
+    pub artifacts: u64,
     /// Which elements have outcomes, neighbours together.
     pub pieces: Vec<Piece>,
 }
@@ -41,8 +45,18 @@ impl Check<'_> {
             after = last.int("first")?;
             for row in &rows {
                 ranks.push((row.count("rank")?, row.count("n")?));
-                self.outcome_row(job, row, &mut recount).await?;
+                self.outcome_row(tx, job, row, &mut recount).await?;
             }
+        }
+        let written =
+            tx.first("select count(*) as n from artifacts where job_id = $1", args![job]).await?;
+        let written = written.map_or(Ok(0), |row| row.count("n"))?;
+        if written != recount.artifacts {
+            let text = format!(
+                "the outcomes list {} blobs as artifacts, and {written} are written down",
+                recount.artifacts
+            );
+            self.report.add(Kind::References, Some(job), text);
         }
         self.ranks(job, ranks);
         self.report.outcomes += recount.done + recount.failed;
@@ -51,6 +65,7 @@ impl Check<'_> {
 
     async fn outcome_row(
         &mut self,
+        tx: &mut Tx<'_>,
         job: JobId,
         row: &Row,
         recount: &mut Recount,
@@ -73,7 +88,7 @@ impl Check<'_> {
             Ok(notes) if notes.iter().any(|note| u64::from(note.position) >= n) => {
                 faults.push("have a note of an element that is not among them".to_owned());
             }
-            Ok(_) => {}
+            Ok(notes) => faults.extend(self.artifacts(tx, job, range, &notes, recount).await?),
             Err(error) => faults.push(error.to_string()),
         }
         for fault in faults {
@@ -92,6 +107,41 @@ impl Check<'_> {
             _ => recount.pieces.push(Piece { range, holder: "among the outcomes".to_owned() }),
         }
         Ok(())
+    }
+
+    /// What the notes of outcomes list as artifacts is written down, and there. Says what is not.
+    async fn artifacts(
+        &mut self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        range: Range,
+        notes: &[Note],
+        recount: &mut Recount,
+    ) -> Result<Option<String>, StoreError> {
+        let mut listed = BTreeSet::new();
+        for note in notes {
+            for artifact in &note.artifacts {
+                listed.insert((range.0 + u64::from(note.position), artifact.digest.clone()));
+                self.blob(job, &artifact.digest, Some(artifact.bytes)).await;
+            }
+        }
+        if listed.is_empty() {
+            return Ok(None);
+        }
+        recount.artifacts += listed.len() as u64;
+        let rows = tx
+            .all(
+                "select element, digest from artifacts
+                 where job_id = $1 and element >= $2 and element < $3",
+                args![job, range.0, range.1],
+            )
+            .await?;
+        let written: BTreeSet<(u64, String)> = rows
+            .iter()
+            .map(|row| Ok((row.count("element")?, row.text("digest")?)))
+            .collect::<Result<_, StoreError>>()?;
+        let differs = written != listed;
+        Ok(differs.then(|| "list other artifacts than are written down".to_owned()))
     }
 
     fn ranks(&mut self, job: JobId, mut ranks: Vec<(u64, u64)>) {

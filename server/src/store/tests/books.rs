@@ -65,6 +65,7 @@ pub async fn check_nothing_is_left(fixture: &Fixture) {
          union all select 'dependencies', count(*) from dependencies
          union all select 'needs', count(*) from needs
          union all select 'job_blobs', count(*) from job_blobs
+         union all select 'artifacts', count(*) from artifacts
          union all select 'drafts', count(*) from drafts
          union all select 'trash', count(*) from trash",
         args![]

@@ -1,6 +1,7 @@
 //! Databases that are damaged, each in one way, and what is found wrong with them.
 
-use protocol::agent::{Constant, Released};
+use protocol::agent::{Constant, Note, Released};
+use protocol::artifact::Artifact;
 use protocol::job::{Encoding, JobState, Level, Strategy};
 use protocol::{JobId, Range};
 
@@ -43,7 +44,11 @@ impl World {
         job.options.chunk_size = Some(10);
         let running = fixture.submit(job).await;
         let grant = fixture.grant(agent, 1).await.remove(0);
-        fixture.report(agent, vec![piece(&grant, Range(5, 10))]).await;
+        let digest = blobs.put(bytes::Bytes::from("left")).await.unwrap();
+        let artifacts = vec![Artifact { name: "file".to_owned(), digest, bytes: 4 }];
+        let mut leaving = piece(&grant, Range(5, 10));
+        leaving.notes = vec![Note { position: 2, artifacts, ..Note::default() }];
+        fixture.report(agent, vec![leaving]).await;
         fixture.report(agent, vec![failing(&grant, 4, false)]).await;
         fixture.report(agent, vec![piece(&grant, Range(0, 3))]).await;
         write!(fixture, |tx| leases::release(
@@ -287,6 +292,18 @@ are_found! {
     a_reference_of_nothing: waiting,
         "insert into job_blobs (job_id, digest) values ($1, 'sha256:00')",
         References, "refers to 0 blobs, and 1";
+    an_artifact_that_was_not_written_down: running,
+        "delete from artifacts where job_id = $1",
+        Outcomes, "elements 5 to 9 list other artifacts than are written down";
+    an_artifact_of_nobody: running,
+        "insert into artifacts (job_id, element, digest) values ($1, 0, 'sha256:00')",
+        References, "the outcomes list 1 blobs as artifacts, and 2 are written down";
+    an_artifact_that_never_was: running,
+        "update outcomes set notes = replace(notes, '\"bytes\":4', '\"bytes\":5') where job_id = $1",
+        Blobs, "has 4 bytes, must have 5";
+    artifacts_of_a_job_that_is_not_there: running,
+        "delete from jobs where id = $1",
+        Orphans, "1 rows of artifacts are of job";
     a_blob_that_never_was: nested,
         "update blocks set digest = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
          where job_id = $1 and digest is not null",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use protocol::agent::{Constant, Note, Released, Verdict};
+use protocol::artifact::Artifact;
 use protocol::job::{Encoding, JobState, Level, OnError, Strategy as Spread};
 use protocol::{AgentId, JobId, Range, RangeSet};
 
@@ -180,9 +181,10 @@ impl History {
         for _ in 0..3 {
             agents.push(fixture.agent(4).await);
         }
+        let blobs = Blobs::open(folder.path()).unwrap();
         Self {
             fixture,
-            blobs: Blobs::open(folder.path()).unwrap(),
+            blobs,
             folder,
             agents,
             granted: Vec::new(),
@@ -327,6 +329,8 @@ impl History {
 
     /// Sends a report and keeps what was accepted of it.
     async fn accept(&mut self, agent: AgentId, pieces: Vec<NewPiece>) {
+        // What elements have left is there before their outcomes.
+        assert_eq!(self.blobs.put(bytes::Bytes::new()).await.unwrap(), EMPTY);
         let verdicts = self.fixture.report(agent, pieces.clone()).await.verdicts;
         for (piece, verdict) in pieces.into_iter().zip(verdicts) {
             if verdict == Verdict::Stale {
@@ -427,11 +431,17 @@ fn noted(grant: &Grant, range: Range, errors: u32, fatal: bool) -> NewPiece {
     piece
 }
 
-/// Lets every element say its index, so that what was moved to another's place is seen.
+/// The blob of no bytes.
+const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Lets every element say its index, so that what was moved to another's place is seen. Every third
+/// leaves a file.
 fn with_notes(piece: NewPiece) -> NewPiece {
+    let file = || Artifact { name: "file".to_owned(), digest: EMPTY.to_owned(), bytes: 0 };
     let note = |(position, index): (u32, u64)| Note {
         position,
         stdout: index.to_string(),
+        artifacts: (index % 3 == 0).then(file).into_iter().collect(),
         ..Note::default()
     };
     let notes = (0..).zip(piece.block.first..piece.block.end()).map(note).collect();

@@ -9,11 +9,13 @@
 //! * [`drafts`]: retries that are written in slices.
 //! * [`costs`]: what grows with what.
 //! * [`rights`]: tokens, whose things are whose, the audit log.
+//! * [`artifacts`]: what elements leave behind, by example.
 //! * [`keeping`]: old jobs deleted, references to blobs.
 //! * [`damage`]: databases that are damaged, and what is found wrong with them.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
 
+mod artifacts;
 mod books;
 mod conformance;
 mod contract;

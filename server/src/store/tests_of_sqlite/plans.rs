@@ -1,7 +1,7 @@
 //! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
 
 use super::super::db::args;
-use super::super::{audit, jobs, leases, logs, outcomes, references, runnable, trash};
+use super::super::{audit, jobs, leases, logs, outcomes, references, runnable, trash, uploads};
 use super::{Fixture, read};
 
 /// How SQLite goes about a statement, a step a line.
@@ -48,6 +48,15 @@ async fn what_is_read_often_is_found_by_an_index() {
                 "blocks USING COVERING INDEX blocks_digest (digest=?)",
                 "outcomes USING COVERING INDEX outcomes_digest (digest=?)",
                 "job_blobs USING COVERING INDEX job_blobs_digest (digest=?)",
+                "artifacts USING COVERING INDEX artifacts_digest (digest=?)",
+            ],
+        ),
+        (
+            uploads::HAS,
+            vec![
+                "uploads USING COVERING INDEX sqlite_autoindex_uploads_1 (owner=? AND digest=?)",
+                "a USING COVERING INDEX artifacts_digest (digest=?)",
+                "j USING COVERING INDEX jobs_owner (owner=? AND id=?)",
             ],
         ),
         (
