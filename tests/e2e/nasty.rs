@@ -1,5 +1,6 @@
 //! User code at its worst breaks nothing but its own element, and leaves nothing behind.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -210,6 +211,29 @@ fn job(runtime: &str, case: &Case, mark: &str, on_error: &str) -> Value {
     })
 }
 
+/// The same, with an element 6 that waits until the file `gate` is there: what the job's elements leave
+/// behind stays until the job has ended.
+fn held(runtime: &str, case: &Case, mark: &str, gate: &Path) -> Value {
+    let (code, gate) = (case.code, gate.display());
+    let mut job = job(runtime, case, mark, "collect");
+    job["elements"] = json!({"range": [0, 7]});
+    job["function"] = json!(match runtime {
+        "r" => format!(
+            "{{ {code}\n function(x, mark) {{
+                if (x == 3) return(nasty(mark))
+                while (x == 6 && !file.exists('{gate}')) Sys.sleep(0.01)
+                x }} }}"
+        ),
+        _ => format!(
+            "import os, time\n{code}\ndef element(x, mark):
+                if x == 3: return nasty(mark)
+                while x == 6 and not os.path.exists('{gate}'): time.sleep(0.01)
+                return x"
+        ),
+    });
+    job
+}
+
 async fn others_are_whole(world: &World, runtime: &str, cases: &[Case], mark: &str) {
     for case in cases {
         let name = case.name;
@@ -277,18 +301,22 @@ async fn nothing_outlives_an_agent_that_ends_or_is_killed() {
     for (n, kill) in [(3, true), (4, false)] {
         let (world, mark) = (World::start().await, mark(n));
         let mut agent = world.agent("one", SLOTS).await;
+        let gate = world.path("gate");
         for (runtime, cases) in [("python", python()), ("r", r())] {
-            for name in ["leaves children", "daemonises"] {
-                let case = cases.iter().find(|case| case.name == name).expect("a case");
-                world.client.run(&job(runtime, case, &mark, "collect")).await;
-            }
+            let named = |name| cases.iter().find(|case| case.name == name).expect("a case");
+            world.client.run(&job(runtime, named("leaves children"), &mark, "collect")).await;
+            world.client.submit(&held(runtime, named("daemonises"), &mark, &gate)).await;
         }
-        assert!(!procfs::with_argument(&mark).is_empty(), "the workers keep their job for a while");
+        until_within(LEFTOVERS, "elements have left something behind", async || {
+            (procfs::with_argument(&mark).len() >= 2).then_some(())
+        })
+        .await;
         let family = procfs::descendants(agent.process.pid());
         if kill {
             agent.process.kill();
         } else {
             agent.process.signal(nix::sys::signal::Signal::SIGTERM);
+            std::fs::write(&gate, "").expect("a gate can be opened");
             assert!(agent.process.ended().await.success());
         }
         until_within(LEFTOVERS, "what elements left behind is gone", async || {
