@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use protocol::Problem;
 use protocol::agent::{Lease, LeaseRequest, Leases, Release, Released};
 use tokio::sync::watch;
@@ -71,7 +71,10 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
     let respite = &agent.pool.respite;
     // Requests that were superseded: the server answers them when it has the better one. To drop one
     // would close its connection.
-    let mut earlier: FuturesUnordered<Asking<'_>> = FuturesUnordered::new();
+    let mut earlier = FuturesUnordered::new();
+    // Requests are counted. An answer counts only while no later one was answered: what it gives was
+    // given again with that, and may have been run and reported since.
+    let (mut n_asked, mut answered) = (0_u64, 0_u64);
     loop {
         let Ok(asked) = demand.wait_for(|demand| demand.is_any()).await.map(|demand| *demand)
         else {
@@ -84,18 +87,21 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
         }
         let began = clock::now();
         let superseded = CancellationToken::new();
+        n_asked += 1;
+        let number = n_asked;
         let mut asking = ask(agent, asked, superseded.clone());
         let answer = loop {
             tokio::select! {
                 answer = &mut asking => break Some(answer),
-                Some(answer) = earlier.next() => {
-                    if let Ok(Some((granted, payload))) = answer {
+                Some((of, answer)) = earlier.next() => {
+                    if let (true, Ok(Some((granted, payload)))) = (answered < of, answer) {
+                        answered = of;
                         accept(agent, leases, granted, payload);
                     }
                 }
                 () = more_than(demand.clone(), asked.free) => {
                     superseded.cancel();
-                    earlier.push(asking);
+                    earlier.push(asking.map(move |answer| (number, answer)));
                     break None;
                 }
                 () = respite.on() => break None,
@@ -103,6 +109,7 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
         };
         match answer {
             Some(Ok(Some((granted, payload)))) => {
+                answered = number;
                 if granted.leases.is_empty() && clock::now() - began < PAUSE {
                     sleep(PAUSE).await;
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use protocol::agent::MOST_AHEAD;
 use tokio::sync::{oneshot, watch};
 
 /// Elements that take no longer are quick: a slot that runs such has its next lease fetched ahead, so
@@ -15,9 +16,6 @@ const QUICK: Duration = Duration::from_secs(1);
 /// ahead a slot that they last for the way to the server and back. As the server's rule says
 /// (`scheduler::chunking`).
 const LEAST_OF_A_LEASE: Duration = Duration::from_millis(50);
-
-/// Leases that a slot has ahead at the most.
-const MOST_AHEAD: u32 = 8;
 
 /// The slots of an agent, numbered from 0.
 #[derive(Debug)]
@@ -140,10 +138,12 @@ impl Slots {
     fn tell(&self, book: &Book) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let wanted = book.quick.len() * book.ahead_of_a_slot();
-        let is_worth_it = book.more || !book.free.is_empty();
+        // A slot that is free behind somebody who waits for several is not to be had.
+        let free = if book.waiting.is_empty() { book.free.len() } else { 0 };
+        let is_worth_it = book.more || free > 0;
         let ahead = if is_worth_it { wanted.saturating_sub(book.waiting.len()) } else { 0 };
         let ahead = count(ahead);
-        let now = Demand { free: count(book.free.len()), ahead };
+        let now = Demand { free: count(free), ahead };
         self.demand.send_if_modified(|demand| std::mem::replace(demand, now) != now);
     }
 
@@ -258,6 +258,7 @@ mod tests {
         let (mut both, mut one) = (slots.queue(2), slots.queue(1));
         drop(first);
         assert!(one.claim().now_or_never().is_none(), "it would go past who needs both");
+        assert_eq!(demand(&slots), (0, 0), "it is not to be had");
         drop(second);
         let claimed = both.claim().now_or_never().unwrap();
         assert_eq!(claimed.slots(), [0, 1]);

@@ -7,8 +7,8 @@
 //!    server answers when there is work, or with nothing when the wait is over. The request lists
 //!    the leases that the agent holds: a lease that the server granted and the agent does not list
 //!    was lost with an answer, and is given again. While elements are quick it also asks for leases
-//!    *ahead*, one a slot, which wait on the agent: a slot that becomes free has its next chunk at
-//!    once, and the way to the server and back is hidden.
+//!    *ahead*, one a slot or, behind a long way, up to [`MOST_AHEAD`], which wait on the agent: a slot that
+//!    becomes free has its next chunk at once, and the way to the server and back is hidden.
 //! 3. It runs the elements of each [`Lease`] and **reports** (`POST /v1/agents/{id}/report`)
 //!    [`Piece`]s of it, within a second of an element being finished, until nothing remains. Files
 //!    that an element leaves as artifacts go as blobs before it (`PUT /v1/blobs/{digest}`).
@@ -39,6 +39,9 @@ use crate::id::{AgentId, DatabaseId, JobId, LeaseId};
 use crate::job::{Encoding, Function, LogEntry, Options, Runtime};
 use crate::object::only_objects;
 use crate::ranges::RangeSet;
+
+/// Leases that an agent may hold ahead of each of its slots.
+pub const MOST_AHEAD: u32 = 8;
 
 only_objects!(Register, LeaseRequest, Report, Piece, Logs, Heartbeat, Release, Released);
 

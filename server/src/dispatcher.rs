@@ -113,7 +113,7 @@ impl Dispatcher {
     }
 
     /// Says to those who wait at this server that what was just put into the writer's queue may be given:
-    /// the round comes behind it, and its leases are on disk with it.
+    /// the round comes behind it, and its leases may be on disk with it.
     pub fn wake_behind_write(&self) {
         self.is_coming.store(true, Ordering::SeqCst);
         self.wake_here();
@@ -218,13 +218,14 @@ impl Dispatcher {
     /// Serves all who wait, in order of arrival, some hundred at a time.
     async fn round(&self) -> Result<(), StoreError> {
         let _round = self.rounds.write().await;
-        let mut is_sure = self.is_coming.swap(false, Ordering::SeqCst);
-        let mut served = 0;
+        let (mut is_sure, mut served) = (false, 0);
         loop {
             let (agents, last) = self.arrived_after(served);
             if agents.is_empty() {
                 return Ok(());
             }
+            // Not before: a round without agents must leave it to the next.
+            is_sure |= self.is_coming.swap(false, Ordering::SeqCst);
             // Most rounds find nothing: they must not keep the writer from those who have something.
             if !is_sure && !self.may_give().await? {
                 return Ok(());
@@ -237,7 +238,8 @@ impl Dispatcher {
                 .store
                 .write(move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }))
                 .await?;
-            let Some(decided) = decided else { return Ok(()) };
+            // Those behind them may have a slot that could take something over.
+            let Some(decided) = decided else { continue };
             for grant in &decided.grants {
                 self.job_watchers.wake(&grant.job);
             }

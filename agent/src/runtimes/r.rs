@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use std::{env, io};
 
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Variant};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::detect::Interpreter;
 use super::{
@@ -39,6 +41,9 @@ pub fn command(scripts: &Path) -> (PathBuf, Vec<OsString>) {
     (INTERPRETER.program.into(), args)
 }
 
+/// For how long that may take: half a second, where R does not hang.
+const COMPILE_LIMIT: Duration = Duration::from_secs(60);
+
 /// Compiles the parts of `worker.R`, whose argument is the folder that they stand in.
 const COMPILE: &str = r#"
 for (part in list.files(commandArgs(TRUE), "^worker_.*[.]R$", full.names = TRUE)) {
@@ -55,7 +60,7 @@ pub async fn compile(scripts: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     // Nothing of a job runs here, and nobody's profile.
     command.args(["--vanilla", "-e", COMPILE]).arg(scripts).stdin(Stdio::null()).env_clear();
     command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
-    let output = command.kill_on_drop(true).output().await?;
+    let output = timeout(COMPILE_LIMIT, command.kill_on_drop(true).output()).await??;
     if !output.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

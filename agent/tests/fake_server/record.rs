@@ -15,6 +15,9 @@ pub struct Record {
     pub lease_requests: Vec<LeaseRequest>,
     /// Whether the agent is told that there is more to lease.
     pub has_more: bool,
+    /// Requests that were replaced are not answered at once with nothing, but when this is `Some(true)`,
+    /// with all that was ever granted.
+    pub late_answers: Option<bool>,
     /// Requests for work whose answer was sent.
     pub answered_leases: usize,
     pub heartbeats: Vec<Heartbeat>,
@@ -62,6 +65,7 @@ impl Default for Record {
             registers: Vec::new(),
             lease_requests: Vec::new(),
             has_more: true,
+            late_answers: None,
             answered_leases: 0,
             heartbeats: Vec::new(),
             reports: Vec::new(),
@@ -232,6 +236,13 @@ impl Record {
                 self.granted.push(grant);
             }
         }
+    }
+
+    /// All that was ever granted, once more.
+    pub fn all_granted(&self) -> Vec<u8> {
+        let leases = self.granted.iter().map(|grant| grant.lease.clone()).collect();
+        let jobs = self.granted.iter().map(|grant| grant.job.clone()).collect();
+        envelope::seal(&Leases { leases, jobs, more: false }, b"").unwrap()
     }
 
     /// Everything that is to be leased, however many slots are free.

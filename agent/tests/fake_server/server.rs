@@ -292,7 +292,11 @@ async fn lease(State(app): App, Json(request): Json<LeaseRequest>) -> Response {
         let answer = app.hold(request.wait, |record| {
             // A newer request takes the place of this one.
             let replaced = record.lease_requests.len() > number;
-            if replaced { Some(nothing()) } else { record.next_leases(&request) }
+            match (replaced, record.late_answers) {
+                (false, _) => record.next_leases(&request),
+                (true, None) => Some(nothing()),
+                (true, Some(is_time)) => is_time.then(|| record.all_granted()),
+            }
         });
         // Not reached by a request whose connection was closed.
         let answer = answer.await.unwrap_or_else(nothing);

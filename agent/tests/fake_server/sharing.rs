@@ -129,3 +129,36 @@ async fn a_request_that_is_superseded_ends_with_its_answer_and_not_with_its_conn
         .until("the first is answered", |record| (record.answered_leases == 2).then_some(()))
         .await;
 }
+
+#[tokio::test]
+async fn an_answer_that_a_later_one_has_overtaken_runs_nothing_again() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 2);
+    let job = python(WAITS, agent.folder.path());
+    let [first, second, third] = [0, 1, 2].map(|i| integers(&job, i, i + 1));
+    server.grant(first.clone(), b"", &job);
+    file(&agent.path("at")).await;
+    let asks_for = |free, at_least: usize| {
+        move |record: &crate::record::Record| {
+            let asked = record.lease_requests.last().is_some_and(|one| one.free == free);
+            (asked && record.lease_requests.len() >= at_least).then_some(())
+        }
+    };
+    server.until("it asks for the other slot", asks_for(1, 2)).await;
+    server.change(|record| record.late_answers = Some(false));
+    std::fs::write(agent.path("go"), "").unwrap();
+    server.until("it asks for both", asks_for(2, 3)).await;
+    server.grant(second.clone(), b"", &job);
+    server.outcomes(second.id).await;
+    let is_over = |record: &crate::record::Record| {
+        let last = record.lease_requests.last()?;
+        (last.free == 2 && !last.held.contains(&second.id)).then_some(())
+    };
+    server.until("it holds nothing", is_over).await;
+    server.change(|record| record.late_answers = Some(true));
+    server.until("the late ones are answered", |r| (r.answered_leases >= 3).then_some(())).await;
+    server.grant(third.clone(), b"", &job);
+    server.outcomes(third.id).await;
+    let ran = std::fs::read_to_string(agent.path("at")).unwrap();
+    assert_eq!(ran.lines().count(), 3, "each ran once: {ran}");
+}

@@ -9,7 +9,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use protocol::agent::{
-    Heartbeat, LeaseRequest, Leases, Orders, Piece, Register, Registered, Release, Report, Reported,
+    Heartbeat, LeaseRequest, Leases, MOST_AHEAD, Orders, Piece, Register, Registered, Release,
+    Report, Reported,
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
@@ -38,9 +39,6 @@ const MAX_HOLD: Duration = Duration::from_secs(60);
 
 /// Seconds that a piece may have taken at the most: a hundred years, of which many can be summed.
 const MAX_SECONDS: f64 = 3.2e9;
-
-/// Leases that an agent may hold ahead of each of its slots.
-const MOST_AHEAD: u32 = 8;
 
 /// Slots that an agent may have at the most.
 const MAX_SLOTS: u32 = 4096;

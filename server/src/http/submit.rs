@@ -206,7 +206,8 @@ async fn accept(
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
     let (used, submitted) = (key.clone(), ids.clone());
-    let accepted = state.store.enqueue(move |tx| {
+    let is_followed = state.dispatcher.n_waiting() > 0;
+    let accepted = state.store.enqueue(is_followed, move |tx| {
         Box::pin(async move {
             let accepted = submissions::accept(tx, &actor.token, &scope, used, jobs, now).await?;
             if matches!(accepted, Accepted::Now(_)) {

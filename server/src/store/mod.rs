@@ -191,20 +191,21 @@ impl Store {
     }
 
     /// Puts `operation` into the writer's queue, as [`Store::write`] does; what is returned answers
-    /// once it is on disk. Whatever is written from now on finds it done, and what is written at once is
-    /// on disk with it.
+    /// once it is on disk. Whatever is written from now on finds it done, and may be on disk with it;
+    /// `is_followed`: somebody is about to write what should be.
     ///
     /// # Errors
     /// As [`Store::write`]'s.
     pub async fn enqueue<T, F>(
         &self,
+        is_followed: bool,
         operation: F,
     ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.enqueue(true, operation).await
+        self.writer.enqueue(is_followed, operation).await
     }
 
     /// Runs `operation` on one snapshot of the database.
@@ -244,7 +245,7 @@ impl Store {
     }
 
     /// Runs `operation`, which is one statement: it needs no transaction to see one state of the
-    /// database, and takes a third of the way.
+    /// database, which on PostgreSQL is a third of the way.
     ///
     /// # Errors
     /// The operation's or the database's.

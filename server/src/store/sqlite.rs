@@ -6,7 +6,7 @@
 //! a read takes from the disk are pages, of a database whose large payloads stand elsewhere. sqlx makes
 //! the file, migrates it and cuts its log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -165,6 +165,7 @@ impl From<rusqlite::Error> for StoreError {
 /// Connections that read.
 #[derive(Debug)]
 pub struct Readers {
+    file: PathBuf,
     idle: Mutex<Vec<Connection>>,
     free: Arc<Semaphore>,
 }
@@ -184,17 +185,18 @@ impl Readers {
     pub fn open(file: &Path, count: u32) -> Result<Arc<Self>, StoreError> {
         let idle: Result<Vec<Connection>, StoreError> = (0..count).map(|_| open(file)).collect();
         let free = Arc::new(Semaphore::new(count as usize));
-        Ok(Arc::new(Self { idle: Mutex::new(idle?), free }))
+        Ok(Arc::new(Self { file: file.to_owned(), idle: Mutex::new(idle?), free }))
     }
 
-    /// Waits for a connection.
+    /// Waits for a connection. One that was thrown away is made anew.
     ///
     /// # Errors
-    /// That there is none any more.
+    /// SQLite's.
     pub async fn acquire(self: &Arc<Self>) -> Result<Reader, StoreError> {
         let permit = Arc::clone(&self.free).acquire_owned().await;
         let permit = permit.map_err(|_| StoreError::Closed)?;
-        let connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = Some(idle.map_or_else(|| open(&self.file), Ok)?);
         Ok(Reader { pool: Arc::clone(self), connection, _permit: permit })
     }
 }

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::db::Tx;
 use super::{StoreError, sqlite};
+use crate::clock::Clock;
 use crate::metrics::Counter;
 
 /// Operations that one transaction takes at the most: the first answered must not wait long for
@@ -35,8 +36,8 @@ const MAX_BATCH: usize = 128;
 /// Operations that may wait before callers do.
 const QUEUE: usize = 4096;
 
-/// How often an operation is looked for that is about to come: for about a tenth of a millisecond.
-const LOOKS: u32 = 200;
+/// For how long an operation is looked for that is about to come: less than a flush takes.
+const FOLLOWS: Duration = Duration::from_micros(100);
 
 /// For how long a batch may take on a database that is somewhere else, which may have gone.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -283,21 +284,22 @@ impl Place {
         session.as_mut().ok_or(StoreError::Closed)
     }
 
-    /// The next operation, if it is there. On SQLite, which has a thread for this, it is looked for some
-    /// hundred times more if it is about to come: less than the flush takes that its own commit would need.
+    /// The next operation, if it is there. On SQLite, which has a thread for this, it is looked for a
+    /// moment longer if it is about to come: less than the flush takes that its own commit would need.
     fn next(
         &self,
         coming: &mut mpsc::Receiver<Box<dyn Operation>>,
         is_followed: bool,
     ) -> Option<Box<dyn Operation>> {
-        let n_looks = if is_followed && matches!(self, Self::Sqlite(_)) { LOOKS } else { 1 };
-        for _ in 1..n_looks {
-            match coming.try_recv() {
-                Ok(next) => return Some(next),
-                Err(_) => thread::yield_now(),
+        let began = Clock::start();
+        loop {
+            let next = coming.try_recv().ok();
+            let is_worth_it = is_followed && matches!(self, Self::Sqlite(_));
+            if next.is_some() || !is_worth_it || began.uptime() > FOLLOWS {
+                return next;
             }
+            thread::yield_now();
         }
-        coming.try_recv().ok()
     }
 
     /// The session after a batch that was not committed. A connection to another process may be

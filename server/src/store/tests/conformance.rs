@@ -256,7 +256,7 @@ async fn what_comes_while_an_operation_runs_is_on_disk_with_it() {
     let store = &fixture.store;
     let (begun, has_begun) = oneshot::channel();
     let (go_on, may_go_on) = oneshot::channel();
-    let first = store.enqueue(|tx| {
+    let first = store.enqueue(true, |tx| {
         Box::pin(async move {
             tokens::ensure_admin(tx, "first", 0).await?;
             begun.send(()).unwrap();
@@ -269,7 +269,7 @@ async fn what_comes_while_an_operation_runs_is_on_disk_with_it() {
     let before = store.writer_stats().commits.get();
     let mut others = Vec::new();
     for name in ["second", "third, which fails", "fourth"] {
-        let other = store.enqueue(move |tx| {
+        let other = store.enqueue(true, move |tx| {
             Box::pin(async move {
                 tokens::ensure_admin(tx, name, 0).await?;
                 if name.contains("fails") { Err(StoreError::Closed) } else { Ok(()) }
