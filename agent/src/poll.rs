@@ -82,6 +82,8 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
         };
         if respite.is_on() {
             collect(agent, leases).await;
+            // What it was told is the latest.
+            answered = n_asked;
             respite.over().await;
             continue;
         }

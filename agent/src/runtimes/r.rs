@@ -60,7 +60,10 @@ pub async fn compile(scripts: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     // Nothing of a job runs here, and nobody's profile.
     command.args(["--vanilla", "-e", COMPILE]).arg(scripts).stdin(Stdio::null()).env_clear();
     command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
-    let output = timeout(COMPILE_LIMIT, command.kill_on_drop(true).output()).await??;
+    let compiled = timeout(COMPILE_LIMIT, command.kill_on_drop(true).output()).await;
+    let hangs =
+        |_| io::Error::other(format!("Rscript did not end in {} s", COMPILE_LIMIT.as_secs()));
+    let output = compiled.map_err(hangs)??;
     if !output.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

@@ -15,9 +15,9 @@ pub struct Record {
     pub lease_requests: Vec<LeaseRequest>,
     /// Whether the agent is told that there is more to lease.
     pub has_more: bool,
-    /// Requests that were replaced are not answered at once with nothing, but when this is `Some(true)`,
-    /// with all that was ever granted.
-    pub late_answers: Option<bool>,
+    /// The request of this number is not answered when it is replaced, but when this is true, with what the
+    /// answers to later ones gave: as if it had been granted to this one first.
+    pub late_answer: Option<(usize, bool)>,
     /// Requests for work whose answer was sent.
     pub answered_leases: usize,
     pub heartbeats: Vec<Heartbeat>,
@@ -65,7 +65,7 @@ impl Default for Record {
             registers: Vec::new(),
             lease_requests: Vec::new(),
             has_more: true,
-            late_answers: None,
+            late_answer: None,
             answered_leases: 0,
             heartbeats: Vec::new(),
             reports: Vec::new(),
@@ -238,10 +238,11 @@ impl Record {
         }
     }
 
-    /// All that was ever granted, once more.
-    pub fn all_granted(&self) -> Vec<u8> {
-        let leases = self.granted.iter().map(|grant| grant.lease.clone()).collect();
-        let jobs = self.granted.iter().map(|grant| grant.job.clone()).collect();
+    /// What was granted and was not held when `request` was sent, once more.
+    pub fn granted_again(&self, request: &LeaseRequest) -> Vec<u8> {
+        let is_new = |grant: &&Grant| !request.held.contains(&grant.lease.id);
+        let leases = self.granted.iter().filter(is_new).map(|grant| grant.lease.clone()).collect();
+        let jobs = self.granted.iter().filter(is_new).map(|grant| grant.job.clone()).collect();
         envelope::seal(&Leases { leases, jobs, more: false }, b"").unwrap()
     }
 

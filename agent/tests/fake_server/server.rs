@@ -292,10 +292,12 @@ async fn lease(State(app): App, Json(request): Json<LeaseRequest>) -> Response {
         let answer = app.hold(request.wait, |record| {
             // A newer request takes the place of this one.
             let replaced = record.lease_requests.len() > number;
-            match (replaced, record.late_answers) {
+            match (replaced, record.late_answer) {
                 (false, _) => record.next_leases(&request),
-                (true, None) => Some(nothing()),
-                (true, Some(is_time)) => is_time.then(|| record.all_granted()),
+                (true, Some((late, is_time))) if late == number => {
+                    is_time.then(|| record.granted_again(&request))
+                }
+                (true, _) => Some(nothing()),
             }
         });
         // Not reached by a request whose connection was closed.
