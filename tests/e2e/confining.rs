@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
-use tests::{TOKEN, World};
+use tests::{World, token};
 
 /// What code can find of the secrets of its agent: its own environment, and of everybody else what
 /// can be read of arguments and environments.
@@ -29,7 +29,7 @@ async fn no_token_is_in_the_workers_environment_nor_in_anybodys_arguments() {
     let job = json!({ "runtime": "python", "function": SEARCH, "elements": [1] });
     let found = world.client.run(&job).await.to_string();
     assert!(found.contains("PATH") && found.contains("supervise"), "{found}");
-    assert!(!found.contains(TOKEN), "{found}");
+    assert!(!found.contains(token()), "{found}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::procfs::is_alive;
 use tests::wait::until_within;
-use tests::{TOKEN, World, process};
+use tests::{World, process, token};
 
 /// It makes some thousands of requests, which takes a minute or two.
 const HANG: Duration = Duration::from_secs(600);
@@ -78,7 +78,7 @@ async fn the_api_is_as_it_is_described() {
     command
         .current_dir(world.path(""))
         .env("SCHEMATHESIS_HOOKS", "hooks.py")
-        .env("FARROW_TOKEN", TOKEN)
+        .env("FARROW_TOKEN", token())
         .args(["--config-file", "schemathesis.toml", "run", "--no-color"])
         .arg(format!("{}/openapi.json", world.url()));
     let mut checking = world.spawn("schemathesis", &mut command);

@@ -80,7 +80,7 @@ async fn run(document: &str) {
     let mut command = Command::new("bash");
     command.arg(world.path("session.sh")).current_dir(&work);
     command.env("PATH", path).env("HOME", world.path("")).env("NO_PROXY", "*");
-    command.env("FARROW_URL", world.url()).env("FARROW_TOKEN", tests::TOKEN);
+    command.env("FARROW_URL", world.url()).env("FARROW_TOKEN", tests::token());
     command.env("FARROW_DATA", world.data());
     let shell = world.spawn("session", &mut command);
     let pid = shell.pid();

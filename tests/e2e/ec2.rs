@@ -146,7 +146,7 @@ async fn an_installed_agent_is_told_where_its_server_is_and_checks_its_program()
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("FARROW_TOKEN"));
 
-    let token = ("FARROW_TOKEN", tests::TOKEN);
+    let token = ("FARROW_TOKEN", tests::token());
     let label = ("FARROW_LABEL", "zone=a,kind=two words");
     let authority = Authority::new();
     let pem = read(Path::new(&authority.file()));

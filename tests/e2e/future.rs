@@ -180,10 +180,8 @@ async fn a_server_that_is_asked_to_stop_answers_those_who_wait() {
     let client = world.client.clone();
     let path = format!("/v1/jobs/{id}/value?wait=60");
     let waiting = tokio::spawn(async move { client.get(&path).await });
-    // A later answer on the same server shows that the request before it has arrived.
     until("the request waits", async || {
-        world.client.status(&id).await;
-        (!waiting.is_finished()).then_some(())
+        (world.client.metric("farrow_requests_waiting").await == 1).then_some(())
     })
     .await;
     world.server().signal(Signal::SIGTERM);

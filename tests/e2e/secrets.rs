@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tests::procfs::{descendants, start_of};
-use tests::{Audit, Gate, TOKEN, World};
+use tests::{Audit, Gate, World};
 
 /// Stands in everything that is the user's: elements, function, constants, prints, errors, values.
 const MARK: &str = "xylophone";
@@ -61,7 +61,7 @@ async fn neither_tokens_nor_payloads_are_in_logs_arguments_or_workers_environmen
     audit.started(2).await;
 
     // While the second element runs: what every process of the agent was started with.
-    let secrets = [TOKEN, &submit, &agents, MARK];
+    let secrets = [tests::token(), &submit, &agents, MARK];
     let workers = descendants(agent.process.pid());
     assert!(audit.pids().iter().all(|pid| workers.contains(pid)), "{workers:?}");
     for pid in [&workers[..], &[agent.process.pid()]].concat() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::{Audit, Client, Gate, TOKEN, World};
+use tests::{Audit, Client, Gate, World, token};
 
 /// Adds a second owner's token to the database of a world, as the server would.
 fn second_owner(world: &World) -> &'static str {
@@ -43,7 +43,7 @@ async fn two_owners_with_ten_thousand_elements_each_share_the_slots() {
         "elements": {"range": [0, 10_000]}
     });
     // Both wait before the first slot is there, so that neither has a start.
-    let first = submit_as(&world.client, TOKEN, &job).await;
+    let first = submit_as(&world.client, token(), &job).await;
     let second = submit_as(&world.client, other, &job).await;
     let _agent = world.python_agent("one", 4).await;
     let mut shares = Vec::new();
@@ -57,7 +57,7 @@ async fn two_owners_with_ten_thousand_elements_each_share_the_slots() {
         let apart = mine.abs_diff(theirs);
         assert!(apart <= 3_500, "{mine} and {theirs} elements done");
     }
-    for (job, token) in [(&first, TOKEN), (&second, other)] {
+    for (job, token) in [(&first, token()), (&second, other)] {
         let headers = [("authorization", &*format!("Bearer {token}"))];
         let path = format!("/v1/jobs/{job}?wait=20");
         while world.client.send("GET", &path, &headers, Vec::new()).await.json()["state"]

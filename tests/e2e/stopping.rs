@@ -5,21 +5,14 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tests::World;
 use tests::wait::until;
 use tests::world::Database;
-use tests::{Client, World};
 
 use crate::by_hand::Agent;
 
 /// Waits of each kind.
 const EACH: usize = 40;
-
-/// The number that the server gives for a metric.
-async fn metric(client: &Client, name: &str) -> usize {
-    let text = client.get("/metrics").await.text();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
-}
 
 #[tokio::test]
 async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
@@ -40,7 +33,7 @@ async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
         let client = world.client.clone();
         waiting.push(tokio::spawn(async move { client.get(&way).await.status }));
     }
-    let before = metric(&world.client, "farrow_database_operations_total").await;
+    let before = world.client.metric("farrow_database_operations_total").await;
     // An agent waits once for work, and as often as it likes for orders.
     for rest in std::iter::once("lease").chain(std::iter::repeat_n("heartbeat", EACH)) {
         let path = format!("/v1/agents/{}/{rest}", agent.id);
@@ -60,16 +53,16 @@ async fn hundreds_of_waits_do_not_keep_a_server_from_ending() {
 
     let client = world.client.clone();
     until("all clients wait", async || {
-        (metric(&client, "farrow_requests_waiting").await >= ways.len() * EACH).then_some(())
+        (client.metric("farrow_requests_waiting").await >= ways.len() * EACH).then_some(())
     })
     .await;
     until("all heartbeats are held, each of which is written down", async || {
-        let written = metric(&client, "farrow_database_operations_total").await;
+        let written = client.metric("farrow_database_operations_total").await;
         (written >= before + EACH).then_some(())
     })
     .await;
     until("the agent waits", async || {
-        (metric(&client, "farrow_agents_waiting").await == 1).then_some(())
+        (client.metric("farrow_agents_waiting").await == 1).then_some(())
     })
     .await;
     world.server().signal(Signal::SIGTERM);

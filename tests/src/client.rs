@@ -10,7 +10,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::TOKEN;
+use crate::token;
 use crate::wait::HANG;
 
 /// Within which a server that can serve says so.
@@ -137,7 +137,7 @@ impl Client {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
-            request = request.bearer_auth(TOKEN);
+            request = request.bearer_auth(token());
         }
         // An empty value stands for no header at all.
         for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
@@ -153,7 +153,7 @@ impl Client {
     /// # Panics
     /// When there is no answer, or it is a failure.
     pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
-        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(TOKEN);
+        let mut request = self.http.get(format!("{}{path}", self.url)).bearer_auth(token());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -167,6 +167,16 @@ impl Client {
     /// `GET`s a path.
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], Vec::new()).await
+    }
+
+    /// The number that the server gives for a metric without labels.
+    ///
+    /// # Panics
+    /// When it gives none.
+    pub async fn metric(&self, name: &str) -> usize {
+        let text = self.get("/metrics").await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
     }
 
     /// `POST`s JSON to a path.

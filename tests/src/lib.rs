@@ -38,6 +38,9 @@ pub mod recount;
 pub mod wait;
 pub mod world;
 
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
 pub use audit::{Audit, Gate};
 pub use chance::Chance;
 pub use client::{Answer, Client, Lines};
@@ -48,5 +51,12 @@ pub use proxy::{Flow, Proxy};
 pub use recount::Recount;
 pub use world::{Database, World};
 
-/// The token of every server that a test starts.
-pub const TOKEN: &str = "the-token-of-the-end-to-end-tests";
+/// The token of every server that this process of tests starts: one of its own, so that an agent
+/// that an earlier run left behind is not let in by a server that got the port it still asks at.
+pub fn token() -> &'static str {
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let since = SystemTime::UNIX_EPOCH.elapsed().expect("the clock is past 1970");
+        format!("end-to-end-{}-{:x}", std::process::id(), since.as_nanos())
+    })
+}

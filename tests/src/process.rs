@@ -160,6 +160,6 @@ pub fn command(arguments: impl IntoIterator<Item = impl Into<OsString>>, home: &
             command.env(variable, value);
         }
     }
-    command.env("HOME", home).env("FARROW_TOKEN", crate::TOKEN);
+    command.env("HOME", home).env("FARROW_TOKEN", crate::token());
     command
 }
