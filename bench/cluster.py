@@ -17,13 +17,18 @@ PATIENCE = 60
 
 
 class Cluster:
-    """A server and agents, each of `slots` slots, in a temporary folder; they are `delay` seconds apart."""
+    """A server and agents, each of `slots` slots, in a temporary folder; they are `delay` seconds apart.
 
-    def __init__(self, farrow, slots, agents=("one", "two"), delay=0):
+    The agents carry `labels`, such as `pool=bench`; `settings` are further flags of the server.
+    """
+
+    def __init__(self, farrow, slots, agents=("one", "two"), delay=0, labels=(), settings=()):
         self.farrow = os.path.abspath(farrow)
         self.slots = slots
         self.agents = agents
         self.delay = delay
+        self.labels = labels
+        self.settings = settings
         self.far = None
         self.processes = []
 
@@ -42,7 +47,8 @@ class Cluster:
         self.stop()
 
     def start(self):
-        self.server = self.spawn("server", "--listen", "127.0.0.1:0", "--data", str(self.folder / "data"), "--json")
+        self.server = self.spawn("server", "--listen", "127.0.0.1:0", "--data", str(self.folder / "data"), "--json",
+                                 *self.settings)
         # The server prints this line once it answers.
         place = json.loads(self.server.stdout.readline() or fail(self.log_of("server")))
         self.address = place["url"].removeprefix("http://")
@@ -50,9 +56,10 @@ class Cluster:
         if self.delay:
             self.far = Far(self.address, self.delay).__enter__()
         for name in self.agents:
-            self.spawn("agent", "--server", self.far.url if self.far else place["url"], "--name", name,
-                       "--slots", str(self.slots), "--scratch", str(self.folder / f"scratch-{name}"),
-                       log=f"agent-{name}")
+            self.agent = self.spawn("agent", "--server", self.far.url if self.far else place["url"], "--name",
+                                    name, "--slots", str(self.slots), "--scratch", str(self.folder / f"scratch-{name}"),
+                                    *(part for label in self.labels for part in ("--label", label)),
+                                    log=f"agent-{name}")
         wait_until(self.agents_are_there, "the agents to register")
 
     def spawn(self, *arguments, log=None):
@@ -83,10 +90,11 @@ class Cluster:
         value = self.client.value(self.client.submit(job))
         return value, time.perf_counter() - began
 
-    def warm_up(self, runtime):
+    def warm_up(self, runtime, **options):
         """Has each worker started: every slot holds an element at once."""
         function = {"r": "function(.x) Sys.sleep(1)", "python": "import time\nlambda x: time.sleep(1)"}[runtime]
-        self.map(runtime=runtime, function=function, elements=list(range(len(self.agents) * self.slots)))
+        elements = list(range(len(self.agents) * self.slots))
+        self.map(runtime=runtime, function=function, elements=elements, options=options)
 
 
 class Client:
@@ -107,6 +115,21 @@ class Client:
                 return json.loads(body)
             if status != 202:
                 fail(body)
+
+    def count_value(self, job):
+        """The bytes of the value, which is read and not kept."""
+        while True:
+            self.connection.request("GET", f"/v1/jobs/{job}/value?wait=30", headers=self.headers)
+            response = self.connection.getresponse()
+            if response.status == 200:
+                return sum(map(len, iter(lambda: response.read(1 << 20), b"")))
+            body = response.read()
+            if response.status != 202:
+                fail(body)
+
+    def post(self, path, body):
+        status, answer = self.request("POST", path, json.dumps(body))
+        return json.loads(answer) if 200 <= status < 300 else fail(answer)
 
     def outcomes(self, job):
         status, body = self.request("GET", f"/v1/jobs/{job}/outcomes")
