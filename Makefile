@@ -1,6 +1,6 @@
 # What a developer types. `make` alone lists the commands.
 .DEFAULT_GOAL := help
-.PHONY: help setup venv build demo test check simulate chunking kill-matrix load fuzz openapi bench bench-peers bench-against
+.PHONY: help setup venv build demo test check simulate chunking kill-matrix load fuzz openapi bench bench-peers bench-against scale profile
 
 OUT := $(or $(CARGO_TARGET_DIR),target)
 FARROW := $(OUT)/debug/farrow
@@ -88,6 +88,16 @@ $(PEERS)/installed: bench/peers/requirements.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+scale: setup ## How costs and memory grow with elements, queued jobs, waiting agents, large values (some ten minutes); SCALE_ARGS='--help' tells what can be chosen
+	cargo build --release -p cli --bin farrow
+	python3 bench/scale.py --farrow $(OUT)/release/farrow $(SCALE_ARGS)
+
+# Frame pointers let perf say what a function costs with all that it calls.
+profile: setup ## Which functions the processors' time goes to, of server, agent and workers, by perf; PROFILE_ARGS='--help' tells what can be chosen
+	@command -v perf >/dev/null || { python3 bench/profile.py; exit 1; }
+	RUSTFLAGS="-C force-frame-pointers=yes $$RUSTFLAGS" cargo build --profile profiling -p cli --bin farrow
+	python3 bench/profile.py --farrow $(OUT)/profiling/farrow --output $(OUT)/profile $(PROFILE_ARGS)
 
 bench-against: setup ## Compare with another build in the same run: make bench-against OLD=path/to/farrow
 	cargo build --release -p cli --bin farrow
