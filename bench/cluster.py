@@ -1,5 +1,6 @@
 """A server and two agents for a measurement, and a client that keeps one connection."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -126,6 +127,14 @@ class Client:
             body = response.read()
             if response.status != 202:
                 fail(body)
+
+    def put(self, blob):
+        """Uploads a blob and gives the name by which jobs refer to it."""
+        name = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        self.connection.request("PUT", f"/v1/blobs/{name}", blob, self.headers)
+        response = self.connection.getresponse()
+        answer = response.read()
+        return name if 200 <= response.status < 300 else fail(answer)
 
     def post(self, path, body):
         status, answer = self.request("POST", path, json.dumps(body))

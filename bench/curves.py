@@ -15,7 +15,8 @@ HERE = pathlib.Path(__file__).parent
 HEIGHT, PANEL, GAP, LEFT, TOP = 720, 300, 90, 70, 120
 PANEL_HEIGHT, BELOW = 220, 100
 TITLES = {
-    "elements": "elements of the map", "jobs": "other jobs in the queue",
+    "elements": "elements of the map, in a blob", "listed": "elements of the map, in the body",
+    "jobs": "other jobs in the queue",
     "agents": "agents that wait for other work", "values": "values of 1 MB",
 }
 # The lines of the panels above and below: colour, dashes, thickness.

@@ -27,11 +27,24 @@ LABELS = {"pool": "measured"}
 
 
 class Elements:
-    """A map of ever more trivial elements, given as a list."""
+    """A map of ever more trivial elements, given as a blob of lines, as the command line sends many of them."""
 
-    title = "elements of the map"
+    title = "elements of the map, in a blob"
     sizes = {"full": [100_000, 300_000, 1_000_000, 3_000_000, 10_000_000], "quick": [30_000, 100_000, 300_000]}
     unit = "element"
+
+    @staticmethod
+    def measure(size, options):
+        with cluster(options) as there:
+            there.warm_up("python")
+            lines = "\n".join(map(str, range(size))).encode()
+            return of_map(there, size, elements=lambda: {"blob": there.client.put(lines)})
+
+
+class Listed(Elements):
+    """A map of ever more trivial elements, given as a list in the body of its submission."""
+
+    title = "elements of the map, in the body"
 
     @staticmethod
     def measure(size, options):
@@ -70,7 +83,7 @@ class Jobs:
             jobs = [kinds[number % len(kinds)] for number in range(size)]
             for first in range(0, size, cls.BATCH):
                 there.client.post("/v1/jobs:batch", {"jobs": jobs[first:first + cls.BATCH]})
-            return of_map(there, options.elements, gate.touch)
+            return of_map(there, options.elements, begin=gate.touch)
 
     @staticmethod
     def job(**fields):
@@ -113,7 +126,7 @@ class Values:
             return usage.figures() | {"n": size}
 
 
-CURVES = {"elements": Elements, "jobs": Jobs, "agents": Agents, "values": Values}
+CURVES = {"elements": Elements, "listed": Listed, "jobs": Jobs, "agents": Agents, "values": Values}
 
 
 def cluster(options):
@@ -121,14 +134,14 @@ def cluster(options):
     return Cluster(options.farrow, SLOTS, agents=("one",), labels=labels)
 
 
-def of_map(there, size, begin=lambda: None, idle_seconds=1.0, **fields):
-    """What a map of so many trivial elements costs, from its submission to its value."""
-    elements = list(range(size))
+def of_map(there, size, elements=None, begin=lambda: None, idle_seconds=1.0, **fields):
+    """What a map of so many trivial elements costs, from their being sent to the value."""
     with Usage(there.server, there.agent, idle_seconds) as usage:
-        job = there.client.submit({"runtime": "python", "function": "lambda x: x + 1", "elements": elements} | fields)
+        given = elements() if elements else list(range(size))
+        job = there.client.submit({"runtime": "python", "function": "lambda x: x + 1", "elements": given} | fields)
         begin()
         value = there.client.value(job)
-    if value != [x + 1 for x in elements]:
+    if value != list(range(1, size + 1)):
         fail("the map's value is wrong")
     return usage.figures() | {"n": size}
 

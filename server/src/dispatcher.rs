@@ -9,9 +9,12 @@
 //! For slots that are still free after a round busy agents are asked for what they have not begun.
 //! Agents that wait only for leases ahead are looked at once, when they come: whoever has a slot to
 //! fill asks again, and ten thousand busy agents must not be gone through for each that is idle.
+//! Nor are those who wait and lack what every job requires: they wait by kind, and a round looks at the
+//! kinds that there is something for.
+
+mod waiting;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,13 +25,15 @@ use tokio_util::sync::CancellationToken;
 use crate::asks::Asks;
 use crate::clock::{Clock, Millis};
 use crate::scheduler::assign::{Agent, Assignment, Job, assign};
+use crate::scheduler::requirements::{Offer, Requirements};
 use crate::scheduler::takeover::{Spare, take_over};
 use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::runnable::Walk;
-use crate::store::{Store, StoreError, agents, runnable};
+use crate::store::{Store, StoreError, agents, offers, runnable};
 use crate::watchers::Watchers;
+use waiting::Waiting;
 
 /// Runnable jobs that are looked at together, an owner, at the most.
 const MAX_JOBS: u32 = 64;
@@ -38,6 +43,9 @@ const MAX_AGENTS: usize = 256;
 
 /// Leases that one transaction looks at for what others could take over.
 const MAX_SPARES: usize = 256;
+
+/// Kinds of jobs that are remembered while they are on their way to the database.
+const MAX_COMING: usize = 64;
 
 /// How long a round waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
@@ -55,24 +63,8 @@ pub struct Dispatcher {
     outbound: Option<Arc<Outbound>>,
     /// Held for writing by a round, for reading by an agent that arrives.
     rounds: Arc<RwLock<()>>,
-    /// What the next round is to give may not be committed yet.
-    is_coming: Arc<AtomicBool>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    agents: HashMap<AgentId, Waiter>,
-    arrivals: u64,
-    /// Agents that have asked here, and since then nowhere else.
-    regulars: HashSet<AgentId>,
-}
-
-struct Waiter {
-    agent: Agent,
-    arrival: u64,
-    /// A round has served it.
-    is_served: bool,
-    answer: oneshot::Sender<Given>,
+    /// What jobs require that the next round is to give, and that may not be committed yet.
+    coming: Arc<Mutex<HashSet<Requirements>>>,
 }
 
 /// What an agent that waits is answered.
@@ -94,8 +86,8 @@ impl Dispatcher {
         outbound: Option<Arc<Outbound>>,
     ) -> Self {
         let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
-        let is_coming = Arc::default();
-        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds, is_coming }
+        let coming = Arc::default();
+        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds, coming }
     }
 
     /// Says that there may be something to give, at any server: a job was submitted, a range came
@@ -112,10 +104,16 @@ impl Dispatcher {
         self.work.notify_one();
     }
 
-    /// Says to those who wait at this server that what was just put into the writer's queue may be given:
-    /// the round comes behind it, and its leases may be on disk with it.
-    pub fn wake_behind_write(&self) {
-        self.is_coming.store(true, Ordering::SeqCst);
+    /// Says to those who wait at this server that jobs that were just put into the writer's queue may be
+    /// given, and what these require: the round comes behind them, and its leases may be on disk with them.
+    pub fn wake_behind_write(&self, jobs: impl IntoIterator<Item = Requirements>) {
+        let mut coming = self.coming();
+        coming.extend(jobs);
+        if coming.len() > MAX_COMING {
+            coming.clear();
+            coming.insert(Requirements::default());
+        }
+        drop(coming);
         self.wake_here();
     }
 
@@ -129,12 +127,12 @@ impl Dispatcher {
     pub fn waits_elsewhere(&self, agent: AgentId) {
         let mut waiting = self.waiting();
         waiting.regulars.remove(&agent);
-        waiting.agents.remove(&agent);
+        waiting.remove(&agent);
     }
 
     /// Agents that wait here for work.
     pub fn n_waiting(&self) -> u64 {
-        self.waiting().agents.len() as u64
+        self.waiting().len() as u64
     }
 
     /// Waits until there is work for `agent`, at most for `wait`. An earlier request of the same
@@ -160,7 +158,7 @@ impl Dispatcher {
             if !lost.is_empty() {
                 return Ok(Given { grants: lost, more: true });
             }
-            self.take_place(Waiter { agent, arrival: 0, is_served: false, answer })
+            self.take_place(agent, answer)
         };
         self.wake_here();
         match tokio::time::timeout(wait, answered).await {
@@ -182,18 +180,15 @@ impl Dispatcher {
         Ok(granted)
     }
 
-    fn take_place(&self, mut waiter: Waiter) -> Place<'_> {
-        let id = waiter.agent.id;
+    fn take_place(&self, agent: Agent, answer: oneshot::Sender<Given>) -> Place<'_> {
+        let id = agent.id;
         let mut waiting = self.waiting();
         if let Some(outbound) = &self.outbound
             && waiting.regulars.insert(id)
         {
             outbound.tell(Topic::Arrived, &id);
         }
-        waiting.arrivals += 1;
-        waiter.arrival = waiting.arrivals;
-        let arrival = waiter.arrival;
-        waiting.agents.insert(id, waiter);
+        let arrival = waiting.insert(agent, answer);
         // The caller may be dropped with its connection; its place must not stay behind.
         Place { dispatcher: self, id, arrival }
     }
@@ -212,60 +207,65 @@ impl Dispatcher {
             }
         }
         // Whoever waits is answered with nothing and asks again.
-        self.waiting().agents.clear();
+        self.waiting().clear();
     }
 
-    /// Serves all who wait, in order of arrival, some hundred at a time.
+    /// Serves all who wait for what there is, in order of arrival, some hundred at a time.
     async fn round(&self) -> Result<(), StoreError> {
         let _round = self.rounds.write().await;
-        let (mut is_sure, mut served) = (false, 0);
-        loop {
-            let (agents, last) = self.arrived_after(served);
-            if agents.is_empty() {
-                return Ok(());
-            }
-            // Not before: a round without agents must leave it to the next.
-            is_sure |= self.is_coming.swap(false, Ordering::SeqCst);
-            // Most rounds find nothing: they must not keep the writer from those who have something.
-            if !is_sure && !self.may_give().await? {
-                return Ok(());
-            }
-            is_sure = true;
-            served = last;
-            let now = self.clock.now();
-            let asked = self.asks.recent(now);
-            let decided = self
-                .store
-                .write(move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }))
-                .await?;
-            // Those behind them may have a slot that could take something over.
-            let Some(decided) = decided else { continue };
-            for grant in &decided.grants {
-                self.job_watchers.wake(&grant.job);
-            }
-            self.answer(decided.grants, decided.more);
-            self.asks.ask(&decided.wanted, now);
+        // Those for whom something was submitted first, and at once: it comes behind the submission.
+        let first = self.waiting_for_what_is_coming();
+        if !first.is_empty() {
+            self.serve(&first).await?;
         }
+        let first: HashSet<u64> = first.into_iter().map(|(arrival, _)| arrival).collect();
+        let mut served = 0;
+        while self.waiting().is_any_due() {
+            // Most rounds find nothing: they must not keep the writer from those who have something.
+            let sought = self.sought().await?;
+            let due = self.waiting().due_after(served, &sought, &first, MAX_AGENTS);
+            let Some(&(last, _)) = due.last() else { break };
+            self.serve(&due).await?;
+            served = last;
+        }
+        Ok(())
     }
 
-    /// Whether there is something to give, or to ask for.
-    async fn may_give(&self) -> Result<bool, StoreError> {
-        self.store.query(|tx| Box::pin(async move { runnable::may_give(tx).await })).await
+    /// Gives these agents what there is for them.
+    async fn serve(&self, due: &[(u64, AgentId)]) -> Result<(), StoreError> {
+        let agents = self.waiting().look_at(due);
+        let now = self.clock.now();
+        let asked = self.asks.recent(now);
+        let decided = self
+            .store
+            .write(move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }))
+            .await?;
+        let Some(decided) = decided else { return Ok(()) };
+        for grant in &decided.grants {
+            self.job_watchers.wake(&grant.job);
+        }
+        self.answer(decided.grants, decided.more);
+        self.asks.ask(&decided.wanted, now);
+        Ok(())
     }
 
-    /// Agents that wait and came after arrival number `after`, and the number of the last of them.
-    /// Those with no free slot are served once.
-    fn arrived_after(&self, after: u64) -> (Vec<Agent>, u64) {
-        let mut waiting = self.waiting();
-        let is_due = |waiter: &&mut Waiter| {
-            waiter.arrival > after && (waiter.agent.free > 0 || !waiter.is_served)
-        };
-        let mut waiters: Vec<&mut Waiter> = waiting.agents.values_mut().filter(is_due).collect();
-        waiters.sort_unstable_by_key(|waiter| waiter.arrival);
-        waiters.truncate(MAX_AGENTS);
-        let last = waiters.last().map_or(after, |waiter| waiter.arrival);
-        waiters.iter_mut().for_each(|waiter| waiter.is_served = true);
-        (waiters.into_iter().map(|waiter| waiter.agent.clone()).collect(), last)
+    /// The first of those who wait and can run what is on its way to the database. While nobody can, it is
+    /// left to a later round.
+    fn waiting_for_what_is_coming(&self) -> Vec<(u64, AgentId)> {
+        let mut coming = self.coming();
+        if coming.is_empty() {
+            return Vec::new();
+        }
+        let due = self.waiting().due_after(0, &coming, &HashSet::new(), MAX_AGENTS);
+        if !due.is_empty() {
+            coming.clear();
+        }
+        due
+    }
+
+    /// What an agent must have, one or the other, so that there is something for it.
+    async fn sought(&self) -> Result<HashSet<Requirements>, StoreError> {
+        self.store.query(|tx| Box::pin(async move { runnable::sought(tx).await })).await
     }
 
     /// Grants whose agent has gone in the meantime stay its own: its next request gets them.
@@ -275,10 +275,14 @@ impl Dispatcher {
             by_agent.entry(grant.agent).or_default().push(grant);
         }
         for (agent, grants) in by_agent {
-            if let Some(waiter) = self.waiting().agents.remove(&agent) {
-                let _ = waiter.answer.send(Given { grants, more });
+            if let Some(answer) = self.waiting().remove(&agent) {
+                let _ = answer.send(Given { grants, more });
             }
         }
+    }
+
+    fn coming(&self) -> MutexGuard<'_, HashSet<Requirements>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -297,8 +301,8 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.dispatcher.waiting();
         // A younger request of the same agent may have taken the place.
-        if waiting.agents.get(&self.id).is_some_and(|waiter| waiter.arrival == self.arrival) {
-            waiting.agents.remove(&self.id);
+        if waiting.arrival_of(&self.id) == Some(self.arrival) {
+            waiting.remove(&self.id);
         }
     }
 }
@@ -326,7 +330,7 @@ pub async fn decide(
     now: Millis,
 ) -> Result<Option<Decided>, StoreError> {
     let wanted: u32 = agents.iter().map(|agent| agent.free + agent.ahead).sum();
-    let walk = Walk::start(tx, wanted.clamp(1, MAX_JOBS)).await?;
+    let walk = Walk::start(tx, &agents, wanted.clamp(1, MAX_JOBS)).await?;
     let has_free_slots = |agents: &[Agent]| agents.iter().any(|agent| agent.free > 0);
     let spares = if has_free_slots(&agents) {
         leases::spares(tx, asked, MAX_SPARES).await?
@@ -336,15 +340,15 @@ pub async fn decide(
     if walk.is_none() && spares.is_empty() {
         return Ok(None);
     }
-    let cluster_slots = agents::live_slots(tx).await?;
+    let offers = offers::all(tx).await?;
     let mut agents = live(tx, agents).await?;
     let mut decided = Decided::default();
     if let Some(walk) = walk {
-        decided.grants = grant(tx, walk, &mut agents, cluster_slots, now).await?;
-        decided.more = !decided.grants.is_empty() && runnable::is_any(tx).await?;
+        decided.grants = grant(tx, walk, &mut agents, &offers, now).await?;
+        decided.more = !decided.grants.is_empty() && runnable::is_any(tx, &agents).await?;
     }
     if !spares.is_empty() && has_free_slots(&agents) {
-        let jobs = jobs_of(tx, &spares, cluster_slots).await?;
+        let jobs = jobs_of(tx, &spares, &offers).await?;
         decided.wanted = take_over(&agents, &jobs, spares);
     }
     Ok(Some(decided))
@@ -355,19 +359,19 @@ async fn grant(
     tx: &mut Tx<'_>,
     mut walk: Walk,
     agents: &mut [Agent],
-    cluster_slots: u64,
+    offers: &[Offer],
     now: Millis,
 ) -> Result<Vec<Grant>, StoreError> {
     let mut owners = runnable::slots_by_owner(tx).await?;
     let mut grants = Vec::new();
     loop {
-        let jobs = walk.next(tx, cluster_slots).await?;
+        let jobs = walk.next(tx, offers).await?;
         if jobs.is_empty() {
             break;
         }
         let chunks: HashMap<_, _> =
             jobs.iter().filter_map(|job| job.chunk.map(|chunk| (job.id, chunk))).collect();
-        let assignments = assign(jobs, agents, &mut owners, cluster_slots);
+        let assignments = assign(jobs, agents, &mut owners);
         fix_chunks(tx, &assignments, &chunks).await?;
         grants.extend(leases::grant_all(tx, assignments, now).await?);
         // Jobs that none of these agents can run must not hold up those behind them; but what is
@@ -384,12 +388,12 @@ async fn grant(
 async fn jobs_of(
     tx: &mut Tx<'_>,
     spares: &[Spare],
-    cluster_slots: u64,
+    offers: &[Offer],
 ) -> Result<HashMap<JobId, Job>, StoreError> {
     let mut ids: Vec<JobId> = spares.iter().map(|spare| spare.job).collect();
     ids.sort_unstable();
     ids.dedup();
-    let jobs = runnable::of(tx, &ids, cluster_slots).await?;
+    let jobs = runnable::of(tx, &ids, offers).await?;
     Ok(jobs.into_iter().map(|job| (job.id, job)).collect())
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Parser as _;
 use protocol::agent::Report;
 use protocol::envelope;
-use protocol::job::{Encoding, SubmitJob, SubmitJobs, Variant};
+use protocol::job::{Encoding, SubmitJobs, Variant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -80,8 +80,9 @@ impl Bodies {
     /// The status of its refusal.
     pub fn submission(&self, body: &[u8]) -> Result<Taken, u16> {
         let taken = async {
-            let submission: SubmitJob = submission::read_json(body)?;
-            let job = submission::prepare(submission, "ada".to_owned(), &self.blobs).await?;
+            let (submission, elements) = submission::read_submission(body)?;
+            let (elements, owner) = (elements.as_deref(), "ada".to_owned());
+            let job = submission::prepare(submission, elements, owner, &self.blobs, None).await?;
             self.taken(job).await
         };
         self.runtime.block_on(taken).map_err(status)

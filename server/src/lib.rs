@@ -214,6 +214,7 @@ async fn prepare(
                 let draft_age = if is_shared { trash::DRAFT_LIMIT } else { 0 };
                 store::drafts::discard_old(tx, now - draft_age).await?;
                 store::agents::keep_all_alive(tx, now + lease).await?;
+                store::offers::recount(tx).await?;
                 store::tokens::ensure_admin(tx, &admin_hash, now).await
             })
         })

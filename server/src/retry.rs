@@ -127,7 +127,9 @@ pub async fn write_in_slices(
     now: Millis,
 ) -> Result<Retried, StoreError> {
     let (id, of) = (retry.id, retry.of);
-    store.write(move |tx| Box::pin(async move { drafts::open(tx, id, of, now).await })).await?;
+    store
+        .write(move |tx| Box::pin(async move { drafts::open(tx, id, Some(of), now).await }))
+        .await?;
     let retried = write_draft(store, retry, slice, actor, now).await;
     if !matches!(retried, Ok(Retried::Now)) {
         store.write(move |tx| Box::pin(async move { drafts::discard(tx, id).await })).await?;

@@ -2,7 +2,7 @@
 //!
 //! A thread reads the blob from front to back and packs what it finds into blocks; the task beside
 //! it stores them. Of the elements neither holds more than a few blocks, however large the blob is; what
-//! grows with their number is their lengths and their names.
+//! grows with their number is, where they have names, that these are compared.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::json::{json_string, kind_of, level};
-use super::{Elements, Wanted, fault};
+use super::{Elements, Shelf, Wanted, fault};
 use crate::blobs::Blobs;
 use crate::block::{self, Block, Packer};
 use crate::error::ApiError;
@@ -35,7 +35,12 @@ const MAX_PIECE: u32 = 512 << 20;
 ///
 /// # Errors
 /// When there is no such blob, it does not hold elements, or blobs cannot be read or written.
-pub async fn store(digest: &str, wanted: Wanted, blobs: &Blobs) -> Result<Elements, ApiError> {
+pub async fn store(
+    digest: &str,
+    wanted: Wanted,
+    blobs: &Blobs,
+    mut shelf: Shelf<'_>,
+) -> Result<Elements, ApiError> {
     if let Some(message) = fault_of_blob(digest, blobs).await? {
         return Err(ApiError::Invalid(vec![fault(FIELD, message)]));
     }
@@ -49,28 +54,18 @@ pub async fn store(digest: &str, wanted: Wanted, blobs: &Blobs) -> Result<Elemen
             Encoding::Rds | Encoding::Pickle | Encoding::Bytes => read_frames(file, size, sink),
         }
     });
-    let mut elements = Elements::default();
     let mut placing = Placing::default();
     while let Some((kind, block)) = blocks.recv().await {
         let place = placing.place(&block.data, blobs).await?;
-        let stored = StoredBlock { first: block.first, lengths: block.lengths, place };
-        match kind {
-            Kind::Element => elements.blocks.push(stored),
-            Kind::Name => elements.names.push(stored),
-            Kind::OuterName => elements.outer_names.push(stored),
-        }
+        shelf.put(kind, StoredBlock { first: block.first, lengths: block.lengths, place }).await?;
     }
     let read = reading.await.map_err(|error| ApiError::Internal(error.to_string()))?;
-    let counted = read.map_err(|error| match error {
+    let mut elements = read.map_err(|error| match error {
         ReadError::Field(fault) => ApiError::Invalid(vec![fault]),
         ReadError::Io(error) => error.into(),
     })?;
-    Ok(Elements {
-        blocks: elements.blocks,
-        names: elements.names,
-        outer_names: elements.outer_names,
-        ..counted
-    })
+    shelf.empty_into(&mut elements);
+    Ok(elements)
 }
 
 /// Why a blob was not read to its end.

@@ -24,6 +24,10 @@ const MAX_RANGE: u64 = 1 << 40;
 /// # Errors
 /// Which part of `elements` cannot be, and what can.
 pub fn parse(elements: &RawValue, wanted: Wanted) -> Result<Source<'_>, FieldError> {
+    let is_array = elements.get().starts_with('[');
+    if is_array && !wanted.nested && wanted.encoding == Encoding::Json {
+        return Ok(Source::Listed(elements));
+    }
     let (names, items) = level(elements, "elements")?;
     match (names.as_deref(), items.as_slice()) {
         (Some([name]), [item]) if name == "blob" => return blob(item),
@@ -66,6 +70,32 @@ pub fn parse(elements: &RawValue, wanted: Wanted) -> Result<Source<'_>, FieldErr
         given.names = names.map_or(Vec::new(), json_strings);
     }
     Ok(Source::Given(given))
+}
+
+/// The items of an array, one by one: a list of them would take more memory than they do.
+pub(super) fn items(array: &RawValue) -> Items<'_> {
+    Items { rest: array.get().strip_prefix('[').unwrap_or_default() }
+}
+
+/// What is left of the text of an array.
+pub(super) struct Items<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Result<&'a RawValue, FieldError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest.trim_start();
+        let rest = rest.strip_prefix(',').unwrap_or(rest);
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+        let item = match rest.trim_start().starts_with(']') {
+            true => None,
+            false => values.next(),
+        };
+        self.rest = rest.get(values.byte_offset()..).unwrap_or_default();
+        item.map(|item| item.map_err(|error| fault("elements", error.to_string())))
+    }
 }
 
 /// The bytes of an element: its JSON text, or what a string of base64 stands for.
@@ -263,6 +293,19 @@ mod tests {
         assert_eq!(elements.payloads, [&b"[1, 2]"[..], b"null"]);
         assert_eq!(elements.names, ["\"b\"", "\"a\\n\""]);
         assert!(elements.shape.named);
+    }
+
+    #[test]
+    fn an_array_is_taken_apart_as_it_stands() {
+        for text in ["[]", "[ ]", "[1]", r#"[ 1 ,[2,"],"],{"a": [3]} , "x, y]" ,null,-4e1 ]"#] {
+            let array = raw(text);
+            let parsed = parse(&array, wanted(false, Encoding::Json)).unwrap();
+            assert!(matches!(parsed, Source::Listed(_)), "{parsed:?}");
+            let read: Vec<&RawValue> = serde_json::from_str(text).unwrap();
+            let read: Vec<&str> = read.into_iter().map(RawValue::get).collect();
+            let taken: Vec<&str> = items(&array).map(|item| item.unwrap().get()).collect();
+            assert_eq!(taken, read, "{text}");
+        }
     }
 
     #[test]

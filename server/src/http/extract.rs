@@ -3,11 +3,12 @@
 use std::io::Read as _;
 use std::str::FromStr;
 
+use axum::body::HttpBody;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_ENCODING;
 use axum::http::request::Parts;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
@@ -81,17 +82,36 @@ impl FromRequest<AppState> for Body {
         let is_compressed = is_gzip(request.headers());
         // The limit is ours alone: the one that axum's extractors default to is far below it.
         let body = Limited::new(request.into_body(), limit);
-        match body.collect().await {
-            Ok(collected) if is_compressed => {
-                inflate(collected.to_bytes(), state.config.settings.limits.max_inflated_body).await
+        match collected(body).await {
+            Ok(body) if is_compressed => {
+                inflate(body, state.config.settings.limits.max_inflated_body).await
             }
-            Ok(collected) => Ok(Self(collected.to_bytes())),
+            Ok(body) => Ok(Self(body)),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 Err(ApiError::TooLarge(limit))
             }
             Err(error) => Err(ApiError::BadRequest(format!("the body ends early: {error}"))),
         }
     }
+}
+
+/// All of a body, of which there is one copy at any time.
+async fn collected<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
+    let mut all: Option<Bytes> = None;
+    let mut longer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        match all.take() {
+            // Most bodies are one piece.
+            None if longer.is_empty() => all = Some(data),
+            None => longer.extend_from_slice(&data),
+            Some(first) => {
+                longer.extend_from_slice(&first);
+                longer.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(all.unwrap_or_else(|| longer.freeze()))
 }
 
 /// Whether the body is compressed as we can read. Another encoding is taken for none, as it often is.

@@ -1,5 +1,7 @@
 //! Submissions: one, or many at once; safe to send again with an `Idempotency-Key`.
 
+use std::collections::HashSet;
+
 use axum::extract::State;
 use axum::http::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
@@ -12,7 +14,9 @@ use super::caller::Caller;
 use super::extract::Body;
 use super::{status, wait};
 use crate::blobs::hex_digest;
+use crate::elements::Draft;
 use crate::error::ApiError;
+use crate::scheduler::requirements::Requirements;
 use crate::state::AppState;
 use crate::store::audit;
 use crate::store::jobs::{self, NewJob};
@@ -59,17 +63,35 @@ pub async fn submit(
         None => {
             // Before anything of it is stored.
             state.limits.room(state.clock.now())?;
-            let submission: SubmitJob = submission::read_json(&body)?;
-            let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
-            let owner = caller.identity.owner.clone();
-            let job = submission::prepare(submission, owner, &blobs).await?;
-            accept(&state, &caller, key, vec![job], |_| String::new()).await?
+            let mut draft = Draft::new(&state);
+            let job = prepared(&state, &caller, &body, &mut draft).await?;
+            drop(body);
+            let id = job.id;
+            let ids = accept(&state, &caller, key, vec![job], |_| String::new()).await?;
+            // Of two that are the same and are sent at once one is given up.
+            if ids == [id] {
+                draft.done();
+            }
+            ids
         }
     };
     let [id] = ids.as_slice() else {
         return Err(ApiError::Internal("a submission that is not one job".to_owned()));
     };
     accepted(&state, &caller, *id).await
+}
+
+/// What a body submits. The body is borrowed, so that of its elements there is one copy.
+async fn prepared(
+    state: &AppState,
+    caller: &Caller,
+    body: &[u8],
+    draft: &mut Draft,
+) -> Result<NewJob, ApiError> {
+    let (submission, elements) = submission::read_submission(body)?;
+    let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
+    let owner = caller.identity.owner.clone();
+    submission::prepare(submission, elements.as_deref(), owner, &blobs, Some(draft)).await
 }
 
 /// The answer to what became the job `id`.
@@ -205,6 +227,8 @@ async fn accept(
     state.limits.submission(&caller.identity.owner, jobs.len(), largest, now)?;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let after: Vec<Vec<JobId>> = jobs.iter().map(|job| job.after.clone()).collect();
+    let required = |job: &NewJob| Requirements::new(job.spec.runtime, job.options.labels.clone());
+    let required: HashSet<Requirements> = jobs.iter().map(required).collect();
     let (used, submitted) = (key.clone(), ids.clone());
     let is_followed = state.dispatcher.n_waiting() > 0;
     let accepted = state.store.enqueue(is_followed, move |tx| {
@@ -217,7 +241,7 @@ async fn accept(
         })
     });
     let accepted = accepted.await?;
-    state.dispatcher.wake_behind_write();
+    state.dispatcher.wake_behind_write(required);
     match accepted.await? {
         Accepted::Now(ending) => {
             state.metrics.jobs_submitted.add(ids.len() as u64);

@@ -53,6 +53,9 @@ pub struct Job {
     pub measured: Measured,
     /// The mean size of an element in bytes.
     pub element_bytes: u64,
+    /// Slots of all live agents that can run it: chunks are sized for what shares the work, not only for
+    /// who waits at the moment.
+    pub cluster_slots: u64,
     /// Slots at work for it, by agent. Only needed where `placement` or `memory` bounds them.
     pub usage: HashMap<AgentId, u32>,
     /// Agents that run one of its suspects. Only needed where one came back.
@@ -132,13 +135,11 @@ pub struct Assignment {
 /// Gives elements of `jobs` to the free slots of `agents`, which become fewer: those that were
 /// given, and those that are kept for a job that needs more of them. Then leases ahead.
 ///
-/// `owners` are the slots at work by owner, `cluster_slots` those of all live agents: chunks are
-/// sized for what shares the work, not only for who waits at the moment.
+/// `owners` are the slots at work by owner.
 pub fn assign(
     mut jobs: Vec<Job>,
     agents: &mut [Agent],
     owners: &mut HashMap<String, u64>,
-    cluster_slots: u64,
 ) -> Vec<Assignment> {
     let mut assignments = Vec::new();
     jobs.retain(|job| !is_exhausted(job));
@@ -149,7 +150,7 @@ pub fn assign(
         match place(job, agents) {
             Place::On { agent, slots, width } => {
                 let agent = &mut agents[agent];
-                let assignment = cut(job, agent, slots, width, cluster_slots, true);
+                let assignment = cut(job, agent, slots, width, true);
                 agent.free -= slots;
                 note(&assignment, job, agent, owners);
                 assignments.push(assignment);
@@ -170,7 +171,7 @@ pub fn assign(
         }
     }
     let idle: HashSet<AgentId> = assignments.iter().map(|assignment| assignment.agent).collect();
-    assignments.extend(assign_ahead(&mut jobs, agents, &idle, owners, cluster_slots));
+    assignments.extend(assign_ahead(&mut jobs, agents, &idle, owners));
     assignments
 }
 
@@ -180,23 +181,21 @@ fn assign_ahead(
     agents: &mut [Agent],
     idle: &HashSet<AgentId>,
     owners: &mut HashMap<String, u64>,
-    cluster_slots: u64,
 ) -> Vec<Assignment> {
     let mut assignments = Vec::new();
     let mut open: Vec<usize> = (0..jobs.len()).collect();
     while agents.iter().any(|agent| agent.ahead > 0) {
         let Some(next) = next_job(jobs, &open, owners) else { break };
         let job = &mut jobs[next];
-        let may_wait_on = |agent: &Agent| {
-            agent.ahead > 0 && may_be_ahead(job, agent, cluster_slots) && may_use(job, agent, 1)
-        };
+        let may_wait_on =
+            |agent: &Agent| agent.ahead > 0 && may_be_ahead(job, agent) && may_use(job, agent, 1);
         let candidates = agents.iter_mut().filter(|agent| may_wait_on(agent));
         let Some(agent) = candidates.max_by_key(|agent| (agent.ahead, Reverse(agent.id))) else {
             open.retain(|&i| i != next);
             continue;
         };
         let is_idle = idle.contains(&agent.id);
-        let mut assignment = cut(job, agent, 1, 1, cluster_slots, is_idle);
+        let mut assignment = cut(job, agent, 1, 1, is_idle);
         assignment.spare = assignment.ranges.len();
         agent.ahead -= 1;
         note(&assignment, job, agent, owners);
@@ -221,8 +220,8 @@ fn note(
 }
 
 /// Whether the job's next chunk may wait on `agent` for a slot.
-fn may_be_ahead(job: &Job, agent: &Agent, cluster_slots: u64) -> bool {
-    let elsewhere = cluster_slots.saturating_sub(agent.slots.into());
+fn may_be_ahead(job: &Job, agent: &Agent) -> bool {
+    let elsewhere = job.cluster_slots.saturating_sub(agent.slots.into());
     let n_left = n_left(job);
     let was_lost = job.returned.first().is_some_and(|returned| returned.lost > 0);
     n_left > elsewhere
@@ -231,10 +230,7 @@ fn may_be_ahead(job: &Job, agent: &Agent, cluster_slots: u64) -> bool {
         && job.slots == Slots::Count(1)
         && size_on(job, agent) == Some((1, 1))
         && memory_of(job, 1) <= agent.free_memory
-        && chunking::is_quick(
-            job.measured,
-            chunk_size(job, agent, 1, cluster_slots, false).min(n_left),
-        )
+        && chunking::is_quick(job.measured, chunk_size(job, agent, 1, false).min(n_left))
 }
 
 /// The next job to get something, of those that are `open`.
@@ -374,16 +370,9 @@ fn may_use(job: &Job, agent: &Agent, slots: u32) -> bool {
 }
 
 /// Takes the next chunk out of `job`, for an agent of which slots have nothing to do or not.
-fn cut(
-    job: &mut Job,
-    agent: &Agent,
-    slots: u32,
-    width: u32,
-    cluster_slots: u64,
-    is_idle: bool,
-) -> Assignment {
+fn cut(job: &mut Job, agent: &Agent, slots: u32, width: u32, is_idle: bool) -> Assignment {
     let whole = job.placement.nested || job.chunk.is_some();
-    let n = chunk_size(job, agent, slots, cluster_slots, is_idle);
+    let n = chunk_size(job, agent, slots, is_idle);
     let chunk = if job.returned.is_empty() {
         Chunk { ranges: RangeSet::from_range(take_new(job, n)), from: None, attempt: 0, lost: 0 }
     } else {
@@ -406,8 +395,8 @@ fn cut(
 }
 
 /// Elements that the job's next chunk takes on `agent`, if so many are left.
-fn chunk_size(job: &Job, agent: &Agent, slots: u32, cluster_slots: u64, is_idle: bool) -> u64 {
-    let sharing = cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
+fn chunk_size(job: &Job, agent: &Agent, slots: u32, is_idle: bool) -> u64 {
+    let sharing = job.cluster_slots.max(u64::from(agent.slots)) / u64::from(slots.max(1));
     let size = if is_idle { chunking::for_idle } else { chunking::adaptive };
     job.chunk.unwrap_or_else(|| size(job.measured, n_left(job), sharing.max(1), job.element_bytes))
 }

@@ -65,6 +65,10 @@ pub const EVIDENCE_FACTOR: u64 = 16;
 /// Bytes of input that an adaptive lease is to hold at the most.
 pub const MAX_BYTES: u64 = 1 << 20;
 
+/// Bytes that an element counts beside its own: its length, index and place on the way to a worker and back.
+/// Of elements of a few bytes a lease would otherwise hold so many that an agent's memory grew with the map.
+pub const ELEMENT_BYTES: u64 = 64;
+
 /// What is known of a job's elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measured {
@@ -117,7 +121,7 @@ fn bounded(wanted: u64, measured: Measured, left: u64, slots: u64, bytes: u64) -
     let by_share = left.div_ceil(LEAST_SHARE_DIVISOR * slots.max(1));
     let by_time = measured.elements_in(TARGET_SECONDS);
     let by_evidence = measured.elements.saturating_mul(EVIDENCE_FACTOR);
-    let by_bytes = MAX_BYTES / bytes.max(1);
+    let by_bytes = MAX_BYTES / bytes.saturating_add(ELEMENT_BYTES);
     wanted.min(by_share).min(by_time).min(by_evidence).min(by_bytes).max(1)
 }
 

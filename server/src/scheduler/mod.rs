@@ -7,11 +7,13 @@
 //! * [`chunking`]: how many.
 //! * [`lease`]: what a report and a loss change in a lease.
 //! * [`takeover`]: what idle slots ask of busy agents.
+//! * [`requirements`]: which agents can run a job at all.
 //! * [`retry`]: what a retry runs again.
 
 pub mod assign;
 pub mod chunking;
 pub mod lease;
+pub mod requirements;
 pub mod retry;
 pub mod takeover;
 

@@ -28,6 +28,7 @@ fn job(total: u64) -> Job {
         chunk: None,
         measured: Measured::default(),
         element_bytes: 8,
+        cluster_slots: 4,
         usage: HashMap::new(),
         suspects_on: HashSet::new(),
     }
@@ -59,7 +60,8 @@ fn nested(groups: &[u64], max_width: Option<u32>) -> Job {
 
 fn assign_all(jobs: &[Job], agents: &[Agent]) -> Vec<Assignment> {
     let slots = agents.iter().map(|agent| u64::from(agent.slots)).sum();
-    assign(jobs.to_vec(), &mut agents.to_vec(), &mut HashMap::new(), slots)
+    let jobs = jobs.iter().cloned().map(|job| Job { cluster_slots: slots, ..job });
+    assign(jobs.collect(), &mut agents.to_vec(), &mut HashMap::new())
 }
 
 prop_compose! {
@@ -548,7 +550,7 @@ fn the_neighbours_of_an_element_that_takes_its_agent_down_are_not_given_up_with_
     let (mut given_up, mut finished) = (Vec::new(), Vec::new());
     for _ in 0..200 {
         let mut agents = [agent(4)];
-        let assignments = assign(vec![job.clone()], &mut agents, &mut HashMap::new(), 4);
+        let assignments = assign(vec![job.clone()], &mut agents, &mut HashMap::new());
         let taken = |lease: Option<LeaseId>| {
             assignments.iter().any(|assignment| lease.is_some() && assignment.from == lease)
         };

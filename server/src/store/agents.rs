@@ -6,9 +6,9 @@ use protocol::agent::Register;
 use protocol::job::{AgentState, AgentStatus};
 use protocol::{AgentId, LeaseId};
 
-use super::StoreError;
 use super::db::{Row, Tx, args, json_text};
 use super::leases::slots_at_work;
+use super::{StoreError, offers};
 use crate::clock::{Millis, rfc3339};
 
 /// Milliseconds after which an agent that is gone is forgotten.
@@ -24,6 +24,7 @@ pub async fn register(
     now: Millis,
     alive_until: Millis,
 ) -> Result<(), StoreError> {
+    offers::come(tx, agent).await?;
     tx.execute(
         "insert into agents (id, name, state, slots, physical_cores, logical_cores, memory,
              runtimes, labels, version, registered_at, alive_until)
@@ -158,7 +159,7 @@ pub async fn keep_all_alive(tx: &mut Tx<'_>, alive_until: Millis) -> Result<(), 
     Ok(())
 }
 
-/// Moves an agent to `state`. `false`: there is no such agent.
+/// Moves an agent to `state`, in which it is not live. `false`: there is no such agent.
 ///
 /// # Errors
 /// The database's.
@@ -167,6 +168,7 @@ pub async fn set_state(
     agent: AgentId,
     state: AgentState,
 ) -> Result<bool, StoreError> {
+    offers::withdraw(tx, agent).await?;
     let changed = tx
         .execute(
             "update agents set state = $2 where id = $1 and state <> 'gone'",
@@ -241,21 +243,6 @@ pub async fn forget_gone(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError>
     )
     .await?;
     Ok(())
-}
-
-/// Slots of all live agents.
-///
-/// # Errors
-/// The database's.
-pub async fn live_slots(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
-    let row = tx
-        .first(
-            "select cast(coalesce(sum(slots), 0) as bigint) as slots from agents
-             where state = 'live'",
-            args![],
-        )
-        .await?;
-    row.map_or(Ok(0), |row| row.count("slots"))
 }
 
 /// All agents that are there, together.

@@ -15,19 +15,19 @@ use crate::clock::Millis;
 /// Stands for an agent where there is none: what is to run was never leased.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Begins a draft of a retry of `source`, which is not deleted by age until it is done.
+/// Begins a draft of a job; if it is a retry, of `source`, which is not deleted by age until it is done.
 ///
 /// # Errors
 /// The database's.
 pub async fn open(
     tx: &mut Tx<'_>,
     job: JobId,
-    source: JobId,
+    source: Option<JobId>,
     now: Millis,
 ) -> Result<(), StoreError> {
     tx.execute(
         "insert into drafts (job_id, source, opened_at) values ($1, $2, $3)",
-        args![job, source, now],
+        args![job, source.map(|source| source.to_string()), now],
     )
     .await?;
     Ok(())

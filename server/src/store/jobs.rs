@@ -11,7 +11,7 @@ use super::blocks::{self, Kind};
 use super::db::{Row, Tx, args, json_text};
 use super::ends::{self, Ended, Ending, Waits};
 use super::tokens::Scope;
-use super::{StoreError, leases, references, specs};
+use super::{StoreError, drafts, leases, offers, references, specs};
 use crate::clock::Millis;
 use crate::elements::Elements;
 
@@ -61,14 +61,17 @@ pub struct Shape {
 /// The database's.
 pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending, StoreError> {
     let (id, elements) = (job.id, job.elements);
+    if elements.is_begun && !drafts::close(tx, id).await? {
+        return Err(StoreError::corrupt("drafts", "a draft was given up before its end"));
+    }
     // Most jobs wait for nothing, and are written as what they are.
     let is_runnable = job.after.is_empty() && elements.total > 0;
     tx.execute(
         "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
              plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error,
-             after_jobs, idempotency_key)
+             after_jobs, idempotency_key, requires)
          values ($1, $2, $3, $4, 'queued', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, null, null,
-             null, $15, $16)",
+             null, $15, $16, $17)",
         args![
             id,
             job.owner,
@@ -85,7 +88,8 @@ pub async fn insert(tx: &mut Tx<'_>, job: NewJob, now: Millis) -> Result<Ending,
             is_runnable,
             now,
             json_text(&job.after)?,
-            job.idempotency_key
+            job.idempotency_key,
+            offers::required(job.spec.runtime, &job.options.labels)?
         ],
     )
     .await?;

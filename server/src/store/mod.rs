@@ -17,6 +17,7 @@
 //! * [`logs`]: what jobs say while they run.
 //! * [`blocks`]: inputs and names, read by range.
 //! * [`agents`]: who is there.
+//! * [`offers`]: what they offer, and what jobs require of them.
 //! * [`tokens`]: who may call.
 //! * [`uploads`]: who may read which blob.
 //! * [`audit`]: what was done, and by whom.
@@ -37,6 +38,7 @@ pub mod jobs;
 pub mod leases;
 pub mod logs;
 mod migrations;
+pub mod offers;
 pub mod outcomes;
 pub mod postgres;
 pub mod references;

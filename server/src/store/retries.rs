@@ -230,9 +230,9 @@ async fn copy_job(
     tx.execute(
         "insert into jobs (id, owner, name, runtime, state, priority, total, input_bytes, shape,
              plan, options, spec, chunk, runnable, submitted_at, started_at, finished_at, error,
-             after_jobs, retry_of)
+             after_jobs, retry_of, requires)
          select $2, owner, name, runtime, 'queued', priority, total, input_bytes, shape,
-             plan, options, $3, $4, $5, $6, null, null, null, $7, id
+             plan, options, $3, $4, $5, $6, null, null, null, $7, id, requires
          from jobs where id = $1",
         args![
             retry.of,

@@ -1,59 +1,83 @@
 //! The snapshot that the scheduler decides on: jobs of which something can be leased.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use protocol::job::{Level, Options};
 use protocol::{AgentId, JobId, Range};
 
-use super::StoreError;
 use super::db::{Row, Tx, args};
 use super::jobs::{self, Shape};
+use super::{StoreError, offers};
 use crate::plan::placement;
-use crate::scheduler::assign::{Job, Placement, Returned, is_suspect};
+use crate::scheduler::assign::{Agent, Job, Placement, Returned, is_suspect};
 use crate::scheduler::chunking::{self, Measured};
 use crate::scheduler::lease::SUSPECT_AFTER_LOST;
+use crate::scheduler::requirements::{Offer, Requirements, slots_for};
 
-/// A walk over the runnable jobs, a page an owner at a time, in the order in which they go.
+/// A walk over the runnable jobs that some agents can run, a page an owner at a time, in the order in
+/// which they go.
 pub struct Walk {
-    /// Behind which job (priority and id) each owner's next page begins.
-    owners: Vec<(String, i64, String)>,
+    owners: Vec<Owner>,
     limit: u32,
 }
 
+/// Whose jobs are walked over.
+struct Owner {
+    id: String,
+    /// What those of its jobs require that are walked over, as it is written down.
+    requires: Vec<String>,
+    /// Behind which job (priority and id) its next page begins.
+    after: (i64, String),
+}
+
 impl Walk {
-    /// Starts a walk in pages of at most `limit` jobs an owner. `None`: nothing is runnable.
+    /// Starts a walk over the jobs that one of `agents` could run if it had nothing else to do, in pages of
+    /// at most `limit` jobs an owner. `None`: there are none.
     ///
     /// # Errors
     /// The database's.
-    pub async fn start(tx: &mut Tx<'_>, limit: u32) -> Result<Option<Self>, StoreError> {
-        let owners = owners(tx).await?;
-        let owners: Vec<_> =
-            owners.into_iter().map(|owner| (owner, i64::MAX, String::new())).collect();
+    pub async fn start(
+        tx: &mut Tx<'_>,
+        agents: &[Agent],
+        limit: u32,
+    ) -> Result<Option<Self>, StoreError> {
+        let mut owners: Vec<Owner> = Vec::new();
+        for (owner, requires) in open_to(tx, agents).await? {
+            match owners.last_mut() {
+                Some(last) if last.id == owner => last.requires.push(requires),
+                _ => owners.push(Owner {
+                    id: owner,
+                    requires: vec![requires],
+                    after: (i64::MAX, String::new()),
+                }),
+            }
+        }
         Ok((!owners.is_empty()).then_some(Self { owners, limit }))
     }
 
-    /// The next page; empty at the end. A job whose chunks are sized by `scheduling` and that has not
-    /// started gets its size from `cluster_slots`.
+    /// The next page; empty at the end. `offers` are those of all live agents; a job whose chunks are sized
+    /// by `scheduling` and that has not started gets its size from the slots among them that can run it.
     ///
     /// # Errors
     /// The database's.
     pub async fn next(
         &mut self,
         tx: &mut Tx<'_>,
-        cluster_slots: u64,
+        offers: &[Offer],
     ) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::new();
         while jobs.is_empty() && !self.owners.is_empty() {
             let mut left = Vec::new();
-            for (owner, priority, id) in std::mem::take(&mut self.owners) {
-                let after = args![owner.as_str(), priority, id, self.limit];
-                let rows = tx.all(RUNNABLE_OF_OWNER, after).await?;
+            for mut owner in std::mem::take(&mut self.owners) {
+                let rows = page(tx, &owner, self.limit).await?;
                 let is_full = rows.len() as u64 == u64::from(self.limit);
                 if let Some(last) = rows.last().filter(|_| is_full) {
-                    left.push((owner, last.int("priority")?, last.text("id")?));
+                    owner.after = (last.int("priority")?, last.text("id")?);
+                    left.push(owner);
                 }
                 for row in rows {
-                    jobs.extend(load(tx, &row, self.limit, cluster_slots).await?);
+                    jobs.extend(load(tx, &row, self.limit, offers).await?);
                 }
             }
             self.owners = left;
@@ -62,55 +86,111 @@ impl Walk {
     }
 }
 
+/// The next jobs of an owner in the order in which they go, whatever of it they require: the first of all
+/// are among the first of each kind.
+async fn page(tx: &mut Tx<'_>, owner: &Owner, limit: u32) -> Result<Vec<Row>, StoreError> {
+    let mut rows = Vec::new();
+    for requires in &owner.requires {
+        let (priority, id) = owner.after.clone();
+        let after = args![owner.id.as_str(), requires.as_str(), priority, id, limit];
+        for row in tx.all(RUNNABLE_OF_OWNER, after).await? {
+            rows.push((Reverse(row.int("priority")?), row.text("id")?, row));
+        }
+    }
+    if owner.requires.len() > 1 {
+        rows.sort_by(|(p, i, _), (q, k, _)| (p, i).cmp(&(q, k)));
+        rows.truncate(limit as usize);
+    }
+    Ok(rows.into_iter().map(|(_, _, row)| row).collect())
+}
+
 /// Those of these jobs of which elements may be run, as they stand.
 ///
 /// # Errors
 /// The database's.
-pub async fn of(
-    tx: &mut Tx<'_>,
-    ids: &[JobId],
-    cluster_slots: u64,
-) -> Result<Vec<Job>, StoreError> {
+pub async fn of(tx: &mut Tx<'_>, ids: &[JobId], offers: &[Offer]) -> Result<Vec<Job>, StoreError> {
     let mut jobs = Vec::new();
     for id in ids {
         if let Some(row) = tx.first(RUNNING, args![*id]).await? {
-            jobs.extend(load(tx, &row, 1, cluster_slots).await?);
+            jobs.extend(load(tx, &row, 1, offers).await?);
         }
     }
     Ok(jobs)
 }
 
-/// Whether anything can be leased.
+/// Whether anything can be leased that one of `agents` could run if it had nothing else to do.
 ///
 /// # Errors
 /// The database's.
-pub async fn is_any(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
-    let row =
-        tx.first("select exists (select 1 from jobs where runnable) as any_is", args![]).await?;
-    row.map_or(Ok(false), |row| row.flag("any_is"))
+pub async fn is_any(tx: &mut Tx<'_>, agents: &[Agent]) -> Result<bool, StoreError> {
+    Ok(!open_to(tx, agents).await?.is_empty())
 }
 
-/// Whether anything can be leased, or taken over from who holds it.
+/// What an agent must have, one or the other, to be given something, or to take something over from who
+/// holds it.
 ///
 /// # Errors
 /// The database's.
-pub async fn may_give(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
-    let row = tx.first(MAY_GIVE, args![]).await?;
-    row.map_or(Ok(false), |row| row.flag("any_is"))
+pub async fn sought(tx: &mut Tx<'_>) -> Result<HashSet<Requirements>, StoreError> {
+    let rows = tx.all(SOUGHT, args![]).await?;
+    rows.iter().map(offers::requirements).collect()
 }
 
-pub(super) const MAY_GIVE: &str = "
-    select exists (select 1 from jobs where runnable)
-        or exists (select 1 from leases where state = 'live' and spare > 0) as any_is";
+/// Owners of runnable jobs, and what these require, by skipping along the index: the cost is that of the
+/// owners and of what their jobs differ in, not of the jobs.
+macro_rules! open {
+    ($select:literal) => {
+        concat!(
+            "with recursive owners (owner) as (
+                 select min(owner) from jobs where runnable
+                 union all
+                 select (select min(owner) from jobs where runnable and owner > owners.owner)
+                 from owners where owners.owner is not null
+             ), open (owner, requires) as (
+                 select owner, (select min(requires) from jobs
+                     where runnable and jobs.owner = owners.owner)
+                 from owners where owner is not null
+                 union all
+                 select owner, (select min(requires) from jobs
+                     where runnable and jobs.owner = open.owner and jobs.requires > open.requires)
+                 from open where requires is not null
+             ) ",
+            $select
+        )
+    };
+}
+
+pub(super) const OPEN: &str = open!("select owner, requires from open where requires is not null");
+
+pub(super) const SOUGHT: &str = open!(
+    "select requires from open where requires is not null
+     union
+     select requires from (select job_id from leases where state = 'live' and spare > 0
+         order by spare desc limit 256) spares join jobs on id = job_id"
+);
+
+/// The owners of runnable jobs that one of `agents` could run if it had nothing else to do, and what these
+/// require, as it is written down.
+async fn open_to(tx: &mut Tx<'_>, agents: &[Agent]) -> Result<Vec<(String, String)>, StoreError> {
+    let mut open = Vec::new();
+    for row in tx.all(OPEN, args![]).await? {
+        let requirements = offers::requirements(&row)?;
+        if agents.iter().any(|agent| requirements.are_met(&agent.runtimes, &agent.labels)) {
+            open.push((row.text("owner")?, row.text("requires")?));
+        }
+    }
+    open.sort_unstable();
+    Ok(open)
+}
 
 /// Loads a job. One that cannot be read is left out, so that it holds up no other.
 async fn load(
     tx: &mut Tx<'_>,
     row: &Row,
     limit: u32,
-    cluster_slots: u64,
+    offers: &[Offer],
 ) -> Result<Option<Job>, StoreError> {
-    let mut job = match job(row, cluster_slots) {
+    let mut job = match job(row, offers) {
         Ok(job) => job,
         Err(error) => {
             let id = row.text("id")?;
@@ -131,39 +211,24 @@ async fn load(
     Ok(Some(job))
 }
 
-/// Owners of runnable jobs, by skipping along the index: the cost is that of the owners, not of
-/// their jobs.
-async fn owners(tx: &mut Tx<'_>) -> Result<Vec<String>, StoreError> {
-    let rows = tx
-        .all(
-            "with recursive walk (owner) as (
-                 select min(owner) from jobs where runnable
-                 union all
-                 select (select min(owner) from jobs where runnable and owner > walk.owner)
-                 from walk where walk.owner is not null
-             )
-             select owner from walk where owner is not null",
-            args![],
-        )
-        .await?;
-    rows.iter().map(|row| row.text("owner")).collect()
-}
-
 const RUNNABLE_OF_OWNER: &str = "
     select j.id, j.owner, j.runtime, j.priority, j.total, j.input_bytes, j.shape, j.plan, j.options,
         j.chunk, p.cursor, p.done, p.failed, p.busy_us
     from jobs j join progress p on p.job_id = j.id
-    where j.runnable and j.owner = $1
-        and (j.priority < $2 or j.priority = $2 and j.id > $3)
-    order by j.priority desc, j.id limit $4 + 0";
+    where j.runnable and j.owner = $1 and j.requires = $2
+        and (j.priority < $3 or j.priority = $3 and j.id > $4)
+    order by j.priority desc, j.id limit $5 + 0";
 
 const RUNNING: &str = "
     select j.id, j.owner, j.runtime, j.priority, j.total, j.input_bytes, j.shape, j.plan, j.options,
         j.chunk, p.cursor, p.done, p.failed, p.busy_us
     from jobs j join progress p on p.job_id = j.id where j.id = $1 and j.state = 'running'";
 
-fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
+fn job(row: &Row, offers: &[Offer]) -> Result<Job, StoreError> {
     let options: Options = row.json("options")?;
+    let runtime = jobs::runtime(row)?;
+    let requirements = Requirements::new(runtime, options.labels);
+    let cluster_slots = slots_for(&requirements, offers);
     let plan: Vec<Level> = row.json("plan")?;
     let shape: Shape = row.json("shape")?;
     let (total, done) = (row.count("total")?, row.count("done")?);
@@ -181,8 +246,8 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
         id: row.id("id")?,
         owner: row.text("owner")?,
         priority: options.priority,
-        runtime: jobs::runtime(row)?,
-        labels: options.labels,
+        runtime,
+        labels: requirements.labels,
         slots: options.slots,
         memory: options.memory.unwrap_or(0),
         placement: placement(&plan, shape.nested),
@@ -196,6 +261,7 @@ fn job(row: &Row, cluster_slots: u64) -> Result<Job, StoreError> {
             seconds: row.count("busy_us")? as f64 / 1e6,
         },
         element_bytes: row.count("input_bytes")? / total.max(1),
+        cluster_slots,
         usage: HashMap::new(),
         suspects_on: HashSet::new(),
     })
@@ -257,10 +323,10 @@ async fn suspects_on(tx: &mut Tx<'_>, job: JobId) -> Result<HashSet<AgentId>, St
 }
 
 pub(super) const SLOTS_BY_OWNER: &str = "
-    select j.owner, cast(sum(l.slots) as bigint) as slots
-    from leases l join jobs j on j.id = l.job_id where l.state = 'live' group by j.owner";
+    select j.owner, cast(sum(p.slots) as bigint) as slots
+    from jobs j join progress p on p.job_id = j.id where j.state = 'running' group by j.owner";
 
-/// Slots at work by owner.
+/// Slots at work by owner, as the running jobs count them: there are fewer of these than of leases.
 ///
 /// # Errors
 /// The database's.

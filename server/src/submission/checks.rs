@@ -23,7 +23,7 @@ const MAX_AFTER: usize = 1000;
 const LECUYER: i64 = 10407;
 
 /// Adds every field of `submission` that cannot be, except for what is in elements and blobs.
-pub fn check(submission: &SubmitJob, faults: &mut Faults) {
+pub fn check(submission: &SubmitJob, is_call: bool, faults: &mut Faults) {
     let name_length = submission.name.as_deref().map_or(0, |name| name.chars().count());
     faults.unless(
         name_length <= MAX_NAME,
@@ -51,7 +51,7 @@ pub fn check(submission: &SubmitJob, faults: &mut Faults) {
     check_options(&submission.options, faults);
     check_semantics(submission, faults);
     check_seed(submission, faults);
-    if submission.elements.is_none() {
+    if is_call {
         check_call(submission, faults);
     }
 }

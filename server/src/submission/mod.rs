@@ -14,15 +14,16 @@ use protocol::FieldError;
 use protocol::JobId;
 use protocol::agent::JobSpec;
 use protocol::job::{Options, Seed, SubmitJob};
+use serde_json::value::RawValue;
 
 use crate::blobs::Blobs;
-use crate::elements::{self, Wanted};
+use crate::elements::{self, Draft, Shelf, Wanted};
 use crate::error::ApiError;
 use crate::plan;
 use crate::store::jobs::NewJob;
 
 pub use constants::fault_of as fault_of_blob;
-pub use read::{heavy, read_json};
+pub use read::{heavy, read_json, read_submission};
 
 /// Jobs of one batch at the most.
 const MAX_BATCH: usize = 1000;
@@ -47,17 +48,20 @@ impl Faults {
     }
 }
 
-/// Checks a submission and stores its large parts.
+/// Checks a submission and stores its large parts. Its `elements` stand beside it, so that there is one copy
+/// of them; `draft` takes them if they are many.
 ///
 /// # Errors
 /// Every field at fault at once.
 pub async fn prepare(
     submission: SubmitJob,
+    elements: Option<&RawValue>,
     owner: String,
     blobs: &Blobs,
+    draft: Option<&mut Draft>,
 ) -> Result<NewJob, ApiError> {
     let mut faults = Faults::default();
-    checks::check(&submission, &mut faults);
+    checks::check(&submission, elements.is_none(), &mut faults);
     let args = constants::check(&submission, "args", &submission.args, blobs, &mut faults).await?;
     let globals =
         constants::check(&submission, "globals", &submission.globals, blobs, &mut faults).await?;
@@ -67,7 +71,7 @@ pub async fn prepare(
         encoding: submission.options.encoding,
         variant: submission.options.variant,
     };
-    let source = match submission.elements.as_deref() {
+    let source = match elements {
         Some(text) => heavy(text.get().len(), || elements::parse(text, wanted)),
         None => Ok(elements::Source::Call),
     };
@@ -79,8 +83,8 @@ pub async fn prepare(
             return Err(ApiError::Invalid(faults.0));
         }
     };
-    let elements = elements::store(source, wanted, blobs).await?;
-    let id = JobId::new();
+    let id = draft.as_ref().map_or_else(JobId::new, |draft| draft.job);
+    let elements = elements::store(source, wanted, blobs, Shelf::new(draft)).await?;
     let options = with_seed(submission.options)?;
     let spec = JobSpec {
         id,
@@ -125,8 +129,9 @@ pub async fn prepare_all(
         return Err(ApiError::field("jobs", message));
     }
     let (mut jobs, mut faults) = (Vec::with_capacity(n), Vec::new());
-    for (i, submission) in submissions.into_iter().enumerate() {
-        match prepare(submission, owner.to_owned(), blobs).await {
+    for (i, mut submission) in submissions.into_iter().enumerate() {
+        let elements = submission.elements.take();
+        match prepare(submission, elements.as_deref(), owner.to_owned(), blobs, None).await {
             Ok(job) => jobs.push(job),
             Err(ApiError::Invalid(of_job)) => faults.extend(of_job.into_iter().map(|fault| {
                 FieldError { field: format!("jobs[{i}].{}", fault.field), message: fault.message }

@@ -1,6 +1,11 @@
 //! Bodies of JSON, refused in words of JSON that name the field at fault.
 
+use std::borrow::Cow;
+
+use protocol::job::SubmitJob;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 
@@ -25,6 +30,37 @@ pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
             .map_err(|e| ApiError::BadRequest(format!("the body goes on after its JSON: {e}")))?;
         Ok(read)
     })
+}
+
+/// Reads a submission, and apart from it the elements that stand in it, which are not copied: they may be
+/// nearly all of the body.
+///
+/// # Errors
+/// What is wrong, naming the field at fault.
+pub fn read_submission(body: &[u8]) -> Result<(SubmitJob, Option<Cow<'_, RawValue>>), ApiError> {
+    if body.len() >= HEAVY
+        && let Some(apart) = heavy(body.len(), || apart(body))
+    {
+        return Ok(apart);
+    }
+    // What is wrong is told by where it stands in all of it.
+    let mut submission: SubmitJob = read_json(body)?;
+    let elements = submission.elements.take().map(Cow::Owned);
+    Ok((submission, elements))
+}
+
+fn apart(body: &[u8]) -> Option<(SubmitJob, Option<Cow<'_, RawValue>>)> {
+    #[derive(Deserialize)]
+    struct Elements<'a> {
+        #[serde(borrow)]
+        elements: &'a RawValue,
+    }
+    let elements = serde_json::from_slice::<Elements<'_>>(body).ok()?.elements;
+    let start = elements.get().as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    let end = start + elements.get().len();
+    let rest = [body.get(..start)?, b"null", body.get(end..)?].concat();
+    let submission = serde_json::from_slice(&rest).ok()?;
+    Some((submission, (elements.get() != "null").then_some(Cow::Borrowed(elements))))
 }
 
 fn refused(error: serde_path_to_error::Error<serde_json::Error>, body: &[u8]) -> ApiError {

@@ -17,8 +17,9 @@ impl Fixture {
     }
 
     async fn prepare(&self, submission: &Value) -> Result<NewJob, ApiError> {
-        let submission = read_json(submission.to_string().as_bytes())?;
-        prepare(submission, "ada".to_owned(), &self.blobs).await
+        let body = submission.to_string();
+        let (submission, elements) = read_submission(body.as_bytes())?;
+        prepare(submission, elements.as_deref(), "ada".to_owned(), &self.blobs, None).await
     }
 
     /// `FIELD: message` of each fault.

@@ -21,7 +21,7 @@ impl Fixture {
 
     async fn read(&self, wanted: Wanted, body: &[u8]) -> Result<Elements, ApiError> {
         let digest = self.blobs.put(Bytes::copy_from_slice(body)).await.unwrap();
-        store(&digest, wanted, &self.blobs).await
+        store(&digest, wanted, &self.blobs, Shelf::new(None)).await
     }
 
     async fn refused(&self, wanted: Wanted, body: &[u8]) -> String {

@@ -57,7 +57,7 @@ fn id<T: std::str::FromStr>(number: u128) -> T {
     format!("{number:032x}").parse().ok().expect("32 hexadecimal digits are an id")
 }
 
-fn job(total: u64) -> Job {
+fn job(total: u64, cluster_slots: u64) -> Job {
     Job {
         id: id::<JobId>(1),
         owner: "ada".to_owned(),
@@ -74,6 +74,7 @@ fn job(total: u64) -> Job {
         chunk: None,
         measured: Measured::default(),
         element_bytes: 8,
+        cluster_slots,
         usage: HashMap::new(),
         suspects_on: HashSet::new(),
     }
@@ -92,7 +93,7 @@ impl Server {
             cluster,
             rule,
             sizes: Sizes::default(),
-            job: job(total),
+            job: job(total, cluster.all_slots()),
             agents: (0..cluster.agents).map(presence).collect(),
             live: BTreeMap::new(),
             asks: BTreeMap::new(),
@@ -247,7 +248,7 @@ impl Server {
     fn assign(&mut self, agents: &mut [assign::Agent]) -> Vec<Assignment> {
         let slots = self.cluster.all_slots();
         if self.rule == Rule::Ours {
-            let assignments = assign(vec![self.job.clone()], agents, &mut HashMap::new(), slots);
+            let assignments = assign(vec![self.job.clone()], agents, &mut HashMap::new());
             assignments.iter().for_each(|assignment| self.take_out(assignment));
             return assignments;
         }
@@ -260,7 +261,7 @@ impl Server {
             }
             self.job.chunk = self.sizes.next(self.rule, self.job.total, left, slots);
             let mut one = [assign::Agent { free: 1, ahead: 0, ..agent.clone() }];
-            let given = assign(vec![self.job.clone()], &mut one, &mut HashMap::new(), slots);
+            let given = assign(vec![self.job.clone()], &mut one, &mut HashMap::new());
             given.iter().for_each(|assignment| self.take_out(assignment));
             agent.free -= 1;
             assignments.extend(given);

@@ -7,11 +7,11 @@ use protocol::{JobId, Problem};
 
 use super::super::db::{Row, Tx, args, json_text};
 use super::super::jobs::{self, Shape};
-use super::super::{StoreError, references, specs};
+use super::super::{StoreError, offers, references, specs};
 use super::{Check, Kind, leases, outcomes, tiling};
 
 pub(super) const SELECT_PAGE: &str = "
-    select j.id, j.state, j.options, j.shape, j.spec, j.runnable, j.total, j.after_jobs,
+    select j.id, j.state, j.runtime, j.requires, j.options, j.shape, j.spec, j.runnable, j.total, j.after_jobs,
         j.retried_as, j.started_at, j.finished_at, j.error,
         p.cursor, p.done, p.failed, p.running, p.slots,
         r.id as retry, r.retry_of as retry_is_of
@@ -25,6 +25,9 @@ struct Book {
     stops: bool,
     shape: Shape,
     runnable: bool,
+    /// What an agent must have to run it, as it is written down and as it must be.
+    requires: String,
+    required: String,
     total: u64,
     after: Vec<JobId>,
     counters: Option<Counters>,
@@ -51,10 +54,13 @@ fn book(row: &Row) -> Result<Book, StoreError> {
             slots: row.count("slots")?,
         }),
     };
+    let options: Options = row.json("options")?;
     Ok(Book {
         id: row.id("id")?,
         state: jobs::state(row)?,
-        stops: row.json::<Options>("options")?.on_error == OnError::Stop,
+        stops: options.on_error == OnError::Stop,
+        requires: row.text("requires")?,
+        required: offers::required(jobs::runtime(row)?, &options.labels)?,
         shape: row.json("shape")?,
         runnable: row.flag("runnable")?,
         total: row.count("total")?,
@@ -94,6 +100,11 @@ impl Check<'_> {
             } else {
                 "nothing of the job can be leased, and its row says that something can"
             };
+            self.add(&book, Kind::Runnable, text);
+        }
+        if !book.requires.is_empty() && book.requires != book.required {
+            let text =
+                format!("the job requires {}, and its row says {}", book.required, book.requires);
             self.add(&book, Kind::Runnable, text);
         }
         let faults = if book.state.is_final() {

@@ -7,6 +7,7 @@
 //! * [`tiling`]: that each element is in one place, once.
 //! * [`payloads`]: bytes in rows and in blobs.
 //! * [`orphans`]: rows of jobs that are not there.
+//! * [`offers`]: what live agents offer together.
 //!
 //! It reads one snapshot, a job at a time, so that it can run beside a server. The tests of the store
 //! call it after every step of their histories: what must hold is said here alone.
@@ -14,6 +15,7 @@
 mod inputs;
 mod jobs;
 mod leases;
+mod offers;
 mod orphans;
 mod outcomes;
 mod payloads;
@@ -66,6 +68,8 @@ pub enum Kind {
     References,
     /// A blob is missing or is not what it should be.
     Blobs,
+    /// What live agents offer together is not what a recount gives.
+    Offers,
 }
 
 impl Kind {
@@ -87,6 +91,7 @@ impl Kind {
             Self::Orphans => "orphans",
             Self::References => "references",
             Self::Blobs => "blobs",
+            Self::Offers => "offers",
         }
     }
 }
@@ -157,5 +162,6 @@ pub async fn run(tx: &mut Tx<'_>, blobs: &Blobs, deep: bool) -> Result<Report, S
         }
     }
     check.orphans(tx).await?;
+    check.offers(tx).await?;
     Ok(check.report)
 }

@@ -6,8 +6,8 @@ use protocol::job::JobState;
 
 use super::super::jobs::NewJob;
 use super::super::tokens::Scope;
-use super::super::{ends, submissions, trash};
-use super::{Fixture, new_job, write};
+use super::super::{agents, ends, submissions, trash};
+use super::{Fixture, decision, new_job, register, write};
 
 /// Two stages: jobs, and as many others that each come after all of these.
 struct Stages {
@@ -99,4 +99,37 @@ async fn deleting_by_age_costs_the_same_whether_few_or_many_jobs_are_open() {
         }));
     }
     assert_eq!(costs[0], costs[1]);
+}
+
+/// What a round costs that gives elements of a map to an agent, while so many jobs wait for agents that are
+/// not there, and so many others are there that have a label of their own.
+async fn cost_of_a_round(n_jobs: usize, n_agents: usize) -> usize {
+    let fixture = Fixture::new().await;
+    let mut blocked = ranges(n_jobs, &[]);
+    for job in &mut blocked {
+        job.options.labels.insert("zone".to_owned(), "nowhere".to_owned());
+    }
+    accept(&fixture, blocked).await;
+    let agent = fixture.agent(2).await;
+    for _ in 0..n_agents {
+        let mut other = register(2);
+        other.labels.insert("zone".to_owned(), "elsewhere".to_owned());
+        write!(fixture, |tx| agents::register(tx, &other, 0, 1000));
+    }
+    fixture.map(100).await;
+    write!(fixture, |tx| async {
+        let decided = decision(tx, agent, 2, 2, 0).await?;
+        assert_eq!(decided.grants.len(), 2);
+        Ok(tx.cost)
+    })
+}
+
+#[tokio::test]
+async fn a_round_costs_the_same_whatever_is_queued_that_those_who_wait_cannot_run() {
+    assert_eq!(cost_of_a_round(2, 1).await, cost_of_a_round(60, 1).await);
+}
+
+#[tokio::test]
+async fn a_round_costs_the_same_however_many_other_agents_are_alike() {
+    assert_eq!(cost_of_a_round(1, 2).await, cost_of_a_round(1, 60).await);
 }

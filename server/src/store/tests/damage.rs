@@ -228,6 +228,12 @@ are_found! {
     a_flag_that_was_not_taken_back: waiting,
         "update jobs set runnable = true where id = $1",
         Runnable, "its row says that something can";
+    a_job_that_asks_for_other_agents: waiting,
+        "update jobs set requires = replace(requires, 'python', 'r') where id = $1",
+        Runnable, "its row says {\"runtime\":\"r\"";
+    slots_that_nobody_offers: waiting,
+        "update offers set slots = slots + 1 where $1 <> ''",
+        Offers, "written down is";
     a_job_that_does_not_wait: waiting,
         "delete from dependencies where job_id = $1",
         Dependencies, "does not wait for";

@@ -67,7 +67,7 @@ async fn what_a_killed_server_has_left_of_a_retry_is_there_for_nobody_and_cleare
     let retry = cancelled(&fixture).await;
     let (of, id, cut, rows) = (retry.of, retry.id, retry.cut.clone(), retry.rows.clone());
     let again = Retry { id: protocol::JobId::new(), ..retry };
-    write!(fixture, |tx| drafts::open(tx, id, of, 11));
+    write!(fixture, |tx| drafts::open(tx, id, Some(of), 11));
     let next = write!(fixture, |tx| drafts::copy_outcomes(tx, of, id, 0, 3));
     assert_eq!(next, Some(30));
     write!(fixture, |tx| drafts::insert_cuts(tx, of, id, &cut));

@@ -86,7 +86,7 @@ async fn what_is_being_retried_stays_until_the_retry_has_ended() {
     let retry = work_out(&fixture.store, &blobs, &fixture.job(job).await).await.unwrap();
     let id = retry.id;
     // While it is written in slices.
-    write!(fixture, |tx| drafts::open(tx, id, job, 5));
+    write!(fixture, |tx| drafts::open(tx, id, Some(job), 5));
     assert_eq!(expire(&fixture, 100).await, []);
     write!(fixture, |tx| retries::publish(tx, &retry, 11));
     // And while it runs.

@@ -48,6 +48,7 @@ use crate::block::{compress, pack};
 use crate::dispatcher::{Decided, decide};
 use crate::elements::Elements;
 use crate::scheduler::assign::{Agent, Job};
+use crate::scheduler::requirements::Offer;
 
 /// Runs an operation in a transaction of the fixture's store.
 macro_rules! write {
@@ -137,8 +138,14 @@ pub async fn decision(
     free: u32,
     ahead: u32,
 ) -> Result<Decided, StoreError> {
-    let agents = vec![Agent {
-        id: agent,
+    let agents = vec![waiting(agent, slots, free, ahead)];
+    Ok(decide(tx, agents, &HashSet::new(), 7).await?.unwrap_or_default())
+}
+
+/// An agent of `slots` slots that waits for work, without labels.
+fn waiting(id: AgentId, slots: u32, free: u32, ahead: u32) -> Agent {
+    Agent {
+        id,
         free,
         ahead,
         slots,
@@ -146,16 +153,17 @@ pub async fn decision(
         free_memory: 1 << 34,
         runtimes: vec![Runtime::Python],
         labels: BTreeMap::new(),
-    }];
-    Ok(decide(tx, agents, &HashSet::new(), 7).await?.unwrap_or_default())
+    }
 }
 
 /// All runnable jobs, as the scheduler sees them with `slots` in the cluster.
 async fn runnable_jobs(tx: &mut Tx<'_>, slots: u64) -> Result<Vec<Job>, StoreError> {
-    let Some(mut walk) = Walk::start(tx, 2).await? else { return Ok(Vec::new()) };
+    let agents = [waiting(AgentId::new(), 1, 1, 0)];
+    let Some(mut walk) = Walk::start(tx, &agents, 2).await? else { return Ok(Vec::new()) };
+    let offers = [Offer { runtimes: vec![Runtime::Python], labels: BTreeMap::new(), slots }];
     let mut jobs = Vec::new();
     loop {
-        match walk.next(tx, slots).await? {
+        match walk.next(tx, &offers).await? {
             page if page.is_empty() => return Ok(jobs),
             page => jobs.extend(page),
         }

@@ -154,9 +154,9 @@ async fn an_agent_learns_whether_something_is_left() {
 #[tokio::test]
 async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over() {
     let fixture = Fixture::new().await;
-    assert!(!read!(fixture, |tx| runnable::may_give(tx)));
+    assert!(read!(fixture, |tx| runnable::sought(tx)).is_empty());
     let (fixture, busy, _, _, ten) = ten_leased().await;
-    assert!(read!(fixture, |tx| runnable::may_give(tx)), "there are new elements");
+    assert!(!read!(fixture, |tx| runnable::sought(tx)).is_empty(), "there are new elements");
     let mut held = vec![ten.clone()];
     loop {
         let grants = grant(&fixture, busy).await;
@@ -165,13 +165,13 @@ async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over()
         }
         held.extend(grants);
     }
-    assert!(read!(fixture, |tx| runnable::may_give(tx)), "not all has begun");
+    assert!(!read!(fixture, |tx| runnable::sought(tx)).is_empty(), "not all has begun");
     let begun = |grant: &Grant| {
         let rest = grant.ranges.ranges()[0];
         (rest.len() > 1).then(|| piece(grant, Range(rest.0, rest.1 - 1)))
     };
     fixture.report(busy, held.iter().filter_map(begun).collect()).await;
-    assert!(!read!(fixture, |tx| runnable::may_give(tx)), "all has begun");
+    assert!(read!(fixture, |tx| runnable::sought(tx)).is_empty(), "all has begun");
 }
 
 /// The slots that a job and an agent have at work.

@@ -18,11 +18,15 @@ async fn what_is_read_often_is_found_by_an_index() {
         (runnable::RETURNED, vec!["leases USING INDEX leases_returned (job_id=?)"]),
         (runnable::USAGE, vec!["leases USING COVERING INDEX leases_live (job_id=?)"]),
         (
-            runnable::MAY_GIVE,
-            vec!["jobs USING INDEX jobs_runnable", "leases USING COVERING INDEX leases_spare"],
+            runnable::OPEN,
+            vec![
+                "jobs USING INDEX jobs_runnable (owner>?)",
+                "jobs USING INDEX jobs_runnable (owner=? AND requires>?)",
+            ],
         ),
+        (runnable::SOUGHT, vec!["leases USING INDEX leases_spare"]),
         (leases::SPARES, vec!["leases USING INDEX leases_spare"]),
-        (runnable::SLOTS_BY_OWNER, vec!["SCAN l USING COVERING INDEX leases_live"]),
+        (runnable::SLOTS_BY_OWNER, vec!["j USING INDEX jobs_state (state=?)"]),
         (outcomes::BY_INDEX_WITH_ERRORS, vec!["outcomes_failed (job_id=? AND first>?)"]),
         (outcomes::BY_RANK_WITH_ERRORS, vec!["outcomes_failed_rank (job_id=? AND rank>?)"]),
         (
