@@ -12,7 +12,7 @@ import sys
 from picture import Scale, grid, short, text
 
 HERE = pathlib.Path(__file__).parent
-HEIGHT, PANEL, GAP, LEFT, TOP = 720, 300, 90, 70, 120
+HEIGHT, PANEL, GAP, LEFT, TOP = 720, 270, 80, 70, 120
 PANEL_HEIGHT, BELOW = 220, 100
 TITLES = {
     "elements": "elements of the map, in a blob", "listed": "elements of the map, in the body",
@@ -100,7 +100,7 @@ class Straight:
 
     def __init__(self, most, begin, end):
         power = 10 ** math.floor(math.log10(max(most, 1e-9)))
-        self.step = next(step * power for step in (0.2, 0.5, 1, 2) if most * 1.25 <= 6 * step * power)
+        self.step = next(step * power for step in (0.2, 0.5, 1, 2, 5) if most * 1.25 <= 6 * step * power)
         self.n_steps = math.ceil(most * 1.25 / self.step)
         self.begin, self.end = begin, end
 

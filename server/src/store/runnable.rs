@@ -323,7 +323,7 @@ async fn suspects_on(tx: &mut Tx<'_>, job: JobId) -> Result<HashSet<AgentId>, St
 }
 
 pub(super) const SLOTS_BY_OWNER: &str = "
-    select j.owner, cast(sum(p.slots) as bigint) as slots
+    select j.owner, cast(sum(case when p.slots > 0 then p.slots else 0 end) as bigint) as slots
     from jobs j join progress p on p.job_id = j.id where j.state = 'running' group by j.owner";
 
 /// Slots at work by owner, as the running jobs count them: there are fewer of these than of leases.
