@@ -12,7 +12,7 @@ import sys
 from picture import Scale, grid, short, text
 
 HERE = pathlib.Path(__file__).parent
-HEIGHT, PANEL, GAP, LEFT, TOP = 720, 270, 80, 70, 120
+HEIGHT, PANEL, GAP, LEFT, TOP = 810, 270, 80, 70, 120
 PANEL_HEIGHT, BELOW = 220, 100
 TITLES = {
     "elements": "elements of the map, in a blob", "listed": "elements of the map, in the body",
@@ -105,7 +105,7 @@ class Straight:
         self.begin, self.end = begin, end
 
     def __call__(self, value):
-        return self.begin + min(value / (self.n_steps * self.step), 1) * (self.end - self.begin)
+        return self.begin + min(max(value / (self.n_steps * self.step), 0), 1) * (self.end - self.begin)
 
     def marks(self):
         return [step * self.step for step in range(self.n_steps + 1)]

@@ -6,6 +6,7 @@ import threading
 import time
 
 PERIOD = 0.05
+SETTLED = 0.5
 
 
 class Usage:
@@ -24,6 +25,8 @@ class Usage:
         self.thread = threading.Thread(target=self.sample, daemon=True)
 
     def __enter__(self):
+        # What was done before ends first, such as its clearing up.
+        time.sleep(SETTLED)
         began, spent = time.perf_counter(), self.spent()
         time.sleep(self.idle_seconds)
         self.began = time.perf_counter()
