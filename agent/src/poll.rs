@@ -47,9 +47,10 @@ pub async fn run(agent: &Arc<Agent>, leases: &TaskTracker) {
 async fn collect(agent: &Arc<Agent>, leases: &TaskTracker) {
     let never = CancellationToken::new();
     let nothing = Demand::default();
+    let number = agent.held.ask();
     let last = agent.client.lease(|| request(agent, nothing, Duration::ZERO), &never);
     if let Ok(Ok(Some((granted, payload)))) = timeout(LAST_LIMIT, last).await {
-        accept(agent, leases, granted, payload);
+        accept(agent, leases, number, granted, payload);
     }
 }
 
@@ -74,7 +75,7 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
     let mut earlier = FuturesUnordered::new();
     // Requests are counted. An answer counts only while no later one was answered: what it gives was
     // given again with that, and may have been run and reported since.
-    let (mut n_asked, mut answered) = (0_u64, 0_u64);
+    let mut answered = 0;
     loop {
         let Ok(asked) = demand.wait_for(|demand| demand.is_any()).await.map(|demand| *demand)
         else {
@@ -83,14 +84,13 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
         if respite.is_on() {
             collect(agent, leases).await;
             // What it was told is the latest.
-            answered = n_asked;
+            answered = agent.held.ask();
             respite.over().await;
             continue;
         }
         let began = clock::now();
         let superseded = CancellationToken::new();
-        n_asked += 1;
-        let number = n_asked;
+        let number = agent.held.ask();
         let mut asking = ask(agent, asked, superseded.clone());
         let answer = loop {
             tokio::select! {
@@ -98,7 +98,7 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
                 Some((of, answer)) = earlier.next() => {
                     if let (true, Ok(Some((granted, payload)))) = (answered < of, answer) {
                         answered = of;
-                        accept(agent, leases, granted, payload);
+                        accept(agent, leases, of, granted, payload);
                     }
                 }
                 () = more_than(demand.clone(), asked.free) => {
@@ -115,7 +115,7 @@ async fn ask_for_ever(agent: &Arc<Agent>, leases: &TaskTracker) {
                 if granted.leases.is_empty() && clock::now() - began < PAUSE {
                     sleep(PAUSE).await;
                 }
-                accept(agent, leases, granted, payload);
+                accept(agent, leases, number, granted, payload);
             }
             None | Some(Ok(None)) => {}
             Some(Err(problem)) => {
@@ -138,7 +138,14 @@ async fn more_than(mut demand: watch::Receiver<Demand>, asked: u32) {
     sleep(BURST).await;
 }
 
-fn accept(agent: &Arc<Agent>, leases: &TaskTracker, granted: Leases, mut payload: Bytes) {
+/// Takes what request number `asked` was given.
+fn accept(
+    agent: &Arc<Agent>,
+    leases: &TaskTracker,
+    asked: u64,
+    granted: Leases,
+    mut payload: Bytes,
+) {
     granted.jobs.into_iter().for_each(|spec| agent.jobs.learn(spec));
     if !granted.leases.is_empty() {
         agent.slots.note_more(granted.more);
@@ -146,14 +153,20 @@ fn accept(agent: &Arc<Agent>, leases: &TaskTracker, granted: Leases, mut payload
     for lease in granted.leases {
         let length = inputs::inline_bytes(&lease).min(payload.len());
         let own = payload.split_to(length);
-        if let Some(grant) = hold(agent, leases, lease, own) {
+        if let Some(grant) = hold(agent, leases, asked, lease, own) {
             leases.spawn(lease::run(Arc::clone(agent), grant));
         }
     }
 }
 
-/// Holds a lease, unless it is held already or its job is not known.
-fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) -> Option<Grant> {
+/// Holds a lease, unless it is held already, has ended since it was asked for, or its job is not known.
+fn hold(
+    agent: &Arc<Agent>,
+    leases: &TaskTracker,
+    asked: u64,
+    lease: Lease,
+    payload: Bytes,
+) -> Option<Grant> {
     let Some(job) = agent.jobs.get(lease.job) else {
         tracing::error!(lease = %lease.id, job = %lease.job, "a lease of a job that was not sent");
         let agent = Arc::clone(agent);
@@ -163,7 +176,7 @@ fn hold(agent: &Arc<Agent>, leases: &TaskTracker, lease: Lease, payload: Bytes) 
         });
         return None;
     };
-    let holding = agent.held.insert(lease.id)?;
+    let holding = agent.held.insert(lease.id, asked)?;
     tracing::debug!(lease = %lease.id, job = %lease.job, elements = lease.ranges.len(), "leased");
     let stop = Stop { revoked: holding.revoked().clone(), killed: agent.killed.clone() };
     // In line from now on: the next request must not ask for it once more.
