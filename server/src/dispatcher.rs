@@ -27,6 +27,7 @@ use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::runnable::Walk;
+use crate::store::spares;
 use crate::store::{Store, StoreError, agents, runnable};
 use crate::watchers::Watchers;
 
@@ -329,7 +330,7 @@ pub async fn decide(
     let walk = Walk::start(tx, wanted.clamp(1, MAX_JOBS)).await?;
     let has_free_slots = |agents: &[Agent]| agents.iter().any(|agent| agent.free > 0);
     let spares = if has_free_slots(&agents) {
-        leases::spares(tx, asked, MAX_SPARES).await?
+        spares::largest(tx, asked, MAX_SPARES).await?
     } else {
         Vec::new()
     };
