@@ -24,6 +24,7 @@ pub mod commands;
 mod config;
 mod confinement;
 mod death;
+mod demand;
 mod descriptors;
 mod elements;
 pub mod frame;

@@ -17,9 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::Agent;
 use crate::clock;
+use crate::demand::Demand;
 use crate::inputs;
 use crate::lease::{self, Grant, Stop};
-use crate::slots::Demand;
 
 /// For how long the server may hold a request for work.
 const WAIT: Duration = Duration::from_secs(30);

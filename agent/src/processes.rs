@@ -36,6 +36,28 @@ pub fn children(parent: Pid) -> Vec<Process> {
     all().into_iter().filter(|process| process.parent == parent).collect()
 }
 
+/// Whether all that descends from `parent`, which must have one thread and take in orphans, is its
+/// first child `child`. `false` also where the kernel does not list children (`CONFIG_PROC_CHILDREN`).
+///
+/// Reads a few small files, where [`descendants`] reads one of each process of the machine. The lists
+/// are exact: one is empty only if there is no child, and a child that lives is followed by the next
+/// one, if there is any (Linux, `get_children_pid` in `fs/proc/array.c`).
+pub fn is_alone(parent: Pid, child: Pid) -> bool {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let is_only = listed.is_ok_and(|listed| listed.trim_ascii() == child.to_string());
+    is_only && has_no_child(child) == Some(true)
+}
+
+fn has_no_child(pid: Pid) -> Option<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let listed = fs::read_to_string(task.ok()?.path().join("children")).ok()?;
+        if !listed.trim_ascii().is_empty() {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
 /// Everything that descends from `ancestor`.
 pub fn descendants(ancestor: Pid) -> Vec<Process> {
     Tree::now().descendants(ancestor)
@@ -102,6 +124,8 @@ fn page_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -118,6 +142,29 @@ mod tests {
             2205 2654208 222 18446744073709551615 1 1 0";
         let process = parse_stat(Pid::from_raw(12661), stat).unwrap();
         assert_eq!(process.resident, 222 * page_bytes());
+    }
+
+    #[test]
+    fn a_child_of_a_child_is_seen() {
+        let (parent, child) = (Pid::from_raw(i32::MAX), nix::unistd::getpid());
+        assert!(!is_alone(parent, child), "there is no such parent");
+        let mut shell = Command::new("sh")
+            .args(["-c", "read line; sleep 600 & wait"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(shell.id().cast_signed());
+        assert_eq!(has_no_child(pid), Some(true));
+        drop(shell.stdin.take());
+        while has_no_child(pid) == Some(true) {
+            std::thread::yield_now();
+        }
+        let [sleep] = &children(pid)[..] else { panic!("a shell with one child") };
+        // Whoever asks has other threads, and maybe other children; this shell has neither.
+        assert!(is_alone(pid, sleep.pid));
+        assert!(!is_alone(pid, child), "it is another");
+        nix::sys::signal::kill(sleep.pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        shell.wait().unwrap();
     }
 
     #[test]

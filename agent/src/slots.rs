@@ -1,21 +1,12 @@
-//! Which slots are free, which leases wait for one, and how many the agent would have wait.
+//! Which slots are free, and which leases wait for one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::agent::MOST_AHEAD;
 use tokio::sync::{oneshot, watch};
 
-/// Elements that take no longer are quick: a slot that runs such has its next lease fetched ahead, so
-/// that it does not wait for the way to the server and back. The server gives leases ahead only of
-/// elements that were measured to be as quick.
-const QUICK: Duration = Duration::from_secs(1);
-
-/// Leases that wait for a slot hold so much work at the least, where there is enough: so many are held
-/// ahead a slot that they last for the way to the server and back. As the server's rule says
-/// (`scheduler::chunking`).
-const LEAST_OF_A_LEASE: Duration = Duration::from_millis(50);
+use crate::demand::{Ahead, Demand};
 
 /// The slots of an agent, numbered from 0.
 #[derive(Debug)]
@@ -25,34 +16,13 @@ pub struct Slots {
     demand: watch::Sender<Demand>,
 }
 
-/// What the agent would be given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// Slots that have nothing to do.
-    pub free: u32,
-    /// Leases to hold beside, for slots that will soon have nothing to do.
-    pub ahead: u32,
-}
-
-impl Demand {
-    /// Whether there is any.
-    pub fn is_any(self) -> bool {
-        self != Self::default()
-    }
-}
-
 #[derive(Debug, Default)]
 struct Book {
     free: BTreeSet<u32>,
-    /// Those whose last elements were quick.
-    quick: BTreeSet<u32>,
     /// Leases that wait for slots, in order.
     waiting: VecDeque<Waiting>,
     n_waited: u64,
-    /// The way to the server and back, as far as it is known.
-    way: Option<Duration>,
-    /// Whether the server had more to lease when it gave some last.
-    more: bool,
+    ahead: Ahead,
 }
 
 #[derive(Debug)]
@@ -98,27 +68,21 @@ impl Slots {
     /// Notes how long an element takes in a slot.
     pub fn note_pace(&self, slot: u32, element: Duration) {
         let mut book = self.lock();
-        let has_changed =
-            if element <= QUICK { book.quick.insert(slot) } else { book.quick.remove(&slot) };
-        if has_changed {
-            self.tell(&book);
-        }
-    }
-
-    /// Notes how long a way to the server and back took that it did not hold up. A shorter one is believed
-    /// at once, a longer one by an eighth.
-    pub fn note_way(&self, took: Duration) {
-        let mut book = self.lock();
-        let known = book.way.unwrap_or(took);
-        book.way = Some(took.min((known * 7 + took) / 8));
+        book.ahead.note_pace(slot, element);
         self.tell(&book);
     }
 
-    /// Notes whether the server had more to lease when it gave some. If not, leases ahead are asked for only
-    /// along with slots that are free.
+    /// Notes how long a way to the server and back took that it did not hold up.
+    pub fn note_way(&self, took: Duration) {
+        let mut book = self.lock();
+        book.ahead.note_way(took);
+        self.tell(&book);
+    }
+
+    /// Notes whether the server had more to lease when it gave some.
     pub fn note_more(&self, more: bool) {
         let mut book = self.lock();
-        book.more = more;
+        book.ahead.note_more(more);
         self.tell(&book);
     }
 
@@ -136,14 +100,7 @@ impl Slots {
     }
 
     fn tell(&self, book: &Book) {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let wanted = book.quick.len() * book.ahead_of_a_slot();
-        // A slot that is free behind somebody who waits for several is not to be had.
-        let free = if book.waiting.is_empty() { book.free.len() } else { 0 };
-        let is_worth_it = book.more || free > 0;
-        let ahead = if is_worth_it { wanted.saturating_sub(book.waiting.len()) } else { 0 };
-        let ahead = count(ahead);
-        let now = Demand { free: count(free), ahead };
+        let now = book.demand();
         self.demand.send_if_modified(|demand| std::mem::replace(demand, now) != now);
     }
 
@@ -154,11 +111,11 @@ impl Slots {
 }
 
 impl Book {
-    /// Leases that a slot has ahead.
-    fn ahead_of_a_slot(&self) -> usize {
-        let way = self.way.unwrap_or_default().as_nanos();
-        let lasting = way.div_ceil(LEAST_OF_A_LEASE.as_nanos()).max(1);
-        usize::try_from(lasting).map_or(1, |lasting| lasting.min(MOST_AHEAD as usize))
+    fn demand(&self) -> Demand {
+        // A slot that is free behind somebody who waits for several is not to be had.
+        let free = if self.waiting.is_empty() { self.free.len() } else { 0 };
+        let free = u32::try_from(free).unwrap_or(u32::MAX);
+        Demand { free, ahead: self.ahead.wanted(free, self.waiting.len()) }
     }
 
     /// Takes the lowest `count` free slots, if there are so many.
@@ -281,36 +238,18 @@ mod tests {
     }
 
     #[test]
-    fn quick_slots_want_a_lease_ahead_each_and_those_that_wait_count() {
+    fn leases_that_wait_count_as_those_ahead() {
         let slots = Slots::new(2);
         let claims = [claim(&slots, 1).unwrap(), claim(&slots, 1).unwrap()];
-        slots.note_pace(0, Duration::from_millis(1));
-        slots.note_pace(1, QUICK);
-        assert_eq!(demand(&slots), (0, 0), "there is nothing to be had");
+        (0..2).for_each(|slot| slots.note_pace(slot, Duration::from_millis(1)));
         slots.note_more(true);
         assert_eq!(demand(&slots), (0, 2));
         let _waits = slots.queue(1);
         assert_eq!(demand(&slots), (0, 1));
-        slots.note_pace(0, QUICK * 2);
+        slots.note_pace(0, Duration::from_secs(2));
         assert_eq!(demand(&slots), (0, 0));
         slots.note_more(false);
         drop(claims);
         assert_eq!(demand(&slots), (1, 1), "it has its slot and waits no more");
-    }
-
-    #[test]
-    fn the_longer_the_way_the_more_is_ahead() {
-        let slots = Slots::new(2);
-        slots.note_pace(0, Duration::from_millis(1));
-        for (millis, ahead) in [(4, 1), (50, 1), (1, 1)] {
-            slots.note_way(Duration::from_millis(millis));
-            assert_eq!(demand(&slots), (2, ahead), "{millis}");
-        }
-        (0..100).for_each(|_| slots.note_way(Duration::from_millis(201)));
-        assert_eq!(demand(&slots), (2, 5), "a long way is believed when it stays");
-        (0..100).for_each(|_| slots.note_way(Duration::from_secs(10)));
-        assert_eq!(demand(&slots), (2, MOST_AHEAD));
-        slots.note_way(Duration::from_millis(3));
-        assert_eq!(demand(&slots), (2, 1));
     }
 }

@@ -211,6 +211,9 @@ impl<'a> Family<'a> {
     fn sweep(&mut self) {
         for _ in 0..SWEEP_ROUNDS {
             self.reap();
+            if processes::is_alone(self.supervisor, self.worker) {
+                return;
+            }
             let strays = processes::descendants(self.supervisor)
                 .into_iter()
                 .filter(|process| process.pid != self.worker && !process.zombie);

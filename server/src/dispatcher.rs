@@ -31,7 +31,7 @@ use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::runnable::Walk;
-use crate::store::{Store, StoreError, agents, offers, runnable};
+use crate::store::{Store, StoreError, agents, offers, runnable, spares};
 use crate::watchers::Watchers;
 use waiting::Waiting;
 
@@ -333,7 +333,7 @@ pub async fn decide(
     let walk = Walk::start(tx, &agents, wanted.clamp(1, MAX_JOBS)).await?;
     let has_free_slots = |agents: &[Agent]| agents.iter().any(|agent| agent.free > 0);
     let spares = if has_free_slots(&agents) {
-        leases::spares(tx, asked, MAX_SPARES).await?
+        spares::largest(tx, asked, MAX_SPARES).await?
     } else {
         Vec::new()
     };

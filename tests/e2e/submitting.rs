@@ -1,6 +1,8 @@
 //! Submissions: sent twice, many at once, one after the other, with blobs.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tests::wait::until;
 use tests::{Answer, Client, World};
 
 const KEY: &str = "idempotency-key";
@@ -76,6 +78,52 @@ async fn a_submission_that_is_sent_again_is_the_same_job() {
     let new = submit_with(&client, "/v1/jobs", "order-66", &call("1")).await;
     assert_eq!(new.status, 202);
     assert_ne!(new.json()["id"], id);
+}
+
+#[tokio::test]
+async fn who_waits_gets_the_value_with_the_answer_to_the_submission() {
+    let mut world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    let client = world.client.clone();
+    let job_of = |answer: &Answer| {
+        let location = answer.header("location");
+        location.strip_prefix("/v1/jobs/").expect("the job's path").to_owned()
+    };
+    let waiting = [("idempotency-key", "order-68"), ("prefer", "wait=60")];
+    let body = call("6 * 7").to_string().into_bytes();
+    let answer = client.send("POST", "/v1/jobs", &waiting, body.clone()).await;
+    assert_eq!((answer.status, answer.json()), (200, json!(42)));
+    assert_eq!(answer.header("preference-applied"), "wait=60");
+    assert_eq!(client.value(&job_of(&answer)).await, json!(42));
+    let again = client.send("POST", "/v1/jobs", &waiting, body).await;
+    assert_eq!((again.status, job_of(&again)), (200, job_of(&answer)), "it is the same job");
+
+    let failing = json!({"runtime": "python", "function": "lambda x: 1 / x", "elements": [0]});
+    let failed = client.post("/v1/jobs?wait=60", &failing).await;
+    assert_eq!(failed.problem(409, "job-failed")["element"]["index"], 0);
+    assert_eq!(client.status(&job_of(&failed)).await["state"], "failed");
+    let refused = client.post("/v1/jobs?wait=61", &call("1")).await;
+    assert_eq!(refused.problem(422, "invalid-field")["errors"][0]["field"], "wait");
+    assert_eq!(client.get("/v1/jobs").await.json()["items"].as_array().unwrap().len(), 2);
+
+    // Not there in time; and when the server stops, nobody waits.
+    let mut lonely = call("1");
+    lonely["options"] = json!({"labels": {"gpu": "yes"}});
+    let late = client.post("/v1/jobs?wait=0.1", &lonely).await;
+    assert_eq!((late.status, late.header("retry-after").as_str()), (202, "1"), "{}", late.text());
+    assert_eq!(late.json()["id"], job_of(&late));
+    let patient = {
+        let client = client.clone();
+        tokio::spawn(async move { client.post("/v1/jobs?wait=60", &lonely).await })
+    };
+    until("the submission waits", async || {
+        (client.metric("farrow_requests_waiting").await == 1).then_some(())
+    })
+    .await;
+    world.server().signal(Signal::SIGTERM);
+    let answer = patient.await.unwrap();
+    assert_eq!((answer.status, &answer.json()["state"]), (202, &json!("queued")));
+    assert!(world.server().ended().await.success());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ error are the user's. The user's text runs as the module `__main__`, so that wha
 pickled for processes that it starts itself; this script is then reachable by nobody.
 """
 
+import _signal
 import ast
 import faulthandler
 import functools
@@ -107,9 +108,15 @@ class Job:
 
     def _write_file(self, source):
         """Processes that user code spawns (multiprocessing) read `__main__` from a file."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            with open(self.worker.job_file, "w", encoding="utf-8") as file:
-                file.write(source)
+            file = os.open(self.worker.job_file, flags, 0o666)
+            try:
+                rest = memoryview(source.encode())
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            finally:
+                os.close(file)
         except OSError:
             return
         self.module.__file__ = self.worker.job_file
@@ -255,6 +262,11 @@ def run(job, body, worker):
 # ---- The worker ------------------------------------------------------------------------------
 
 
+def environment():
+    """The variables as bytes: `dict(os.environ)` decodes each, and takes longer than a small job."""
+    return getattr(os.environ, "_data", os.environb)
+
+
 class Unclean(Exception):
     """Something is left that only the end of the process removes."""
 
@@ -272,12 +284,12 @@ class Worker:
         sys.argv = ["farrow"]
         self.main = sys.modules["__main__"]
         self.folder = os.getcwd()
-        self.variables = dict(os.environ)
+        self.variables = dict(environment())
         self.path = list(sys.path)
         self.recursion_limit = sys.getrecursionlimit()
         self.umask = os.umask(0)
         os.umask(self.umask)
-        self.signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        self.signals = {number: _signal.getsignal(number) for number in _signal.valid_signals()}
 
     def serve(self):
         version = "%d.%d.%d" % sys.version_info[:3]
@@ -332,12 +344,14 @@ class Worker:
     def _restore_process(self):
         os.chdir(self.folder)
         os.umask(self.umask)
-        if dict(os.environ) != self.variables:
-            os.environ.clear()
-            os.environ.update(self.variables)
+        if environment() != self.variables:
+            for name in list(os.environ):
+                del os.environ[name]
+            for name, value in self.variables.items():
+                os.environb[name] = value
         for number, handler in self.signals.items():
-            if handler is not None and signal.getsignal(number) != handler:
-                signal.signal(number, handler)
+            if handler is not None and _signal.getsignal(number) != handler:
+                _signal.signal(number, handler)
 
     def _restore_interpreter(self):
         sys.modules["__main__"] = self.main

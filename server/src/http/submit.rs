@@ -1,18 +1,20 @@
 //! Submissions: one, or many at once; safe to send again with an `Idempotency-Key`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::job::{JobStatus, Page, SubmitJob, SubmitJobs};
 use protocol::rights::Action;
 use protocol::{JobId, Problem};
 
 use super::caller::Caller;
-use super::extract::Body;
-use super::{status, wait};
+use super::extract::{Body, Params};
+use super::wait::{JobWaiter, Wait};
+use super::{status, value, wait};
 use crate::blobs::hex_digest;
 use crate::elements::Draft;
 use crate::error::ApiError;
@@ -31,15 +33,26 @@ const MAX_KEY: usize = 255;
 
 /// Submits a map or a call.
 ///
-/// It is a future: this answers as soon as the job is on disk.
+/// It is a future: this answers as soon as the job is on disk; a client that prefers to wait gets the
+/// value in the same answer, if it is there in time.
 /// With an `Idempotency-Key` the same submission may be sent again, after an answer that was lost:
 /// it is the same job. The key is kept as long as the job.
 #[utoipa::path(post, path = "/v1/jobs", operation_id = "submit_job", tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(Wait, ("Prefer" = Option<String>, Header, description = "`wait=` and seconds, as the parameter.", example = "wait=30"),
+        ("Idempotency-Key" = Option<String>, Header,
         description = "1 to 255 visible characters that name this submission; best a random UUID.",
         example = "6f1c2a7e-0b7f-4c1e-9a53-1f7f6f0e9d11")),
     request_body(content = SubmitJob, content_type = "application/json"),
     responses(
+        (status = 200, description = "Only to who waits: the job is resolved, and this is its value, as `GET /v1/jobs/{id}/value` gives it.",
+            headers(
+                ("Location" = String, description = "The job."),
+                ("Preference-Applied" = String, description = "The wait, if it was a preference.")
+            ),
+            content(
+                (serde_json::Value = "application/json", example = json!([1, 4, 9])),
+                (Vec<u8> = "application/vnd.farrow.frames", example = "\u{2}\u{0}\u{0}\u{0}v49")
+            )),
         (status = 202, description = "The job is on disk and will run.", body = JobStatus,
             headers(
                 ("Location" = String, description = "The job."),
@@ -47,15 +60,19 @@ const MAX_KEY: usize = 255;
             )),
         (status = 400, description = "Not JSON.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Only to who waits: the job, which `Location` names, has failed; `element` says which element and why.", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "Only to who waits: the job was cancelled meanwhile.", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A field cannot be, and `errors` says which and what to do; or the `Idempotency-Key` was used with another body (`idempotency-key-reused`).", body = Problem, content_type = "application/problem+json")
     ))]
 pub async fn submit(
     State(state): State<AppState>,
     caller: Caller,
+    Params(wait): Params<Wait>,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Response, ApiError> {
+    let patience = wait.or_preferred(&headers)?;
     let key = key_of(&headers, "/v1/jobs", &body)?;
     let before = known(&state, &caller, key.as_ref()).await?;
     let ids = match before {
@@ -78,6 +95,9 @@ pub async fn submit(
     let [id] = ids.as_slice() else {
         return Err(ApiError::Internal("a submission that is not one job".to_owned()));
     };
+    if patience.is_some() {
+        return Ok(patience.applied(ended(&state, &caller, *id, patience.time).await));
+    }
     accepted(&state, &caller, *id).await
 }
 
@@ -94,13 +114,31 @@ async fn prepared(
     submission::prepare(submission, elements.as_deref(), owner, &blobs, Some(draft)).await
 }
 
+/// The answer to who waits for what became the job `id`.
+async fn ended(state: &AppState, caller: &Caller, id: JobId, wait: Duration) -> Response {
+    let answer = match JobWaiter::for_end(state, caller, id, wait) {
+        Ok(waiter) => value::within(state, waiter).await,
+        // The job is accepted, and who submits may always ask later.
+        Err(_) => accepted(state, caller, id).await,
+    };
+    let mut answer = answer.into_response();
+    if let Ok(location) = HeaderValue::try_from(location(id)) {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    answer
+}
+
+fn location(id: JobId) -> String {
+    format!("/v1/jobs/{id}")
+}
+
 /// The answer to what became the job `id`.
 ///
 /// # Errors
 /// When the job is not there any more, or the database fails.
 pub async fn accepted(state: &AppState, caller: &Caller, id: JobId) -> Result<Response, ApiError> {
     let status = status::of(state, wait::find(state, caller, id).await?).await?;
-    let headers = [(LOCATION, format!("/v1/jobs/{id}")), (RETRY_AFTER, "1".to_owned())];
+    let headers = [(LOCATION, location(id)), (RETRY_AFTER, "1".to_owned())];
     Ok((StatusCode::ACCEPTED, headers, axum::Json(status)).into_response())
 }
 

@@ -1,7 +1,5 @@
 //! The value of a job: every outcome in element order, whole or not at all.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
@@ -47,16 +45,15 @@ pub async fn value(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let patience = wait.or_preferred(&headers)?;
-    Ok(patience.applied(value_within(&state, &caller, job, patience.time).await))
+    let waiter = JobWaiter::for_end(&state, &caller, job, patience.time)?;
+    Ok(patience.applied(within(&state, waiter).await))
 }
 
-async fn value_within(
-    state: &AppState,
-    caller: &Caller,
-    job: JobId,
-    wait: Duration,
-) -> Result<Response, ApiError> {
-    let mut waiter = JobWaiter::for_end(state, caller, job, wait)?;
+/// The answer about the value of a job at its end, or at that of the wait.
+///
+/// # Errors
+/// When the job has no value or is not there, or the database fails.
+pub async fn within(state: &AppState, mut waiter: JobWaiter) -> Result<Response, ApiError> {
     let mut row = waiter.look().await?;
     while !row.state.is_final() {
         let goes_on = waiter.has_news().await;
@@ -69,7 +66,8 @@ async fn value_within(
         JobState::Resolved => Ok(whole(state, &row)),
         JobState::Failed => Err(failed(row)),
         JobState::Cancelled => Err(ApiError::JobCancelled(format!(
-            "job {job} was cancelled, so it has no value; submit it again to get one"
+            "job {} was cancelled, so it has no value; submit it again to get one",
+            row.id
         ))),
         JobState::Queued | JobState::Running => {
             let status = status::of(state, row).await?;

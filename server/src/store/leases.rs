@@ -1,16 +1,16 @@
 //! Leases: granted, given back, lapsed, revived.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use protocol::agent::Released;
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
 
 use super::StoreError;
 use super::db::{Row, Tx, args, json_text};
+use super::spares;
 use crate::clock::Millis;
 use crate::scheduler::assign::Assignment;
 use crate::scheduler::lease::{AfterLoss, after_loss};
-use crate::scheduler::takeover::Spare;
 
 /// A lease that an agent is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn grant(row: &Row) -> Result<Grant, StoreError> {
 
 impl Grant {
     /// Slots that it has at work: none while it waits for one.
-    fn slots_at_work(&self) -> u32 {
+    pub(super) fn slots_at_work(&self) -> u32 {
         if self.is_ahead || self.ranges.is_empty() { 0 } else { self.slots }
     }
 }
@@ -157,9 +157,9 @@ pub(super) async fn set_ranges(
     Err(StoreError::corrupt("leases.version", "another value than was just read"))
 }
 
-/// What a lease takes, and what it can spare.
+/// The memory that a lease takes, in bytes, and how many elements it can spare.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bounds {
+pub(super) struct Bounds {
     memory: u64,
     spare: u64,
 }
@@ -170,7 +170,8 @@ impl Bounds {
     }
 }
 
-async fn insert(
+/// Writes a row for `grant`, in `state`.
+pub(super) async fn insert(
     tx: &mut Tx<'_>,
     grant: &Grant,
     state: &'static str,
@@ -310,104 +311,12 @@ pub async fn release(
     let mut lease = grant(&row)?;
     if let Some(part) = &released.part {
         let (version, granted_at) = (row.int("version")?, row.int("granted_at")?);
-        return give_part_back(tx, lease, part, version, granted_at).await;
+        return spares::give_part_back(tx, lease, part, version, granted_at).await;
     }
     lease.deaths.extend(released.deaths.iter().map(|(&element, &n)| (element, n)));
     give_back(tx, &lease, "released").await?;
     Ok(Some(lease.job))
 }
-
-/// Makes a part of a lease that goes on a row of its own, which can be leased anew. It has not begun,
-/// so that this time is not counted as an attempt.
-async fn give_part_back(
-    tx: &mut Tx<'_>,
-    mut lease: Grant,
-    part: &RangeSet,
-    version: i64,
-    granted_at: Millis,
-) -> Result<Option<JobId>, StoreError> {
-    let before = lease.slots_at_work();
-    let given = lease.ranges.take_common(part);
-    if given.is_empty() {
-        return Ok(None);
-    }
-    let (n, job) = (given.len(), lease.job);
-    set_ranges(tx, lease.id, &lease.ranges, version).await?;
-    // Who gives a part of it runs the rest.
-    lease.is_ahead = false;
-    let after = lease.slots_at_work();
-    lease.deaths.retain(|&element, _| given.ranges().iter().any(|range| range.contains(element)));
-    let attempt = lease.attempt.saturating_sub(1);
-    let rest = Grant { id: LeaseId::new(), ranges: given, attempt, ..lease };
-    insert(tx, &rest, "released", Bounds::default(), granted_at).await?;
-    tx.execute(
-        "update progress set running = running - $2, slots = slots - $3 + $4, version = version + 1
-         where job_id = $1",
-        args![job, n, before, after],
-    )
-    .await?;
-    refresh_runnable(tx, job).await?;
-    Ok(Some(job))
-}
-
-/// Notes that so many leases of an agent that waited for a slot have begun, the oldest first, because
-/// as many others of one slot have ended.
-///
-/// # Errors
-/// The database's.
-pub(super) async fn begin_ahead(
-    tx: &mut Tx<'_>,
-    agent: AgentId,
-    n_ended: u64,
-) -> Result<(), StoreError> {
-    for _ in 0..n_ended {
-        let row = tx
-            .first(
-                "update leases set version = version + 1,
-                     spare = case when remaining > width then remaining - width else 0 end
-                 where id = (select id from leases
-                     where agent_id = $1 and state = 'live' and spare = remaining
-                     order by id limit 1)
-                 returning job_id, slots",
-                args![agent],
-            )
-            .await?;
-        let Some(row) = row else { return Ok(()) };
-        tx.execute(
-            "update progress set slots = slots + $2, version = version + 1 where job_id = $1",
-            args![row.text("job_id")?, row.int("slots")?],
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-/// Live leases that can spare elements, without those in `asked`: at most `limit`, those with the most
-/// elements first.
-///
-/// # Errors
-/// The database's.
-pub async fn spares(
-    tx: &mut Tx<'_>,
-    asked: &HashSet<LeaseId>,
-    limit: usize,
-) -> Result<Vec<Spare>, StoreError> {
-    let rows = tx.all(SPARES, args![(limit + asked.len()) as u64]).await?;
-    let spare = |row: &Row| {
-        let lease = row.id("id")?;
-        let (holder, job) = (row.id("agent_id")?, row.id("job_id")?);
-        Ok(Spare { lease, holder, job, elements: row.count("spare")? })
-    };
-    let spares: Result<Vec<Spare>, StoreError> = rows.iter().map(spare).collect();
-    let mut spares = spares?;
-    spares.retain(|spare| !asked.contains(&spare.lease));
-    spares.truncate(limit);
-    Ok(spares)
-}
-
-pub(super) const SPARES: &str = "
-    select id, agent_id, job_id, spare from leases where state = 'live' and spare > 0
-    order by spare desc limit $1 + 0";
 
 async fn give_back(tx: &mut Tx<'_>, lease: &Grant, state: &'static str) -> Result<(), StoreError> {
     tx.execute(

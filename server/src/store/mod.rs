@@ -47,6 +47,7 @@ pub mod retries;
 pub mod runnable;
 pub mod snapshot;
 pub mod space;
+pub mod spares;
 mod specs;
 pub mod sqlite;
 pub mod submissions;

@@ -18,7 +18,7 @@ use super::db::{Tx, args};
 use super::ends::{self, Ended};
 use super::jobs::Shape;
 use super::outcomes::{self, Outcomes};
-use super::{StoreError, leases};
+use super::{StoreError, leases, spares};
 use crate::clock::Millis;
 use crate::scheduler::lease::accept;
 
@@ -188,7 +188,7 @@ impl Acceptance {
         for (job, moved) in std::mem::take(&mut self.jobs) {
             self.move_job(tx, job, moved).await?;
         }
-        leases::begin_ahead(tx, self.agent, n_ended).await
+        spares::begin_ahead(tx, self.agent, n_ended).await
     }
 
     async fn move_job(

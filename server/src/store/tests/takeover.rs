@@ -8,6 +8,7 @@ use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
+use super::super::spares;
 use super::super::{agents, runnable};
 use super::{Decided, Fixture, all_of, decision, piece, read, write};
 use crate::scheduler::takeover::Spare;
@@ -46,7 +47,7 @@ async fn ten_leased() -> (Fixture, AgentId, AgentId, JobId, Grant) {
 
 /// The one lease that can spare something.
 async fn spare(fixture: &Fixture) -> Option<Spare> {
-    let mut spares = read!(fixture, |tx| async { leases::spares(tx, &HashSet::new(), 10).await });
+    let mut spares = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 10).await });
     assert!(spares.len() < 2, "{spares:?}");
     spares.pop()
 }
@@ -62,7 +63,7 @@ async fn what_has_not_begun_can_be_spared_until_it_is_reported() {
         assert_eq!(spare(&fixture).await.map(|spare| spare.elements), left);
     }
     let asked = HashSet::from([ten.id]);
-    let others = read!(fixture, |tx| async move { leases::spares(tx, &asked, 10).await });
+    let others = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10).await });
     assert_eq!(others, []);
 }
 
@@ -130,7 +131,7 @@ async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_i
         }
         fixture.report(busy, grants.iter().flat_map(slow).collect()).await;
     }
-    let most = read!(fixture, |tx| async { leases::spares(tx, &HashSet::new(), 1).await });
+    let most = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 1).await });
     let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 1, 0));
     let asked: Vec<LeaseId> = decided.wanted.iter().map(|spare| spare.lease).collect();
     assert_eq!((decided.grants.len(), asked), (0, vec![most[0].lease]));
@@ -190,7 +191,7 @@ async fn a_lease_ahead_is_given_of_quick_elements_and_takes_a_slot_when_one_is_f
     assert_eq!((ahead.job, ahead.ranges.ranges()[0].0), (job, 11));
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it waits");
     let asked = HashSet::from([ten.id]);
-    let all = read!(fixture, |tx| async move { leases::spares(tx, &asked, 10).await });
+    let all = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10).await });
     assert_eq!(all[0].elements, ahead.ranges.len(), "all of it can be spared");
     fixture.report(busy, all_of(&ten)).await;
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it has begun");

@@ -1,7 +1,7 @@
 //! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
 
 use super::super::db::args;
-use super::super::{audit, jobs, leases, logs, outcomes, references, runnable, trash, uploads};
+use super::super::{audit, jobs, logs, outcomes, references, runnable, spares, trash, uploads};
 use super::{Fixture, read};
 
 /// How SQLite goes about a statement, a step a line.
@@ -25,7 +25,7 @@ async fn what_is_read_often_is_found_by_an_index() {
             ],
         ),
         (runnable::SOUGHT, vec!["leases USING INDEX leases_spare"]),
-        (leases::SPARES, vec!["leases USING INDEX leases_spare"]),
+        (spares::LARGEST, vec!["leases USING INDEX leases_spare"]),
         (runnable::SLOTS_BY_OWNER, vec!["j USING INDEX jobs_state (state=?)"]),
         (outcomes::BY_INDEX_WITH_ERRORS, vec!["outcomes_failed (job_id=? AND first>?)"]),
         (outcomes::BY_RANK_WITH_ERRORS, vec!["outcomes_failed_rank (job_id=? AND rank>?)"]),

@@ -1,0 +1,104 @@
+//! What leases hold that has not begun: which have such, a part of one given back, and that what
+//! waited for a slot has begun (`scheduler::takeover` says why).
+
+use std::collections::HashSet;
+
+use protocol::{AgentId, JobId, LeaseId, RangeSet};
+
+use super::StoreError;
+use super::db::{Row, Tx, args};
+use super::leases::{Bounds, Grant, insert, refresh_runnable, set_ranges};
+use crate::clock::Millis;
+use crate::scheduler::takeover::Spare;
+
+/// Live leases that can spare elements, without those in `asked`: at most `limit`, those with the most
+/// elements first.
+///
+/// # Errors
+/// The database's.
+pub async fn largest(
+    tx: &mut Tx<'_>,
+    asked: &HashSet<LeaseId>,
+    limit: usize,
+) -> Result<Vec<Spare>, StoreError> {
+    let rows = tx.all(LARGEST, args![(limit + asked.len()) as u64]).await?;
+    let spare = |row: &Row| {
+        let lease = row.id("id")?;
+        let (holder, job) = (row.id("agent_id")?, row.id("job_id")?);
+        Ok(Spare { lease, holder, job, elements: row.count("spare")? })
+    };
+    let spares: Result<Vec<Spare>, StoreError> = rows.iter().map(spare).collect();
+    let mut spares = spares?;
+    spares.retain(|spare| !asked.contains(&spare.lease));
+    spares.truncate(limit);
+    Ok(spares)
+}
+
+pub(super) const LARGEST: &str = "
+    select id, agent_id, job_id, spare from leases where state = 'live' and spare > 0
+    order by spare desc limit $1 + 0";
+
+/// Makes a part of a lease that goes on a row of its own, which can be leased anew. It has not begun,
+/// so that this time is not counted as an attempt.
+pub(super) async fn give_part_back(
+    tx: &mut Tx<'_>,
+    mut lease: Grant,
+    part: &RangeSet,
+    version: i64,
+    granted_at: Millis,
+) -> Result<Option<JobId>, StoreError> {
+    let before = lease.slots_at_work();
+    let given = lease.ranges.take_common(part);
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let (n, job) = (given.len(), lease.job);
+    set_ranges(tx, lease.id, &lease.ranges, version).await?;
+    // Who gives a part of it runs the rest.
+    lease.is_ahead = false;
+    let after = lease.slots_at_work();
+    lease.deaths.retain(|&element, _| given.ranges().iter().any(|range| range.contains(element)));
+    let attempt = lease.attempt.saturating_sub(1);
+    let rest = Grant { id: LeaseId::new(), ranges: given, attempt, ..lease };
+    insert(tx, &rest, "released", Bounds::default(), granted_at).await?;
+    tx.execute(
+        "update progress set running = running - $2, slots = slots - $3 + $4, version = version + 1
+         where job_id = $1",
+        args![job, n, before, after],
+    )
+    .await?;
+    refresh_runnable(tx, job).await?;
+    Ok(Some(job))
+}
+
+/// Notes that so many leases of an agent that waited for a slot have begun, the oldest first, because
+/// as many others of one slot have ended.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn begin_ahead(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    n_ended: u64,
+) -> Result<(), StoreError> {
+    for _ in 0..n_ended {
+        let row = tx
+            .first(
+                "update leases set version = version + 1,
+                     spare = case when remaining > width then remaining - width else 0 end
+                 where id = (select id from leases
+                     where agent_id = $1 and state = 'live' and spare = remaining
+                     order by id limit 1)
+                 returning job_id, slots",
+                args![agent],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        tx.execute(
+            "update progress set slots = slots + $2, version = version + 1 where job_id = $1",
+            args![row.text("job_id")?, row.int("slots")?],
+        )
+        .await?;
+    }
+    Ok(())
+}
