@@ -61,6 +61,7 @@ pub mod seeds;
 mod servers;
 mod slots;
 mod spool;
+mod storage;
 pub mod supervisor;
 mod tap;
 pub mod topology;

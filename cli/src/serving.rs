@@ -24,6 +24,8 @@ pub struct Serving {
     given_token: Option<String>,
     /// The PostgreSQL database, without a password; `None`: SQLite in the data folder.
     database: Option<String>,
+    /// Where the blobs are, if not in the data folder.
+    blobs: Option<String>,
     task: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -67,6 +69,7 @@ impl Serving {
         let given_token = token.given()?;
         check_database_url(settings.database_url.as_deref())?;
         let database = settings.database_url.as_deref().map(without_password);
+        let blobs = settings.blobs.as_ref().map(ToString::to_string);
         let address_of = |listener: &TcpListener| {
             listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))
         };
@@ -79,7 +82,7 @@ impl Serving {
         let config =
             server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
         let task = tokio::spawn(server::serve(listeners, config, shutdown));
-        let mut serving = Self { url, own_url, data, given_token, database, task };
+        let mut serving = Self { url, own_url, data, given_token, database, blobs, task };
         serving.answers().await?;
         Ok(serving)
     }
@@ -102,7 +105,8 @@ impl Serving {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
             let place = serde_json::json!({
-                "url": self.url, "data": self.data, "database": self.database, "token_file": token_file
+                "url": self.url, "data": self.data, "database": self.database, "blobs": self.blobs,
+                "token_file": token_file
             });
             return print_text(&format!("{place}\n"));
         }
@@ -117,6 +121,9 @@ impl Serving {
         eprintln!("  data   {}", self.data.display());
         if let Some(database) = &self.database {
             eprintln!("  jobs   in {database}");
+        }
+        if let Some(blobs) = &self.blobs {
+            eprintln!("  blobs  in {blobs}");
         }
         eprintln!("  token  {token}");
         Ok(())

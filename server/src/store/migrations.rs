@@ -22,6 +22,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (9, "needs", include_str!("../../../migrations/0009_needs.sql")),
     (10, "takeover", include_str!("../../../migrations/0010_takeover.sql")),
     (11, "artifacts", include_str!("../../../migrations/0011_artifacts.sql")),
+    (12, "objects", include_str!("../../../migrations/0012_objects.sql")),
 ];
 
 /// All migrations, to be run at the start.
