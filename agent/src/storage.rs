@@ -132,6 +132,7 @@ impl Storage {
                 Client::builder()
                     .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
                     .redirect(Policy::none())
+                    .http1_only()
                     .connect_timeout(CONNECT_LIMIT)
                     .tcp_nodelay(true)
             });

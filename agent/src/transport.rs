@@ -209,6 +209,8 @@ impl How {
             reqwest::Client::builder()
                 .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
                 .default_headers([authorization.clone()].into_iter().collect())
+                // A proxy may offer more; but what waits long has a connection of its own.
+                .http1_only()
                 .connect_timeout(limit)
                 .tcp_nodelay(true)
         })

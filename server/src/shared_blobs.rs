@@ -9,7 +9,7 @@ use protocol::JobId;
 
 use crate::blobs::{BlobsAt, Bucket, BucketError, BucketName};
 use crate::store::db::Tx;
-use crate::store::{self, BLOBS_ID, Store, StoreError, references};
+use crate::store::{self, BLOBS_ID, Store, StoreError, identity, references};
 
 /// The file in the folder, or the object in the bucket, that holds its name.
 const NAME_FILE: &str = "farrow-blobs-id";
@@ -37,8 +37,8 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
     Err(ClaimError::Other { place: BlobsAt::Folder(folder.to_owned()) })
 }
 
-/// Makes sure that `bucket` is that of the database's blobs; the first that is used is, unless the
-/// database has blobs elsewhere. Those of a database in a file `bring` brings there.
+/// Makes sure that `bucket` is that of the database's blobs; the first that is used is. What the
+/// database has referred to before, in files, `bring` brings there.
 ///
 /// # Errors
 /// When it is another one's, or cannot be read or written.
@@ -48,47 +48,64 @@ pub async fn claim_bucket(
     bring: impl AsyncFnOnce() -> Result<(), ClaimError>,
 ) -> Result<(), ClaimError> {
     let other = || ClaimError::Other { place: BlobsAt::Bucket(bucket.name().clone()) };
-    let (known, has_blobs) = store
-        .read(|tx| {
+    let (known, owner, has_blobs) = store
+        .write(|tx| {
             Box::pin(async move {
                 let referenced = references::referenced(tx, "", 1).await?;
-                Ok((store::fact(tx, BLOBS_ID).await?, !referenced.is_empty()))
+                let owner = identity::database_id(tx).await?.to_string();
+                Ok((store::fact(tx, BLOBS_ID).await?, owner, !referenced.is_empty()))
             })
         })
         .await?;
-    let proposed = JobId::new().to_string();
-    let (here, is_new) = match bucket.read_text(NAME_FILE).await? {
+    let (here, is_new) = match read_name(bucket).await? {
         Some(here) => (here, false),
+        // The database's own bears its name.
         None if known.is_some() => return Err(other()),
-        None => match bucket.write_text_once(NAME_FILE, &proposed).await? {
-            true => (proposed, true),
-            // Another server has just been quicker.
-            false => (bucket.read_text(NAME_FILE).await?.unwrap_or_default(), false),
-        },
-    };
-    match known {
-        Some(known) if known == here => return Ok(()),
-        Some(_) => {}
         None => {
-            if is_new && has_blobs {
-                // Not before: the database would look for them in the bucket alone.
-                let brought = bring().await;
-                if brought.is_err() {
-                    bucket.remove_text(NAME_FILE).await?;
-                }
-                brought?;
-            }
-            // The blobs in it are not those that this database refers to.
-            if (is_new || !has_blobs) && settle(store, here.clone()).await? == here {
-                return Ok(());
+            let proposed = Name { place: JobId::new().to_string(), owner: owner.clone() };
+            let text = format!("{} {}\n", proposed.place, proposed.owner);
+            match bucket.write_text_once(NAME_FILE, &text).await? {
+                true => (proposed, true),
+                // Another server has just been quicker.
+                false => (read_name(bucket).await?.ok_or_else(other)?, false),
             }
         }
-    }
-    if is_new {
+    };
+    let claimed = async {
+        if here.owner != owner {
+            return Err(other());
+        }
+        if known.is_none() && has_blobs {
+            // Before it is said where they are: servers look for them there alone.
+            bring().await?;
+        }
+        match settle(store, here.place.clone()).await? == here.place {
+            true => Ok(()),
+            false => Err(other()),
+        }
+    };
+    let claimed = claimed.await;
+    if is_new && claimed.is_err() {
         // The bucket is nobody's again.
         bucket.remove_text(NAME_FILE).await?;
     }
-    Err(other())
+    claimed
+}
+
+/// What a bucket says of itself.
+struct Name {
+    /// By which the database knows it.
+    place: String,
+    /// The database whose blobs are in it. Of a copy of the database it is the same.
+    owner: String,
+}
+
+async fn read_name(bucket: &Bucket) -> Result<Option<Name>, BucketError> {
+    let text = bucket.read_text(NAME_FILE).await?;
+    Ok(text.map(|text| {
+        let (place, owner) = text.split_once(' ').unwrap_or((&text, ""));
+        Name { place: place.to_owned(), owner: owner.to_owned() }
+    }))
 }
 
 async fn settle(store: &Store, proposed: String) -> Result<String, StoreError> {
@@ -131,7 +148,7 @@ pub async fn beside(tx: &mut Tx<'_>) -> Result<(), ClaimError> {
 /// # Errors
 /// When it is another one, or cannot be read.
 pub async fn belongs_bucket(tx: &mut Tx<'_>, bucket: &Bucket) -> Result<(), ClaimError> {
-    let here = bucket.read_text(NAME_FILE).await?;
+    let here = read_name(bucket).await?.map(|name| name.place);
     match store::fact(tx, BLOBS_ID).await? {
         Some(known) if here.as_ref() == Some(&known) => Ok(()),
         _ => Err(ClaimError::Other { place: BlobsAt::Bucket(bucket.name().clone()) }),
@@ -242,3 +259,6 @@ pub enum ClaimError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+#[cfg(test)]
+mod tests;

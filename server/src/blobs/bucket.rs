@@ -405,7 +405,10 @@ fn explain(error: &Error) -> String {
              what they may do there"
                 .to_owned()
         }
-        _ => innermost(error),
+        _ => format!(
+            "{}: is AWS_ENDPOINT_URL right, or AWS_REGION, and may this machine reach it?",
+            innermost(error)
+        ),
     }
 }
 

@@ -72,12 +72,12 @@ impl Objects {
         let hashed = data.clone();
         let hex = run(move || Ok(hex_digest(&hashed))).await?;
         let digest = format!("sha256:{hex}");
-        if self.find(&digest).await?.is_some() {
-            return Ok(digest);
-        }
         if data.len() <= PART_BYTES {
             let bytes = data.len() as u64;
             self.send_whole(&hex, data.into(), bytes).await.map_err(io_of)?;
+            return Ok(digest);
+        }
+        if self.find(&digest).await?.is_some() {
             return Ok(digest);
         }
         let (parts, receiver) = mpsc::channel(1);
@@ -149,7 +149,7 @@ impl Objects {
         }
         let name = Bucket::new_name(hex);
         let upload = self.bucket.begin(&name).await?;
-        self.begin(&name, Some(upload.clone())).await?;
+        self.begin(&name, &upload).await?;
         match self.send_parts(hex, &name, &upload, first, &mut body).await {
             Ok(()) => self.keep(&name, hex, body.size).await,
             Err(error) => {
@@ -160,14 +160,23 @@ impl Objects {
         }
     }
 
+    /// Sends what is not large, unless it is there. Says whether it was not.
     async fn send_whole(
         &self,
         hex: &str,
         data: PutPayload,
         bytes: u64,
     ) -> Result<bool, UploadError> {
-        let name = Bucket::new_name(hex);
-        self.begin(&name, None).await?;
+        let (name, digest) = (Bucket::new_name(hex), format!("sha256:{hex}"));
+        let (begun, now) = (name.clone(), self.clock.now());
+        let found = self
+            .write(move |tx| {
+                Box::pin(async move { objects::find_or_begin(tx, &digest, &begun, now).await })
+            })
+            .await?;
+        if found.is_some() {
+            return Ok(false);
+        }
         if let Err(error) = self.bucket.put(&name, data).await {
             // It may have arrived and not been answered, or arrive yet.
             self.give_up(&name, LATE).await;
@@ -198,10 +207,10 @@ impl Objects {
         Ok(self.bucket.complete(name, upload, sent).await?)
     }
 
-    async fn begin(&self, name: &str, upload: Option<String>) -> io::Result<()> {
-        let (name, now) = (name.to_owned(), self.clock.now());
+    async fn begin(&self, name: &str, upload: &str) -> io::Result<()> {
+        let (name, upload, now) = (name.to_owned(), upload.to_owned(), self.clock.now());
         self.write(move |tx| {
-            Box::pin(async move { objects::begin(tx, &name, upload.as_deref(), now).await })
+            Box::pin(async move { objects::begin(tx, &name, Some(&upload), now).await })
         })
         .await
     }

@@ -62,6 +62,24 @@ pub async fn begin(
     Ok(())
 }
 
+/// Finds the blob `digest`, as [`find`] does; or writes down that the object `name` is about to be sent
+/// to hold it.
+///
+/// # Errors
+/// The database's.
+pub async fn find_or_begin(
+    tx: &mut Tx<'_>,
+    digest: &str,
+    name: &str,
+    now: Millis,
+) -> Result<Option<u64>, StoreError> {
+    let found = find(tx, digest, now).await?;
+    if found.is_none() {
+        begin(tx, name, None, now).await?;
+    }
+    Ok(found)
+}
+
 /// Lets the object `name`, which is whole, hold the blob `digest` of so many bytes; or makes the blob
 /// young if there is one.
 ///

@@ -68,6 +68,18 @@ async fn a_blob_is_there_when_its_object_is_whole_and_not_before() {
 }
 
 #[tokio::test]
+async fn what_is_there_is_found_and_else_begun() {
+    let fixture = Fixture::new().await;
+    let digest = digest(1);
+    let of = digest.clone();
+    assert_eq!(write!(fixture, |tx| objects::find_or_begin(tx, &of, "one", 10)), None);
+    assert_eq!(keep(&fixture, "one", 1, 11).await, Kept::Now);
+    assert_eq!(write!(fixture, |tx| objects::find_or_begin(tx, &digest, "two", 20)), Some(7));
+    assert_eq!(old(&fixture, 19).await, Vec::<String>::new());
+    assert_eq!(keep(&fixture, "two", 1, 21).await, Kept::TooLate, "it was not begun");
+}
+
+#[tokio::test]
 async fn of_two_uploads_of_a_blob_one_object_stays_and_the_blob_is_young() {
     let fixture = Fixture::new().await;
     for (name, now, kept) in [("one", 10, Kept::Now), ("two", 20, Kept::Before)] {
