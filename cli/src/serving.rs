@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use server::{HostName, Listeners, ServeError};
+use server::{BlobsAt, HostName, Listeners, ServeError};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,7 @@ impl Serving {
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
         check_database_url(settings.database_url.as_deref())?;
+        check_blobs(settings.blobs.as_ref(), settings.database_url.as_deref())?;
         let database = settings.database_url.as_deref().map(without_password);
         let blobs = settings.blobs.as_ref().map(ToString::to_string);
         let address_of = |listener: &TcpListener| {
@@ -179,6 +180,17 @@ pub fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
     }
     Err(Failure::usage("the password in --database-url can be read by every user of this machine")
         .remedy("give the address by the variable FARROW_DATABASE_URL, or keep the password in ~/.pgpass"))
+}
+
+/// Refuses a folder of blobs for a database in a file, which has its own beside it.
+pub fn check_blobs(blobs: Option<&BlobsAt>, database_url: Option<&str>) -> Result<(), Failure> {
+    match (blobs, database_url) {
+        (Some(BlobsAt::Folder(_)), None) => Err(Failure::usage(
+            "--blobs names a folder, and without --database-url blobs are in the data folder",
+        )
+        .remedy("give that database, another --data, or a bucket: --blobs s3://BUCKET/PREFIX")),
+        _ => Ok(()),
+    }
 }
 
 /// The server ended before it had answered once.

@@ -166,9 +166,11 @@ async fn copy_blobs(
                 }
                 Source::Bucket(bucket) => copy_object(bucket, object, &place).await,
             };
-            match copied
-                .map_err(|source| BackupError::Target { folder: backup.folder.clone(), source })?
-            {
+            match copied.map_err(|source| match source.kind() {
+                // It is not the backup that cannot be written.
+                io::ErrorKind::NotConnected => BackupError::Blobs(source),
+                _ => BackupError::Target { folder: backup.folder.clone(), source },
+            })? {
                 Copied::Missing => {
                     backup.damaged.push(Damaged { digest, why: "it is missing".to_owned() });
                 }
@@ -316,7 +318,7 @@ pub enum BackupError {
         source: io::Error,
     },
     /// The server's blobs cannot be used.
-    #[error("the folder of the blobs cannot be used: {0}")]
+    #[error("the blobs cannot be used: {0}")]
     Blobs(io::Error),
     /// They are in a bucket.
     #[error("the blobs in {bucket} cannot be linked: leave out --link, and they are copied")]

@@ -133,6 +133,16 @@ impl Inspected {
         }
     }
 
+    /// What a blob is called for people: in a bucket with the key of its object, so that it can be put
+    /// back there.
+    pub async fn describe(&self, tx: &mut Tx<'_>, digest: &str) -> String {
+        let Self::Bucket(bucket, _) = self else { return format!("blob {digest}") };
+        match store::objects::get(tx, digest).await {
+            Ok(Some(object)) => format!("blob {digest} ({})", bucket.key(&object.name)),
+            Ok(None) | Err(_) => format!("blob {digest}"),
+        }
+    }
+
     /// Those that are in a folder.
     #[cfg(test)]
     pub fn of(blobs: &Blobs) -> Self {

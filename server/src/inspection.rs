@@ -48,6 +48,9 @@ pub async fn check(options: CheckOptions) -> Result<Report, CheckError> {
         opened => opened?,
     };
     let in_data = || BlobsAt::Folder(folder_of_blobs(&options.data));
+    if let (Some(BlobsAt::Folder(folder)), None) = (&options.blobs, &options.database_url) {
+        return Err(ClaimError::NeedsDatabase { folder: folder.clone() }.into());
+    }
     let place = options.blobs.unwrap_or_else(in_data);
     // What the snapshot refers to must stay. Where no lock can be written nobody collects.
     let (_files, _objects);

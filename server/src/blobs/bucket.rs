@@ -314,6 +314,11 @@ impl Bucket {
         Ok(listing)
     }
 
+    /// The key of the object of a blob.
+    pub fn key(&self, name: &str) -> String {
+        self.path_of_blob(name).to_string()
+    }
+
     fn path(&self, name: &str) -> Path {
         Path::from(self.name.key(name))
     }

@@ -11,7 +11,10 @@
 //! * nothing of an upload is seen before all of it is there and has the digest that it must have: then
 //!   its row is written;
 //! * no object is forgotten: it is written down before it is sent, and until it is removed. Of a large
-//!   one this holds from its first part on; a multipart upload without parts takes no room.
+//!   one this holds from its first part on; a multipart upload without parts takes no room. What a
+//!   server sends that was stopped for hours in the middle of an upload, whose object was given up
+//!   meanwhile, that server removes itself; if it is killed in that very moment, one object stays,
+//!   which holds no blob.
 //!
 //! Objects whose blobs are gone stay for as long as a snapshot of the database is read that may still
 //! refer to them (a backup, a check). Who reads one says so first, by a lock; an object is removed when
@@ -50,7 +53,10 @@ const LATE: Duration = Duration::from_secs(900);
 /// Bytes of a part of an upload; what has no more is sent whole.
 const PART_BYTES: usize = 8 << 20;
 
-/// An upload has 10,000 parts at the most. So after each of these, parts are four times as large.
+/// Parts of an upload at the most.
+const MAX_PARTS: usize = 10_000;
+
+/// So that these hold what is very large, after each so many parts are four times as large, twice.
 const PARTS_OF_A_SIZE: usize = 2000;
 
 /// The blobs of a bucket. Cheap to clone.
@@ -149,7 +155,11 @@ impl Objects {
         }
         let name = Bucket::new_name(hex);
         let upload = self.bucket.begin(&name).await?;
-        self.begin(&name, &upload).await?;
+        if let Err(error) = self.begin(&name, &upload).await {
+            // It has no parts. If it cannot be given up either, it takes no room.
+            let _ = self.bucket.abort(&name, &upload).await;
+            return Err(error.into());
+        }
         match self.send_parts(hex, &name, &upload, first, &mut body).await {
             Ok(()) => self.keep(&name, hex, body.size).await,
             Err(error) => {
@@ -198,6 +208,9 @@ impl Objects {
         let (mut sent, mut part): (Vec<PartId>, _) = (Vec::new(), first);
         while !part.is_empty() {
             let number = sent.len();
+            if number == MAX_PARTS {
+                return Err(UploadError::TooLarge(body.size));
+            }
             let sending = self.bucket.put_part(name, upload, number, PutPayload::from_iter(part));
             let (id, next) = tokio::join!(sending, body.fill(part_bytes(number + 1)));
             sent.push(id?);
@@ -302,9 +315,9 @@ fn of_database(error: StoreError) -> io::Error {
 }
 
 /// Bytes of the part of this number. All parts of an upload are alike up to 16 GB, as some storage
-/// wants it; and 10,000 make the largest object that there can be.
+/// wants it; all that there can be make some 800 GB, and two of them are never more than 256 MiB.
 fn part_bytes(number: usize) -> usize {
-    PART_BYTES << (2 * (number / PARTS_OF_A_SIZE).min(4))
+    PART_BYTES << (2 * (number / PARTS_OF_A_SIZE).min(2))
 }
 
 /// The body of an upload, hashed as it comes in.

@@ -8,6 +8,7 @@ use protocol::size;
 use super::Data;
 use crate::failure::{Exit, Failure};
 use crate::output::OutputArgs;
+use crate::serving::check_blobs;
 use crate::signals;
 
 const EXAMPLES: &str = "\
@@ -47,6 +48,7 @@ impl Backup {
     /// Makes the backup and says what is in it.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let data = self.data.folder_of_a_file("backup")?;
+        check_blobs(self.blobs.as_ref(), None)?;
         let stop = signals::stop_token("stopping: what is there of the backup is removed")?;
         let (target, link, blobs) = (self.target, self.link, self.blobs);
         let made = tokio::select! {

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Data;
 use crate::failure::{Exit, Failure};
 use crate::output::OutputArgs;
-use crate::serving::check_database_url;
+use crate::serving::{check_blobs, check_database_url};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,6 +42,7 @@ impl Check {
     /// Checks, and says what is wrong.
     pub(super) async fn run(self) -> Result<(), Failure> {
         check_database_url(self.database_url.as_deref())?;
+        check_blobs(self.blobs.as_ref(), self.database_url.as_deref())?;
         let options = server::CheckOptions {
             data: self.data.folder()?,
             database_url: self.database_url,

@@ -57,20 +57,20 @@ impl Check<'_> {
     ) {
         self.report.blobs += 1;
         let wrong = match self.blobs.size(tx, digest).await {
-            Ok(None) => Some(format!("blob {digest} is missing")),
-            Ok(Some(size)) if n_bytes.is_some_and(|n| n != size) => Some(format!(
-                "blob {digest} has {size} bytes, must have {}",
-                n_bytes.unwrap_or_default()
-            )),
+            Ok(None) => Some("is missing".to_owned()),
+            Ok(Some(size)) if n_bytes.is_some_and(|n| n != size) => {
+                Some(format!("has {size} bytes, must have {}", n_bytes.unwrap_or_default()))
+            }
             Ok(Some(_)) if self.deep && !self.read.contains(digest) => {
                 self.read.insert(digest.to_owned());
                 self.read_blob(tx, digest).await
             }
             Ok(Some(_)) => None,
-            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+            Err(error) => Some(format!("cannot be read: {error}")),
         };
         if let Some(wrong) = wrong {
-            self.report.add(Kind::Blobs, Some(job), wrong);
+            let blob = self.blobs.describe(tx, digest).await;
+            self.report.add(Kind::Blobs, Some(job), format!("{blob} {wrong}"));
         }
     }
 
@@ -81,10 +81,8 @@ impl Check<'_> {
         };
         match read.await {
             Ok((hex, _)) if digest.ends_with(&hex) => None,
-            Ok((hex, _)) => {
-                Some(format!("blob {digest} is damaged: its bytes have the digest sha256:{hex}"))
-            }
-            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+            Ok((hex, _)) => Some(format!("is damaged: its bytes have the digest sha256:{hex}")),
+            Err(error) => Some(format!("cannot be read: {error}")),
         }
     }
 }
