@@ -63,9 +63,16 @@ async fn large_payloads_go_through_the_bucket_and_past_the_servers() {
         let uploaded = world.client.upload(json!(table).to_string().into_bytes()).await;
         let job = json!({
             "runtime": "python",
-            "function": "lambda x: [x[::-1], len(table), inline[:8]]",
+            "function": "
+import os
+def f(x):
+    with open(os.path.join(os.environ['FARROW_ARTIFACTS'], 'x'), 'w') as file:
+        file.write(x * 3)
+    return [x[::-1], len(table), inline[:8]]
+",
             "elements": elements,
             "globals": {"table": {"blob": uploaded}, "inline": inline},
+            "options": {"artifacts": true},
         });
         let id = world.client.submit(&job).await;
         let value = world.client.value(&id).await;
@@ -97,6 +104,15 @@ async fn large_payloads_go_through_the_bucket_and_past_the_servers() {
         for secret in ["X-Amz", "a-key-of-the-storage"] {
             assert!(!logs.contains(secret), "{secret} in a log");
         }
+
+        // What an element has left behind is fetched through the server.
+        let mut lines = world.client.open(&format!("/v1/jobs/{id}/outcomes"), &[]).await;
+        let line = lines.next().await.expect("an outcome");
+        let outcome: Value = serde_json::from_str(&line).expect("JSON");
+        let artifact = outcome["artifacts"][0]["digest"].as_str().expect("an artifact");
+        let fetched = world.client.get(&format!("/v1/blobs/{artifact}")).await;
+        let index = usize::try_from(outcome["index"].as_u64().expect("an index")).expect("small");
+        assert!(fetched.text() == elements[index].repeat(3));
 
         // The value is there at every server, and goes with the job.
         for url in world.urls() {
@@ -239,10 +255,16 @@ async fn what_is_in_the_bucket_is_checked_backed_up_and_restored() {
     let made =
         farrow(&world, &["server", "backup", "--data", &data, "--blobs", PLACE, &backup]).await;
     assert_eq!(made.code, Some(0), "{made:?}");
-    let restored = World::start_with(&["--data", &backup]).await;
+    let mut restored = World::start_with(&["--data", &backup]).await;
     assert!(restored.client.value(&id).await == value);
     let checked = farrow(&restored, &["server", "check", "--deep", "--data", &backup]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
+    // It can be restored into the bucket beside what is there.
+    restored.server().kill();
+    restored.add_flags(&["--blobs", "s3://farrow-blobs/restored"], &storage.variables());
+    restored.restart().await;
+    assert!(restored.client.value(&id).await == value);
+    assert!(storage.blobs().await.iter().any(|key| key.starts_with("restored/")));
 
     // Nor does the server start without it.
     drop(agent);
@@ -251,7 +273,8 @@ async fn what_is_in_the_bucket_is_checked_backed_up_and_restored() {
     assert!(without.code == Some(1) && without.stderr.contains("--blobs s3://"), "{without:?}");
     world.restart().await;
 
-    let blobs = storage.blobs().await;
+    let mut blobs = storage.blobs().await;
+    blobs.retain(|key| key.starts_with(PREFIX));
     storage.damage(&blobs[0], vec![0; 300_002]).await;
     storage.remove(&blobs[1]).await;
     let found = farrow(&world, &check).await;
