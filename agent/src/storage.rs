@@ -2,7 +2,6 @@
 //! that is good for a moment and for whoever has it. So it is a secret, told to nobody and written
 //! nowhere; and the storage is told nothing of the agent, least of all its token.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,6 @@ pub struct Storage {
     http: OnceLock<Option<Client>>,
     /// When it could not be reached.
     unreachable: Mutex<Option<Instant>>,
-    fetched: AtomicU64,
 }
 
 /// What a server answers who would go to the storage.
@@ -114,11 +112,6 @@ impl Storage {
             // What it says besides is about the address.
             status => Err(unavailable(format!("the storage answered {status}"))),
         }
-    }
-
-    /// Counts a blob that came from there. Says how many have.
-    pub fn count(&self) -> u64 {
-        self.fetched.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn is_unreachable(&self) {

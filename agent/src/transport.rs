@@ -188,8 +188,7 @@ impl Transport {
             let fetching = async { read(self.storage.get(&address, trust, limit).await?).await };
             match fetching.await {
                 Ok(read) => {
-                    let n = self.storage.count();
-                    tracing::debug!(digest, n, "a blob came from the storage");
+                    tracing::debug!(digest, "a blob came from the storage");
                     return Ok(read);
                 }
                 Err(failure) => {
