@@ -18,11 +18,11 @@ help: ## List the commands
 setup: ## Install what is missing: R, Python, PostgreSQL, curl, jq, a C compiler (Debian, Ubuntu)
 	@bash scripts/setup.sh
 
-venv: setup $(VENV)/installed ## Install what checks the API against its description, into the target folder
+venv: setup $(VENV)/installed ## Install what checks the API against its description, and a storage that answers as S3 does, into the target folder
 
-$(VENV)/installed: tests/contract/requirements.txt
+$(VENV)/installed: tests/contract/requirements.txt tests/storage/requirements.txt
 	python3 -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(^:%=--requirement %)
 	@touch $@
 
 build: setup ## Build the program: target/debug/farrow

@@ -254,8 +254,7 @@ impl Client {
         path: &Path,
     ) -> Result<io::Result<Sha256>, Problem> {
         self.persist("fetching a blob", Stay::Yes, || async {
-            let request = self.transport.request(Method::GET, &format!("blobs/{digest}"));
-            transport::save(transport::send(request, LIMIT).await?, path).await
+            self.transport.fetch(digest, LIMIT, |response| transport::save(response, path)).await
         })
         .await
     }
@@ -337,9 +336,7 @@ impl Client {
     /// When the server has none of that digest.
     pub async fn blob(&self, digest: &str) -> Result<Bytes, Problem> {
         self.persist("fetching a blob", Stay::Yes, || async {
-            let path = format!("blobs/{digest}");
-            let request = self.transport.request(Method::GET, &path);
-            transport::body(transport::send(request, LIMIT).await?).await
+            self.transport.fetch(digest, LIMIT, transport::body).await
         })
         .await
     }

@@ -62,6 +62,7 @@ pub mod seeds;
 mod servers;
 mod slots;
 mod spool;
+mod storage;
 pub mod supervisor;
 mod tap;
 pub mod topology;

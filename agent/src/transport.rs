@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use protocol::problem::{self, Problem};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::fs::File;
@@ -17,10 +17,13 @@ use tokio::time::timeout;
 
 use crate::config::Secret;
 use crate::servers::{AddressError, Servers};
+use crate::storage::{Answer, Storage};
 use crate::trust::{self, Trust, TrustError};
 
 /// For how long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How many addresses of a blob in the storage are tried, before its bytes are asked for.
+const ADDRESSES: usize = 2;
 /// For how long the body of an answer may stand still. There is no limit for the whole: what is
 /// large on a slow link would be cut off again at each attempt.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
@@ -31,6 +34,7 @@ pub struct Transport {
     http: Arc<RwLock<reqwest::Client>>,
     servers: Arc<Servers>,
     how: Arc<How>,
+    storage: Arc<Storage>,
 }
 
 /// How connections are made.
@@ -116,7 +120,7 @@ impl Transport {
         authorization.set_sensitive(true);
         let how = Arc::new(How { authorization, trust });
         let http = Arc::new(RwLock::new(how.connect(CONNECT_LIMIT)?));
-        Ok(Self { http, servers, how })
+        Ok(Self { http, servers, how, storage: Arc::default() })
     }
 
     /// Another way to the same servers, with connections of its own, for leases of this time. Both
@@ -146,9 +150,54 @@ impl Transport {
 
     /// Begins a request to a path below `/v1/` of the server that is asked now.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = self.url(path);
+        self.http.read().unwrap_or_else(PoisonError::into_inner).request(method, url)
+    }
+
+    fn url(&self, path: &str) -> Url {
         let mut url = self.servers.url(self.servers.current()).clone();
         url.set_path(&format!("{}v1/{path}", url.path()));
-        self.http.read().unwrap_or_else(PoisonError::into_inner).request(method, url)
+        url
+    }
+
+    /// Fetches a blob, whose bytes `read` takes: from the storage if the server names its address
+    /// there, else from the server. Each must begin to answer within `limit`.
+    ///
+    /// # Errors
+    /// When the server does not give it.
+    pub async fn fetch<T, F>(
+        &self,
+        digest: &str,
+        limit: Duration,
+        read: impl Fn(Response) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let path = format!("blobs/{digest}");
+        let How { authorization, trust } = &*self.how;
+        for _ in 0..ADDRESSES {
+            if !self.storage.may_be_asked() {
+                break;
+            }
+            let answer = self.storage.ask(self.url(&path), authorization, trust, limit).await?;
+            let address = match answer {
+                Answer::Bytes(response) => return read(response).await,
+                Answer::At(address) => address,
+            };
+            let fetching = async { read(self.storage.get(&address, trust, limit).await?).await };
+            match fetching.await {
+                Ok(read) => {
+                    tracing::debug!(digest, "a blob came from the storage");
+                    return Ok(read);
+                }
+                Err(failure) => {
+                    let failure = address.hidden(failure);
+                    tracing::warn!(digest, %failure, "a blob does not come from the storage");
+                }
+            }
+        }
+        read(send(self.request(Method::GET, &path), limit).await?).await
     }
 }
 
@@ -159,6 +208,8 @@ impl How {
             reqwest::Client::builder()
                 .user_agent(concat!("farrow-agent/", env!("CARGO_PKG_VERSION")))
                 .default_headers([authorization.clone()].into_iter().collect())
+                // A proxy may offer more; but what waits long has a connection of its own.
+                .http1_only()
                 .connect_timeout(limit)
                 .tcp_nodelay(true)
         })
@@ -176,11 +227,26 @@ fn connect_limit(lease: Duration, n_servers: usize) -> Duration {
 /// # Errors
 /// When there is none, or it says no.
 pub async fn send(request: RequestBuilder, limit: Duration) -> Result<Response, Failure> {
+    successful(sent(request, limit).await?).await
+}
+
+/// Sends a request, and waits no longer than `limit` for the head of an answer, whatever it says.
+///
+/// # Errors
+/// When there is none.
+pub async fn sent(request: RequestBuilder, limit: Duration) -> Result<Response, Failure> {
     let response = timeout(limit, request.send()).await.map_err(|_| {
         let what = format!("no answer within {} s", limit.as_secs_f64());
         Failure::Unavailable { what, retry_after: None }
     })?;
-    let response = response.map_err(|error| unavailable(&error))?;
+    response.map_err(|error| unavailable(&error))
+}
+
+/// An answer, if it says yes.
+///
+/// # Errors
+/// When it says no.
+pub async fn successful(response: Response) -> Result<Response, Failure> {
     if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
 }
 
@@ -284,7 +350,7 @@ fn retry_after(header: Option<&HeaderValue>) -> Option<Duration> {
 }
 
 /// The whole chain of causes: reqwest's own message names the URL alone.
-fn unavailable(error: &reqwest::Error) -> Failure {
+pub fn unavailable(error: &reqwest::Error) -> Failure {
     if let Some(complaint) = trust::complaint(error) {
         return Failure::Untrusted(complaint);
     }

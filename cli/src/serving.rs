@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use server::{HostName, Listeners, ServeError};
+use server::{BlobsAt, HostName, Listeners, ServeError};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,8 @@ pub struct Serving {
     given_token: Option<String>,
     /// The PostgreSQL database, without a password; `None`: SQLite in the data folder.
     database: Option<String>,
+    /// Where the blobs are, if not in the data folder.
+    blobs: Option<String>,
     task: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -66,7 +68,9 @@ impl Serving {
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
         check_database_url(settings.database_url.as_deref())?;
+        check_blobs(settings.blobs.as_ref(), settings.database_url.as_deref())?;
         let database = settings.database_url.as_deref().map(without_password);
+        let blobs = settings.blobs.as_ref().map(ToString::to_string);
         let address_of = |listener: &TcpListener| {
             listener.local_addr().map_err(|error| cannot_listen(settings.listen, &error))
         };
@@ -79,7 +83,7 @@ impl Serving {
         let config =
             server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
         let task = tokio::spawn(server::serve(listeners, config, shutdown));
-        let mut serving = Self { url, own_url, data, given_token, database, task };
+        let mut serving = Self { url, own_url, data, given_token, database, blobs, task };
         serving.answers().await?;
         Ok(serving)
     }
@@ -102,7 +106,8 @@ impl Serving {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
             let place = serde_json::json!({
-                "url": self.url, "data": self.data, "database": self.database, "token_file": token_file
+                "url": self.url, "data": self.data, "database": self.database, "blobs": self.blobs,
+                "token_file": token_file
             });
             return print_text(&format!("{place}\n"));
         }
@@ -117,6 +122,9 @@ impl Serving {
         eprintln!("  data   {}", self.data.display());
         if let Some(database) = &self.database {
             eprintln!("  jobs   in {database}");
+        }
+        if let Some(blobs) = &self.blobs {
+            eprintln!("  blobs  in {blobs}");
         }
         eprintln!("  token  {token}");
         Ok(())
@@ -172,6 +180,17 @@ pub fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
     }
     Err(Failure::usage("the password in --database-url can be read by every user of this machine")
         .remedy("give the address by the variable FARROW_DATABASE_URL, or keep the password in ~/.pgpass"))
+}
+
+/// Refuses a folder of blobs for a database in a file, which has its own beside it.
+pub fn check_blobs(blobs: Option<&BlobsAt>, database_url: Option<&str>) -> Result<(), Failure> {
+    match (blobs, database_url) {
+        (Some(BlobsAt::Folder(_)), None) => Err(Failure::usage(
+            "--blobs names a folder, and without --database-url blobs are in the data folder",
+        )
+        .remedy("give that database, another --data, or a bucket: --blobs s3://BUCKET/PREFIX")),
+        _ => Ok(()),
+    }
 }
 
 /// The server ended before it had answered once.

@@ -3,7 +3,8 @@
 //!
 //! Blobs are never changed, and are written before what refers to them: all that the copy of the
 //! database refers to is there when it is made, and the collector removes nothing until the backup is
-//! whole. Until then it has another name, so what has the name is whole.
+//! whole. Until then it has another name, so what has the name is whole. Blobs of a bucket are copied to
+//! files: the backup is a data folder like any other.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -11,10 +12,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
 
-use crate::blobs::{Blobs, digest_of_all};
+use crate::blobs::{BlobsAt, Bucket, BucketName, Folder, digest_of_all};
 use crate::inspection::folder_of_blobs;
-use crate::store::snapshot::Snapshot;
+use crate::shared_blobs::{self, ClaimError};
+use crate::store::db::Tx;
+use crate::store::objects::{self, Object};
+use crate::store::snapshot::{Snapshot, leave_bucket};
 use crate::store::{FILE, StoreError, references};
 
 /// Digests that one read takes.
@@ -46,34 +51,76 @@ pub struct Damaged {
     pub why: String,
 }
 
-/// Makes a backup of the data folder `data` in the new or empty folder `target`. With `link`, blobs
-/// are links to the server's own files, where both are on one file system.
+/// What to back up, and where to.
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    /// The data folder of an SQLite database.
+    pub data: PathBuf,
+    /// The new or empty folder of the backup.
+    pub target: PathBuf,
+    /// Whether blobs are links to the server's own files, where both are on one file system.
+    pub link: bool,
+    /// Where the blobs are, if not in the data folder.
+    pub blobs: Option<BlobsAt>,
+}
+
+/// Where blobs are copied from.
+enum Source {
+    Folder(Folder),
+    Bucket(Bucket),
+}
+
+/// Makes a backup of a data folder.
 ///
 /// # Errors
 /// When there is no database, the target holds something, or a file cannot be written. Then nothing is
 /// left of the backup.
-pub async fn backup(data: &Path, target: &Path, link: bool) -> Result<Backup, BackupError> {
-    let target = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+pub async fn backup(options: BackupOptions) -> Result<Backup, BackupError> {
+    let BackupOptions { data, target, link, blobs } = options;
+    let target = std::path::absolute(&target).unwrap_or(target);
     let cannot_write = |source| BackupError::Target { folder: target.clone(), source };
     must_be_free(&target)?;
-    let mut snapshot = Snapshot::open(data).await?;
-    let blobs = Blobs::open(&folder_of_blobs(data)).map_err(BackupError::Blobs)?;
-    let _held = blobs.keep_all().await.map_err(BackupError::Blobs)?;
+    let mut snapshot = Snapshot::open(&data).await?;
+    let (_files, _objects);
+    let source = match blobs {
+        None => {
+            let its = snapshot.read(|tx| Box::pin(async { Ok(shared_blobs::beside(tx).await) }));
+            its.await??;
+            let folder = Folder::open(&folder_of_blobs(&data)).map_err(BackupError::Blobs)?;
+            _files = folder.keep_all().await.map_err(BackupError::Blobs)?;
+            Source::Folder(folder)
+        }
+        Some(BlobsAt::Folder(folder)) => return Err(ClaimError::NeedsDatabase { folder }.into()),
+        Some(BlobsAt::Bucket(name)) if link => return Err(BackupError::Link { bucket: name }),
+        Some(BlobsAt::Bucket(name)) => {
+            let bucket = Bucket::from_env(name).map_err(ClaimError::from)?;
+            let its = bucket.clone();
+            let asked = snapshot.read(|tx| {
+                Box::pin(async move { Ok(shared_blobs::belongs_bucket(tx, &its).await) })
+            });
+            asked.await??;
+            _objects = snapshot.keep_objects().await?;
+            Source::Bucket(bucket)
+        }
+    };
     let partial = Partial::new(&target).map_err(cannot_write)?;
     let file = partial.folder.join(FILE);
     snapshot.copy_to(&file)?;
     drop(snapshot);
-    // SQLite leaves it to the kernel when the copy reaches the disk.
-    let database_bytes = flush(&file).map_err(cannot_write)?;
     let mut backup = Backup {
         folder: target.clone(),
-        database_bytes,
+        database_bytes: 0,
         blobs: 0,
         blob_bytes: 0,
         linked: 0,
         damaged: Vec::new(),
     };
-    copy_blobs(&blobs, &partial.folder, link, &mut backup).await?;
+    copy_blobs(&source, &partial.folder, link, &mut backup).await?;
+    if let Source::Bucket(_) = source {
+        leave_bucket(&file).await?;
+    }
+    // SQLite leaves it to the kernel when the copy reaches the disk.
+    backup.database_bytes = flush(&file).map_err(cannot_write)?;
     partial.keep_as(&target).map_err(cannot_write)?;
     Ok(backup)
 }
@@ -88,35 +135,42 @@ fn must_be_free(target: &Path) -> Result<(), BackupError> {
 }
 
 async fn copy_blobs(
-    blobs: &Blobs,
+    source: &Source,
     folder: &Path,
     link: bool,
     backup: &mut Backup,
 ) -> Result<(), BackupError> {
     let mut copy = Snapshot::open(folder).await?;
-    let to = Blobs::open(&folder_of_blobs(folder)).map_err(BackupError::Blobs)?;
+    let to = Folder::open(&folder_of_blobs(folder)).map_err(BackupError::Blobs)?;
     let mut after = String::new();
     loop {
         let from = after.clone();
-        let digests = copy
-            .read(|tx| Box::pin(async move { references::referenced(tx, &from, PAGE).await }))
-            .await?;
-        let Some(last) = digests.last() else { return Ok(()) };
+        let digests =
+            copy.read(|tx| Box::pin(async move { to_be_copied(tx, &from).await })).await?;
+        let Some((last, _)) = digests.last() else { return Ok(()) };
         after = last.clone();
-        for digest in digests {
-            let (Ok(from), Ok(to)) = (blobs.path(&digest), to.path(&digest)) else {
+        for (digest, object) in digests {
+            let Ok(place) = to.path(&digest) else {
                 let why = "it is not the digest of a blob".to_owned();
                 backup.damaged.push(Damaged { digest, why });
                 continue;
             };
-            let place = to.clone();
-            let copying =
-                move || if link { copy_or_link(&from, &to) } else { copy_file(&from, &to) };
-            let copied = tokio::task::spawn_blocking(copying).await.map_err(io::Error::other);
-            match copied
-                .and_then(|copied| copied)
-                .map_err(|source| BackupError::Target { folder: backup.folder.clone(), source })?
-            {
+            let copied = match source {
+                Source::Folder(folder) => {
+                    let (from, to) = (folder.path(&digest), place.clone());
+                    let copying = move || match link {
+                        true => copy_or_link(&from?, &to),
+                        false => copy_file(&from?, &to),
+                    };
+                    tokio::task::spawn_blocking(copying).await.map_err(io::Error::other).flatten()
+                }
+                Source::Bucket(bucket) => copy_object(bucket, object, &place).await,
+            };
+            match copied.map_err(|source| match source.kind() {
+                // It is not the backup that cannot be written.
+                io::ErrorKind::NotConnected => BackupError::Blobs(source),
+                _ => BackupError::Target { folder: backup.folder.clone(), source },
+            })? {
                 Copied::Missing => {
                     backup.damaged.push(Damaged { digest, why: "it is missing".to_owned() });
                 }
@@ -134,6 +188,19 @@ async fn copy_blobs(
             }
         }
     }
+}
+
+/// The digests behind `after` of blobs that are to be copied, and the objects that hold them if any do.
+async fn to_be_copied(
+    tx: &mut Tx<'_>,
+    after: &str,
+) -> Result<Vec<(String, Option<Object>)>, StoreError> {
+    let mut found = Vec::new();
+    for digest in references::referenced(tx, after, PAGE).await? {
+        let object = objects::get(tx, &digest).await?;
+        found.push((digest, object));
+    }
+    Ok(found)
 }
 
 /// What copying a blob came to.
@@ -166,6 +233,20 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<Copied> {
     let mut target = File::create(to)?;
     let (hex, n) = digest_of_all(source, |part| target.write_all(part))?;
     target.sync_all()?;
+    Ok(Copied::Bytes { hex, n, linked: false })
+}
+
+async fn copy_object(bucket: &Bucket, object: Option<Object>, to: &Path) -> io::Result<Copied> {
+    let Some(object) = object else { return Ok(Copied::Missing) };
+    let opened = match bucket.open(&object.name).await {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Copied::Missing),
+        Err(error) => return Err(error),
+    };
+    make_folder_of(to)?;
+    let mut target = tokio::fs::File::create(to).await?;
+    let (hex, n) = opened.digest(async |part| target.write_all(part).await).await?;
+    target.sync_all().await?;
     Ok(Copied::Bytes { hex, n, linked: false })
 }
 
@@ -237,8 +318,17 @@ pub enum BackupError {
         source: io::Error,
     },
     /// The server's blobs cannot be used.
-    #[error("the folder of the blobs cannot be used: {0}")]
+    #[error("the blobs cannot be used: {0}")]
     Blobs(io::Error),
+    /// They are in a bucket.
+    #[error("the blobs in {bucket} cannot be linked: leave out --link, and they are copied")]
+    Link {
+        /// Which.
+        bucket: BucketName,
+    },
+    /// The blobs are elsewhere, or the bucket cannot be used.
+    #[error(transparent)]
+    Place(#[from] ClaimError),
     /// The database cannot be read, or not be copied.
     #[error(transparent)]
     Store(#[from] StoreError),

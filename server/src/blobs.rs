@@ -1,40 +1,56 @@
-//! Content-addressed payloads: a folder in which a file's name is the SHA-256 of its bytes.
+//! Content-addressed payloads, named by the SHA-256 of their bytes: files of a [`folder`], or objects
+//! of a [`bucket`] in S3-compatible storage.
 //!
 //! Who puts a blob, or finds that it is there, makes it young again: what is submitted or reported
 //! with it then has time to be written down before it counts as old. Old ones to which nothing
 //! refers are removed by [`crate::collector`].
 
-mod locks;
-mod old;
+mod bucket;
+mod folder;
+mod location;
+mod objects;
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+#[cfg(any(test, feature = "fuzzing"))]
+use std::path::Path;
+#[cfg(test)]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use crate::store::db::Tx;
 use crate::store::tokens::Scope;
-use crate::store::{Store, uploads};
+use crate::store::{self, Store, uploads};
 
-pub use locks::Held;
-pub use old::{N_PARTS, Removed};
+pub use bucket::{Bucket, BucketError, Listing, SignedUrl};
+pub use folder::{Folder, N_PARTS, Removed};
+pub use location::{BlobsAt, BucketName};
+pub use objects::Objects;
 
-/// Parts of an upload that wait for the disk at the most.
+/// Parts of an upload that wait to be written at the most.
 const PARTS_AHEAD: usize = 8;
-
-/// The folder of what is not yet whole.
-const INCOMING: &str = "incoming";
 
 /// The blobs of one server.
 #[derive(Clone)]
 pub struct Blobs {
-    folder: Arc<Path>,
+    kept: Kept,
     /// Who asks for blobs by their digests, unless it is the server itself.
     reader: Option<Reader>,
+}
+
+/// Where they are.
+#[derive(Clone)]
+pub enum Kept {
+    /// In files.
+    Folder(Folder),
+    /// In a bucket.
+    Bucket(Objects),
 }
 
 /// Sees no other blobs than those it has uploaded.
@@ -70,15 +86,113 @@ pub enum UploadError {
     Io(#[from] io::Error),
 }
 
+/// A blob that is being read.
+pub struct Opened {
+    /// Its bytes in all.
+    pub size: u64,
+    /// Its bytes, as they come.
+    pub parts: BoxStream<'static, io::Result<Bytes>>,
+}
+
+/// Blobs that are only looked at, by who has the database that refers to them open.
+pub enum Inspected {
+    /// In a folder.
+    Folder(Folder),
+    /// In a bucket, with what is in it.
+    Bucket(Bucket, Listing),
+}
+
+impl Inspected {
+    /// The size of a blob in bytes; `None`: there is none of this digest.
+    ///
+    /// # Errors
+    /// `InvalidInput` when `digest` is not one; when the folder or the database cannot be read.
+    pub async fn size(&self, tx: &mut Tx<'_>, digest: &str) -> io::Result<Option<u64>> {
+        let hex = checked(digest)?.to_owned();
+        match self {
+            Self::Folder(folder) => folder.size(hex).await,
+            Self::Bucket(_, listing) => {
+                let object = store::objects::get(tx, digest).await.map_err(io::Error::other)?;
+                Ok(object.and_then(|object| listing.size(&object.name)))
+            }
+        }
+    }
+
+    /// Opens the blob of `digest` for reading.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
+    pub async fn open_blob(&self, tx: &mut Tx<'_>, digest: &str) -> io::Result<Opened> {
+        let hex = checked(digest)?.to_owned();
+        match self {
+            Self::Folder(folder) => folder.open_blob(hex).await,
+            Self::Bucket(bucket, _) => {
+                let object = store::objects::get(tx, digest).await.map_err(io::Error::other)?;
+                bucket.open(&object.ok_or(io::ErrorKind::NotFound)?.name).await
+            }
+        }
+    }
+
+    /// What a blob is called for people: in a bucket with the key of its object, so that it can be put
+    /// back there.
+    pub async fn describe(&self, tx: &mut Tx<'_>, digest: &str) -> String {
+        let Self::Bucket(bucket, _) = self else { return format!("blob {digest}") };
+        match store::objects::get(tx, digest).await {
+            Ok(Some(object)) => format!("blob {digest} ({})", bucket.key(&object.name)),
+            Ok(None) | Err(_) => format!("blob {digest}"),
+        }
+    }
+
+    /// Those that are in a folder.
+    #[cfg(test)]
+    pub fn of(blobs: &Blobs) -> Self {
+        match blobs.kept() {
+            Kept::Folder(folder) => Self::Folder(folder.clone()),
+            Kept::Bucket(_) => panic!("a bucket is inspected with its listing"),
+        }
+    }
+}
+
+impl Opened {
+    /// Reads to the end, and gives each part to `write`: the SHA-256 in hex, and how many bytes there
+    /// were.
+    ///
+    /// # Errors
+    /// When reading or writing fails.
+    pub async fn digest(
+        mut self,
+        mut write: impl AsyncFnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<(String, u64)> {
+        let (mut hasher, mut n) = (Sha256::new(), 0);
+        while let Some(part) = self.parts.next().await {
+            let part = part?;
+            hasher.update(&part);
+            write(&part).await?;
+            n += part.len() as u64;
+        }
+        Ok((hex(&hasher.finalize()), n))
+    }
+}
+
+impl From<Kept> for Blobs {
+    fn from(kept: Kept) -> Self {
+        Self { kept, reader: None }
+    }
+}
+
 impl Blobs {
-    /// Opens the folder, making it as needed.
+    /// Opens a folder of blobs, making it as needed.
     ///
     /// # Errors
     /// When it cannot be made.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn open(folder: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(folder.join(INCOMING))?;
-        std::fs::create_dir_all(folder.join(locks::LOCKS))?;
-        Ok(Self { folder: folder.into(), reader: None })
+        Folder::open(folder).map(|folder| Kept::Folder(folder).into())
+    }
+
+    /// Where they are.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// The same blobs, as far as `scope` may see them: for whoever else's a blob is, its digest names
@@ -88,7 +202,7 @@ impl Blobs {
             Scope::All => None,
             Scope::Of(owner) => Some(Reader { store: store.clone(), owner: owner.into() }),
         };
-        Self { folder: Arc::clone(&self.folder), reader }
+        Self { kept: self.kept.clone(), reader }
     }
 
     /// Fails as for a blob that is not there if it may not be seen.
@@ -102,40 +216,20 @@ impl Blobs {
         if has { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// The blobs in a folder that is only read, and need not be there.
-    pub fn at(folder: &Path) -> Self {
-        Self { folder: folder.into(), reader: None }
-    }
-
-    /// Removes what uploads left behind that were cut off with an earlier server. No other server
-    /// may run on the folder.
+    /// Stores `data` and gives its digest, `sha256:` and 64 hex digits. It is on disk, or in the
+    /// bucket, when this returns; the same bytes are stored once.
     ///
     /// # Errors
-    /// When the folder cannot be read or a file not be removed.
-    pub fn sweep(&self) -> io::Result<()> {
-        for entry in std::fs::read_dir(self.folder.join(INCOMING))? {
-            std::fs::remove_file(entry?.path())?;
-        }
-        Ok(())
-    }
-
-    /// Stores `data` and gives its digest, `sha256:` and 64 hex digits. It is on disk when this
-    /// returns; the same bytes are stored once.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
+    /// When it cannot be written.
     pub async fn put(&self, data: Bytes) -> io::Result<String> {
-        let folder = Arc::clone(&self.folder);
-        run(move || {
-            let digest = hex_digest(&data);
-            write_once(&folder, &digest, &data)?;
-            Ok(format!("sha256:{digest}"))
-        })
-        .await
+        match &self.kept {
+            Kept::Folder(folder) => folder.put(data).await,
+            Kept::Bucket(objects) => objects.put(data).await,
+        }
     }
 
     /// Stores the parts of `body`, of `limit` bytes at most, whose digest must be `digest`. It is
-    /// on disk when this returns.
+    /// on disk, or in the bucket, when this returns.
     ///
     /// # Errors
     /// When it is too large, breaks off, or has another digest; then nothing is stored.
@@ -150,9 +244,17 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let hex = checked(digest)?.to_owned();
-        let folder = Arc::clone(&self.folder);
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
-        let writing = tokio::task::spawn_blocking(move || receive(&folder, &hex, receiver));
+        // In a task of its own: whoever uploads may be gone at any moment, and what there is must be
+        // cleared away then.
+        let writing = match self.kept.clone() {
+            Kept::Folder(folder) => {
+                tokio::task::spawn_blocking(move || folder.receive(&hex, receiver))
+            }
+            Kept::Bucket(objects) => {
+                tokio::spawn(async move { objects.receive(&hex, receiver).await })
+            }
+        };
         let sent = send(body, limit, &parts).await;
         // Without an end the writer leaves nothing behind; a refusal is told when that is so.
         drop(parts);
@@ -165,59 +267,70 @@ impl Blobs {
     /// `None`: there is none of this digest.
     ///
     /// # Errors
-    /// `InvalidInput` when `digest` is not one; when the folder cannot be used.
+    /// `InvalidInput` when `digest` is not one; when the folder or the database cannot be used.
     pub async fn find(&self, digest: &str) -> io::Result<Option<u64>> {
         let hex = checked(digest)?.to_owned();
         match self.check_seen(digest).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             seen => seen?,
         }
-        let folder = Arc::clone(&self.folder);
-        run(move || find(&folder, &path_of(&folder, &hex))).await
-    }
-
-    /// Keeps every blob that is there in its place for as long as the answer is held.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub async fn keep_all(&self) -> io::Result<Held> {
-        let folder = Arc::clone(&self.folder);
-        run(move || locks::reading(&folder)).await
-    }
-
-    /// Where the blob of `digest` stands.
-    ///
-    /// # Errors
-    /// `InvalidInput` when `digest` is not one.
-    pub fn path(&self, digest: &str) -> io::Result<PathBuf> {
-        checked(digest).map(|hex| path_of(&self.folder, hex))
-    }
-
-    /// The size of a blob in bytes; `None`: there is none of this digest.
-    ///
-    /// # Errors
-    /// `InvalidInput` when `digest` is not one; when the folder cannot be read.
-    pub async fn size(&self, digest: &str) -> io::Result<Option<u64>> {
-        match self.open_blob(digest).await {
-            Ok((_, size)) => Ok(Some(size)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        match &self.kept {
+            Kept::Folder(folder) => folder.find(hex).await,
+            Kept::Bucket(objects) => objects.find(digest).await,
         }
     }
 
-    /// Opens the blob of `digest` for reading, and says how large it is.
+    /// The size of a blob in bytes; `None`: there is none of this digest.
+    #[cfg(test)]
+    pub async fn size(&self, digest: &str) -> io::Result<Option<u64>> {
+        let hex = checked(digest)?.to_owned();
+        match &self.kept {
+            Kept::Folder(folder) => folder.size(hex).await,
+            Kept::Bucket(objects) => Ok(objects.get(digest).await?.map(|object| object.bytes)),
+        }
+    }
+
+    /// Opens the blob of `digest` for reading.
     ///
     /// # Errors
     /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
-    pub async fn open_blob(&self, digest: &str) -> io::Result<(File, u64)> {
-        let path = path_of(&self.folder, checked(digest)?);
+    pub async fn open_blob(&self, digest: &str) -> io::Result<Opened> {
+        let hex = checked(digest)?.to_owned();
         self.check_seen(digest).await?;
-        run(move || {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            Ok((file, size))
-        })
-        .await
+        match &self.kept {
+            Kept::Folder(folder) => folder.open_blob(hex).await,
+            Kept::Bucket(objects) => objects.open_blob(digest).await,
+        }
+    }
+
+    /// Opens the blob of `digest` for a thread that reads it, and says how large it is.
+    ///
+    /// # Errors
+    /// As [`open_blob`](Self::open_blob)'s.
+    pub async fn reader(&self, digest: &str) -> io::Result<(Box<dyn Read + Send>, u64)> {
+        if let Kept::Folder(folder) = &self.kept {
+            let hex = checked(digest)?.to_owned();
+            self.check_seen(digest).await?;
+            let (file, size) = folder.file(hex).await?;
+            return Ok((Box::new(file), size));
+        }
+        let opened = self.open_blob(digest).await?;
+        let bridge = SyncIoBridge::new(StreamReader::new(opened.parts));
+        Ok((Box::new(bridge), opened.size))
+    }
+
+    /// Where the bytes of the blob `digest` can be had without this server, for a while; `None`:
+    /// nowhere.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
+    pub async fn signed_url(&self, digest: &str) -> io::Result<Option<SignedUrl>> {
+        checked(digest)?;
+        self.check_seen(digest).await?;
+        match &self.kept {
+            Kept::Folder(_) => Ok(None),
+            Kept::Bucket(objects) => objects.signed_url(digest).await,
+        }
     }
 
     /// Reads the blob of `digest`.
@@ -225,8 +338,20 @@ impl Blobs {
     /// # Errors
     /// `NotFound` when there is no such blob, `InvalidInput` when `digest` is not one.
     pub async fn get(&self, digest: &str) -> io::Result<Bytes> {
-        let path = path_of(&self.folder, checked(digest)?);
-        run(move || std::fs::read(path).map(Bytes::from)).await
+        let hex = checked(digest)?.to_owned();
+        match &self.kept {
+            Kept::Folder(folder) => folder.get(hex).await,
+            Kept::Bucket(objects) => objects.read(digest).await,
+        }
+    }
+
+    /// Where the blob of `digest` stands.
+    #[cfg(test)]
+    pub fn path(&self, digest: &str) -> io::Result<PathBuf> {
+        let Kept::Folder(folder) = &self.kept else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        folder.path(digest)
     }
 }
 
@@ -252,7 +377,7 @@ pub fn hex_digest(data: &[u8]) -> String {
 /// # Errors
 /// When reading or writing fails.
 pub fn digest_of_all(
-    mut data: impl io::Read,
+    mut data: impl Read,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<(String, u64)> {
     let (mut hasher, mut part, mut n) = (Sha256::new(), vec![0; 1 << 17], 0);
@@ -273,10 +398,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn path_of(folder: &Path, digest: &str) -> PathBuf {
-    folder.join(&digest[..2]).join(digest)
-}
-
 /// A part of an upload.
 enum Part {
     Bytes(Bytes),
@@ -284,96 +405,13 @@ enum Part {
     End,
 }
 
-/// Writes the parts of an upload. Says whether the blob was not there before.
-fn receive(folder: &Path, hex: &str, mut parts: mpsc::Receiver<Part>) -> Result<bool, UploadError> {
-    let path = path_of(folder, hex);
-    let is_new = find(folder, &path)?.is_none();
-    let mut temporary = if is_new { Some(Temporary::new(folder)?) } else { None };
-    let mut hasher = Sha256::new();
-    loop {
-        match parts.blocking_recv() {
-            Some(Part::Bytes(bytes)) => {
-                hasher.update(&bytes);
-                if let Some(temporary) = &mut temporary {
-                    temporary.file.write_all(&bytes)?;
-                }
-            }
-            Some(Part::End) => break,
-            None => return Err(UploadError::Interrupted("it was cut off".to_owned())),
-        }
-    }
-    let found = self::hex(&hasher.finalize());
-    if found != hex {
-        return Err(UploadError::Mismatch(found));
-    }
-    match temporary {
-        Some(temporary) => temporary.keep_as(folder, &path)?,
-        // Its age counts from the end of the upload.
-        None if find(folder, &path)?.is_none() => {
-            return Err(UploadError::Interrupted("the blob was removed meanwhile".to_owned()));
-        }
-        None => {}
-    }
-    flush_names(&path)?;
-    Ok(is_new)
+fn cut_off() -> UploadError {
+    UploadError::Interrupted("it was cut off".to_owned())
 }
 
-/// Makes the blob at `path` young, if it is there. Gives its size.
-fn find(folder: &Path, path: &Path) -> io::Result<Option<u64>> {
-    let _naming = locks::naming(folder)?;
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    locks::touch(&file)?;
-    Ok(Some(file.metadata()?.len()))
-}
-
-/// Writes a file that is there whole or not at all, whatever is killed and whenever.
-fn write_once(folder: &Path, hex: &str, data: &[u8]) -> io::Result<()> {
-    let path = path_of(folder, hex);
-    if find(folder, &path)?.is_none() {
-        let mut temporary = Temporary::new(folder)?;
-        temporary.file.write_all(data)?;
-        temporary.keep_as(folder, &path)?;
-    }
-    flush_names(&path)
-}
-
-/// A file that is removed again unless it is kept.
-struct Temporary {
-    file: File,
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Temporary {
-    fn new(folder: &Path) -> io::Result<Self> {
-        let path = folder.join(INCOMING).join(protocol::LeaseId::new().to_string());
-        Ok(Self { file: File::create(&path)?, path, is_kept: false })
-    }
-
-    /// Flushes it and gives it its name.
-    fn keep_as(mut self, folder: &Path, path: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        std::fs::create_dir_all(folder_of(path)?)?;
-        // A slow upload is not old when it gets its name.
-        locks::touch(&self.file)?;
-        let _naming = locks::naming(folder)?;
-        std::fs::rename(&self.path, path)?;
-        self.is_kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // What cannot be removed now is swept at the next start.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+/// A blob of which only the digest was to be checked, because it was there, is not there any more.
+fn was_removed() -> UploadError {
+    UploadError::Interrupted("the blob was removed meanwhile".to_owned())
 }
 
 /// Sends the parts of a body, at most `limit` bytes, and its end. Gives its size.
@@ -397,18 +435,6 @@ where
     }
     let _ = parts.send(Part::End).await;
     Ok(size)
-}
-
-/// Flushes the name of `path`. A name is on disk only when its folder is, and that one's name when
-/// its own is. Also where the file was there: whoever wrote it may not have come so far.
-fn flush_names(path: &Path) -> io::Result<()> {
-    let folder = folder_of(path)?;
-    File::open(folder)?.sync_all()?;
-    File::open(folder_of(folder)?)?.sync_all()
-}
-
-fn folder_of(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 async fn run<T: Send + 'static>(

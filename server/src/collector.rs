@@ -1,4 +1,5 @@
-//! A timer that removes blobs to which nothing refers.
+//! A timer that removes blobs to which nothing refers: here those of a folder; how those of a bucket go
+//! is told in [`crate::blobs::Objects`].
 //!
 //! A blob is written before what refers to it: by an upload whose job is submitted later, by a report
 //! or a retry just before its rows. So only a blob is removed that is *old*, last written or found
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::blobs::{Blobs, N_PARTS, Removed};
+use crate::blobs::{Blobs, Folder, Kept, N_PARTS, Removed, parse_digest};
 use crate::state::AppState;
 use crate::store::{Store, StoreError, references, uploads};
 
@@ -53,10 +54,21 @@ pub async fn run(state: AppState, shutdown: CancellationToken) {
 /// for a snapshot.
 ///
 /// # Errors
-/// When the database or the folder cannot be used.
+/// When the database, or the folder or bucket, cannot be used.
 pub async fn collect(
     store: &Store,
     blobs: &Blobs,
+    grace: Duration,
+) -> Result<Removed, CollectError> {
+    match blobs.kept() {
+        Kept::Folder(folder) => collect_files(store, folder, grace).await,
+        Kept::Bucket(objects) => Ok(objects.collect(grace).await?),
+    }
+}
+
+async fn collect_files(
+    store: &Store,
+    blobs: &Folder,
     grace: Duration,
 ) -> Result<Removed, CollectError> {
     blobs.remove_broken(grace).await?;
@@ -91,10 +103,11 @@ pub async fn collect(
 }
 
 /// Forgets who has uploaded those of `digests` that are gone.
-async fn forget(store: &Store, blobs: &Blobs, digests: Vec<String>) -> Result<(), CollectError> {
+async fn forget(store: &Store, blobs: &Folder, digests: Vec<String>) -> Result<(), CollectError> {
     let mut gone = Vec::new();
     for digest in digests {
-        if blobs.size(&digest).await?.is_none() {
+        let hex = parse_digest(&digest).unwrap_or_default().to_owned();
+        if blobs.size(hex).await?.is_none() {
             gone.push(digest);
         }
     }
@@ -112,8 +125,8 @@ pub enum CollectError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder cannot be used.
-    #[error("the folder of the blobs cannot be used: {0}")]
+    /// The folder or the bucket cannot be used.
+    #[error("the blobs cannot be used: {0}")]
     Io(#[from] io::Error),
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use protocol::size;
 
+use crate::blobs::BlobsAt;
+use crate::inspection::folder_of_blobs;
 use crate::limits::{LimitSettings, SMALLEST_BODY};
 use crate::listening::Reach;
 
@@ -26,10 +28,13 @@ pub struct Settings {
     #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
-    /// Folder of the blobs, which all servers of the database share: local, or a file system that
-    /// keeps locks (flock) and hard links between machines [default: blobs in the data folder].
-    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR", requires = "database_url")]
-    pub blobs: Option<PathBuf>,
+    /// Where large payloads (blobs) are, which all servers of the database share. s3://BUCKET/PREFIX:
+    /// a bucket of S3 or of storage that speaks like it; keys, region and endpoint are given by
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL, or come with the
+    /// instance. Or with --database-url a folder: local, or on a file system that keeps locks (flock)
+    /// and hard links between machines [default: blobs in the data folder].
+    #[arg(long, env = "FARROW_BLOBS", value_name = "PLACE")]
+    pub blobs: Option<BlobsAt>,
 
     /// Seconds for which an agent's leases are good without a word from it.
     #[arg(long, env = "FARROW_LEASE", default_value_t = 30.0, value_parser = seconds, value_name = "SECONDS")]
@@ -119,9 +124,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// The folder of the blobs.
-    pub fn blobs(&self) -> PathBuf {
-        self.settings.blobs.clone().unwrap_or_else(|| self.data.join("blobs"))
+    /// Where the blobs are.
+    pub fn blobs(&self) -> BlobsAt {
+        let in_data = || BlobsAt::Folder(folder_of_blobs(&self.data));
+        self.settings.blobs.clone().unwrap_or_else(in_data)
     }
 
     /// How long leases are good without a heartbeat.

@@ -118,7 +118,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::Stopping,
-            StoreError::Unavailable(cause) => Self::Unavailable(cause.to_string()),
+            StoreError::Unavailable(cause) | StoreError::Blobs(cause) => {
+                Self::Unavailable(cause.to_string())
+            }
             StoreError::Full(cause) => Self::NoRoom(cause.to_string()),
             error => Self::Internal(error.to_string()),
         }
@@ -131,7 +133,9 @@ impl From<std::io::Error> for ApiError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Self::NoRoom(error.to_string())
             }
-            std::io::ErrorKind::TimedOut => Self::Unavailable(error.to_string()),
+            std::io::ErrorKind::TimedOut | std::io::ErrorKind::NotConnected => {
+                Self::Unavailable(error.to_string())
+            }
             _ => Self::Internal(error.to_string()),
         }
     }

@@ -27,6 +27,7 @@ mod listening;
 mod logs;
 mod metrics;
 mod names;
+mod opening;
 mod outcomes;
 mod plan;
 mod presence;
@@ -53,7 +54,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use backup::{Backup, BackupError, Damaged, backup};
+pub use backup::{Backup, BackupError, BackupOptions, Damaged, backup};
+pub use blobs::BlobsAt;
 pub use config::{Config, Settings, duration};
 pub use http::openapi_json;
 pub use inspection::{CheckError, CheckOptions, check};
@@ -66,7 +68,6 @@ pub use token::{TOKEN_FILE, TokenError};
 use protocol::rights::{Role, TokenState};
 
 use asks::Asks;
-use blobs::Blobs;
 use clock::Clock;
 use dispatcher::Dispatcher;
 use limits::Limits;
@@ -135,29 +136,20 @@ async fn drained(shutdown: &CancellationToken) {
 
 async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, ServeError> {
     let data = config.data.clone();
-    let folder = data.clone();
-    let cannot_write = move |source| ServeError::DataFolder { folder: folder.clone(), source };
+    let cannot_write = |source| ServeError::DataFolder { folder: data.clone(), source };
     // Functions, elements and values are nobody else's business.
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(&cannot_write)?;
-    let blobs_folder = config.blobs();
-    let blobs = Blobs::open(&blobs_folder)
-        .map_err(|source| ServeError::BlobsFolder { folder: blobs_folder.clone(), source })?;
-    let (store, clock) = match &config.settings.database_url {
-        Some(url) => {
-            let store = Store::connect(url).await?;
-            let clock = store.start_clock().await?;
-            shared_blobs::claim(&store, &blobs_folder).await?;
-            (store, Arc::new(clock))
-        }
-        None => {
-            shared_blobs::unclaimed(&blobs_folder)?;
-            let store = Store::open(&data).await?;
-            let clock = store.start_clock().await?;
-            // The store's lock keeps other servers off the folder.
-            blobs.sweep().map_err(&cannot_write)?;
-            (store, Arc::new(clock))
-        }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(cannot_write)?;
+    let place = opening::place(&config).await?;
+    let store = match &config.settings.database_url {
+        Some(url) => Store::connect(url).await?,
+        None => Store::open(&data).await?,
     };
+    let clock = Arc::new(store.start_clock().await?);
+    let blobs = opening::blobs(place, &store, &clock, &data).await?;
+    let mut folders = vec![data];
+    if let BlobsAt::Folder(folder) = config.blobs() {
+        folders.push(folder);
+    }
     let lease = i64::try_from(config.lease().as_millis()).unwrap_or(i64::MAX);
     let admin = token::admin_token(&config)?;
     let admin_hash = token::hash(&admin);
@@ -177,7 +169,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
             outbound.clone(),
         ),
         asks,
-        limits: Arc::new(Limits::new(config.settings.limits.clone(), vec![data, blobs_folder])),
+        limits: Arc::new(Limits::new(config.settings.limits.clone(), folders)),
         config: Arc::new(config),
         store,
         blobs,

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub jobs_ended: Counter,
     /// Outcomes that were accepted.
     pub elements_accepted: Counter,
+    /// Bytes of blobs that were sent.
+    pub blob_bytes_sent: Counter,
+    /// Requests for blobs that were answered with the address of their storage.
+    pub blobs_redirected: Counter,
     /// Requests that were answered, by the first digit of the status: 1 to 5.
     requests: [Counter; 5],
     waiting: Arc<AtomicU64>,

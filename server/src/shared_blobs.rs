@@ -1,5 +1,5 @@
-//! Servers of one database must share the folder of its blobs: a value that one stores is read by
-//! the others. The folder bears the name that the database knows it by.
+//! Servers of one database must share the place of its blobs: a value that one stores is read by
+//! the others. The place, a folder or a bucket, bears the name that the database knows it by.
 
 use std::fs;
 use std::io;
@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 
 use protocol::JobId;
 
+use crate::blobs::{BlobsAt, Bucket, BucketError, BucketName};
 use crate::store::db::Tx;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, BLOBS_ID, Store, StoreError, identity, references};
 
-/// The file in the folder that holds its name.
+/// The file in the folder, or the object in the bucket, that holds its name.
 const NAME_FILE: &str = "farrow-blobs-id";
-
-/// The fact that holds the name in the database.
-const FACT: &str = "blobs_id";
 
 /// Makes sure that `folder` is that of the database's blobs; the first that is used is.
 ///
@@ -29,18 +27,89 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
     }
     let (here, is_new) =
         named(folder, &path).map_err(|source| ClaimError::File { path: path.clone(), source })?;
-    let proposed = here.clone();
-    let known = store
-        .write(move |tx| Box::pin(async move { store::settle(tx, FACT, proposed).await }))
-        .await?;
-    if known == here {
+    if settle(store, here.clone()).await? == here {
         return Ok(());
     }
     if is_new {
         // The folder is nobody's again.
         fs::remove_file(&path).map_err(|source| ClaimError::File { path, source })?;
     }
-    Err(ClaimError::Other { folder: folder.to_owned() })
+    Err(ClaimError::Other { place: BlobsAt::Folder(folder.to_owned()) })
+}
+
+/// Makes sure that `bucket` is that of the database's blobs; the first that is used is. What the
+/// database has referred to before, in files, `bring` brings there.
+///
+/// # Errors
+/// When it is another one's, or cannot be read or written.
+pub async fn claim_bucket(
+    store: &Store,
+    bucket: &Bucket,
+    bring: impl AsyncFnOnce() -> Result<(), ClaimError>,
+) -> Result<(), ClaimError> {
+    let other = || ClaimError::Other { place: BlobsAt::Bucket(bucket.name().clone()) };
+    let (known, owner, has_blobs) = store
+        .write(|tx| {
+            Box::pin(async move {
+                let referenced = references::referenced(tx, "", 1).await?;
+                let owner = identity::database_id(tx).await?.to_string();
+                Ok((store::fact(tx, BLOBS_ID).await?, owner, !referenced.is_empty()))
+            })
+        })
+        .await?;
+    let (here, is_new) = match read_name(bucket).await? {
+        Some(here) => (here, false),
+        // The database's own bears its name.
+        None if known.is_some() => return Err(other()),
+        None => {
+            let proposed = Name { place: JobId::new().to_string(), owner: owner.clone() };
+            let text = format!("{} {}\n", proposed.place, proposed.owner);
+            match bucket.write_text_once(NAME_FILE, &text).await? {
+                true => (proposed, true),
+                // Another server has just been quicker.
+                false => (read_name(bucket).await?.ok_or_else(other)?, false),
+            }
+        }
+    };
+    let claimed = async {
+        if here.owner != owner {
+            return Err(other());
+        }
+        if known.is_none() && has_blobs {
+            // Before it is said where they are: servers look for them there alone.
+            bring().await?;
+        }
+        match settle(store, here.place.clone()).await? == here.place {
+            true => Ok(()),
+            false => Err(other()),
+        }
+    };
+    let claimed = claimed.await;
+    if is_new && claimed.is_err() {
+        // The bucket is nobody's again.
+        bucket.remove_text(NAME_FILE).await?;
+    }
+    claimed
+}
+
+/// What a bucket says of itself.
+struct Name {
+    /// By which the database knows it.
+    place: String,
+    /// The database whose blobs are in it. Of a copy of the database it is the same.
+    owner: String,
+}
+
+async fn read_name(bucket: &Bucket) -> Result<Option<Name>, BucketError> {
+    let text = bucket.read_text(NAME_FILE).await?;
+    Ok(text.map(|text| {
+        let (place, owner) = text.split_once(' ').unwrap_or((&text, ""));
+        Name { place: place.to_owned(), owner: owner.to_owned() }
+    }))
+}
+
+async fn settle(store: &Store, proposed: String) -> Result<String, StoreError> {
+    store.write(|tx| Box::pin(async move { store::settle(tx, BLOBS_ID, proposed).await })).await
 }
 
 /// Makes sure, changing nothing, that `folder` is the one that the database knows its blobs in, if it
@@ -49,18 +118,40 @@ pub async fn claim(store: &Store, folder: &Path) -> Result<(), ClaimError> {
 /// # Errors
 /// When it is another one, or cannot be read.
 pub async fn belongs(tx: &mut Tx<'_>, folder: &Path) -> Result<(), ClaimError> {
-    let known = store::fact(tx, FACT).await?;
     let path = folder.join(NAME_FILE);
     let here = match fs::read_to_string(&path) {
-        Ok(name) => Some(name),
+        Ok(name) => Some(name.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(source) => return Err(ClaimError::File { path, source }),
     };
-    match known {
-        Some(known) if here.as_deref().map(str::trim) != Some(&known) => {
-            Err(ClaimError::Other { folder: folder.to_owned() })
+    match store::fact(tx, BLOBS_ID).await? {
+        Some(known) if here.as_ref() != Some(&known) => {
+            Err(ClaimError::Other { place: BlobsAt::Folder(folder.to_owned()) })
         }
         _ => Ok(()),
+    }
+}
+
+/// Makes sure, changing nothing, that the blobs of the database in a file are in its data folder.
+///
+/// # Errors
+/// When they are in a bucket.
+pub async fn beside(tx: &mut Tx<'_>) -> Result<(), ClaimError> {
+    match store::fact(tx, BLOBS_ID).await? {
+        Some(_) => Err(ClaimError::InBucket),
+        None => Ok(()),
+    }
+}
+
+/// Makes sure, changing nothing, that `bucket` is the one that the database knows its blobs in.
+///
+/// # Errors
+/// When it is another one, or cannot be read.
+pub async fn belongs_bucket(tx: &mut Tx<'_>, bucket: &Bucket) -> Result<(), ClaimError> {
+    let here = read_name(bucket).await?.map(|name| name.place);
+    match store::fact(tx, BLOBS_ID).await? {
+        Some(known) if here.as_ref() == Some(&known) => Ok(()),
+        _ => Err(ClaimError::Other { place: BlobsAt::Bucket(bucket.name().clone()) }),
     }
 }
 
@@ -96,18 +187,18 @@ fn named(folder: &Path, path: &Path) -> io::Result<(String, bool)> {
     }
 }
 
-/// Why a folder of blobs is not used.
+/// Why a place of blobs is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// It belongs to another database, or this database has another one.
     #[error(
-        "{} is not the folder of this database's blobs: servers of one database share one folder; \
-         give it with --blobs (a folder that was restored must hold its file {NAME_FILE})",
-        folder.display()
+        "{place} is not the {} of this database's blobs: servers of one database share one; \
+         give it with --blobs (one that was restored must hold {NAME_FILE})",
+        match place { BlobsAt::Folder(_) => "folder", BlobsAt::Bucket(_) => "bucket" }
     )]
     Other {
         /// Which.
-        folder: PathBuf,
+        place: BlobsAt,
     },
     /// It belongs to a database in a file.
     #[error(
@@ -130,6 +221,32 @@ pub enum ClaimError {
         /// Which.
         folder: PathBuf,
     },
+    /// The blobs of this database in a file are in a bucket.
+    #[error("the blobs of this database are in a bucket: give it with --blobs s3://BUCKET/PREFIX")]
+    InBucket,
+    /// Another folder than that in the data folder was given for a database in a file.
+    #[error(
+        "--blobs {} is a folder, and the database a file: its blobs are in its data folder, or in a \
+         bucket (s3://BUCKET/PREFIX); a folder of their own have those of --database-url",
+        folder.display()
+    )]
+    NeedsDatabase {
+        /// Which.
+        folder: PathBuf,
+    },
+    /// A blob of the folder cannot be brought into the bucket.
+    #[error("the blob {digest} cannot be brought from the data folder into {bucket}: {why}")]
+    NotBrought {
+        /// Which.
+        digest: String,
+        /// Where to.
+        bucket: BucketName,
+        /// Why.
+        why: String,
+    },
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// Its name cannot be read or written.
     #[error("the file {} cannot be used: {source}", path.display())]
     File {
@@ -142,3 +259,6 @@ pub enum ClaimError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+#[cfg(test)]
+mod tests;

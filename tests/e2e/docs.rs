@@ -132,6 +132,7 @@ async fn every_example_is_sound_shell() {
         "docs/ec2.md",
         "docs/operations.md",
         "docs/servers.md",
+        "docs/storage.md",
         "docs/tls.md",
     ] {
         for example in document::examples(&read(document)) {

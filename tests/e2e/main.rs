@@ -44,6 +44,7 @@ mod several;
 mod sharing;
 mod spool;
 mod stopping;
+mod storage;
 mod submitting;
 mod tls;
 mod topology;

@@ -351,7 +351,7 @@ impl Answer {
 }
 
 /// The digest of bytes, as another program than ours tells it.
-fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     let mut command = Command::new("sha256sum");
     let mut program =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum runs");

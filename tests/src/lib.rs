@@ -17,6 +17,7 @@
 //! * [`clock`]: the time, for figures.
 //! * [`recount`]: what an auditor finds in that.
 //! * [`procfs`]: which processes there are.
+//! * [`storage`]: a storage that answers as S3 does.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
 pub mod audit;
@@ -35,6 +36,7 @@ pub mod process;
 pub mod procfs;
 pub mod proxy;
 pub mod recount;
+pub mod storage;
 pub mod wait;
 pub mod world;
 
@@ -49,6 +51,7 @@ pub use postgres::Postgres;
 pub use process::{Finished, Process};
 pub use proxy::{Flow, Proxy};
 pub use recount::Recount;
+pub use storage::Storage;
 pub use world::{Database, World};
 
 /// The token of every server that this process of tests starts: one of its own, so that an agent

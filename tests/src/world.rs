@@ -153,8 +153,11 @@ impl World {
                     (postgres, url)
                 });
                 let (postgres, url) = starting.await.expect("PostgreSQL starts");
-                let blobs = folder.path().join("blobs").display().to_string();
-                flags.extend(["--database-url".to_owned(), url, "--blobs".to_owned(), blobs]);
+                flags.extend(["--database-url".to_owned(), url]);
+                if !flags.iter().any(|flag| flag == "--blobs") {
+                    let blobs = folder.path().join("blobs").display().to_string();
+                    flags.extend(["--blobs".to_owned(), blobs]);
+                }
                 Some(Arc::new(postgres))
             }
         };
@@ -253,6 +256,13 @@ impl World {
             *given_up.entry(name.unwrap_or(id).to_owned()).or_default() += 1;
         }
         given_up
+    }
+
+    /// Gives the servers further flags and variables when they are started again.
+    pub fn add_flags(&mut self, flags: &[&str], variables: &[(&'static str, String)]) {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        self.server_variables.extend(variables);
     }
 
     /// Starts the first server again, on the same data and the same port, after it has ended.

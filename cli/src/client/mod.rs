@@ -188,6 +188,8 @@ fn builder(servers: &Servers, server: usize) -> reqwest::ClientBuilder {
     let has_another = servers.count() > 1;
     let connect_within = if has_another { CONNECT_WITHIN_IF_ANOTHER } else { CONNECT_WITHIN };
     let builder = reqwest::Client::builder()
+        // A proxy may offer more; but what waits long has a connection of its own.
+        .http1_only()
         .user_agent(concat!("farrow/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(connect_within);
     match is_loopback(servers.url(server)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::collect;
-use crate::blobs::{Blobs, Removed};
+use crate::blobs::{Blobs, Folder, Kept, Removed};
 use crate::state::AppState;
 use crate::state::tests::opened;
 use crate::store::jobs;
@@ -26,6 +26,11 @@ async fn put(state: &AppState, text: &'static str) -> String {
 
 async fn is_there(blobs: &Blobs, digest: &str) -> bool {
     blobs.size(digest).await.unwrap().is_some()
+}
+
+fn folder_of(state: &AppState) -> Folder {
+    let Kept::Folder(folder) = state.blobs.kept() else { panic!("a folder") };
+    folder.clone()
 }
 
 async fn removed(state: &AppState) -> u64 {
@@ -91,7 +96,7 @@ async fn nothing_is_removed_while_a_snapshot_is_read() {
     let (state, _folder) = state().await;
     let digest = put(&state, "old").await;
     age(&state.blobs, &digest);
-    let held = state.blobs.keep_all().await.unwrap();
+    let held = folder_of(&state).keep_all().await.unwrap();
     assert_eq!(removed(&state).await, 0);
     drop(held);
     assert_eq!(removed(&state).await, 1);
@@ -105,14 +110,14 @@ async fn a_blob_is_looked_at_once_more_before_it_is_removed() {
     let (found, gone) = (put(&state, "found").await, put(&state, "gone").await);
     age(blobs, &found);
     age(blobs, &gone);
-    let removing = blobs.begin_removing().await.unwrap().unwrap();
+    let removing = folder_of(&state).begin_removing().await.unwrap().unwrap();
     let (other, digest) = (blobs.clone(), found.clone());
     let finding = tokio::spawn(async move { other.find(&digest).await.unwrap() });
     // Who finds it waits for the collector, or was before it: never in the middle.
     let removed = removing.remove(vec![gone.clone()], DAY).await.unwrap();
     drop(removing);
     assert_eq!((removed.n, finding.await.unwrap()), (1, Some(5)));
-    let removing = blobs.begin_removing().await.unwrap().unwrap();
+    let removing = folder_of(&state).begin_removing().await.unwrap().unwrap();
     assert_eq!(removing.remove(vec![found.clone(), gone], DAY).await.unwrap().n, 0);
     assert!(is_there(blobs, &found).await);
 }
@@ -120,10 +125,10 @@ async fn a_blob_is_looked_at_once_more_before_it_is_removed() {
 #[tokio::test]
 async fn only_one_collects_at_a_time_and_others_leave_it_to_it() {
     let (state, _folder) = state().await;
-    let removing = state.blobs.begin_removing().await.unwrap().unwrap();
-    assert!(state.blobs.begin_removing().await.unwrap().is_none());
+    let removing = folder_of(&state).begin_removing().await.unwrap().unwrap();
+    assert!(folder_of(&state).begin_removing().await.unwrap().is_none());
     drop(removing);
-    assert!(state.blobs.begin_removing().await.unwrap().is_some());
+    assert!(folder_of(&state).begin_removing().await.unwrap().is_some());
 }
 
 fn incoming(folder: &Path) -> usize {

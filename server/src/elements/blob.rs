@@ -44,7 +44,7 @@ pub async fn store(
     if let Some(message) = fault_of_blob(digest, blobs).await? {
         return Err(ApiError::Invalid(vec![fault(FIELD, message)]));
     }
-    let (file, size) = blobs.open_blob(digest).await?;
+    let (file, size) = blobs.reader(digest).await?;
     let (sender, mut blocks) = mpsc::channel(BLOCKS_AHEAD);
     let reading = tokio::task::spawn_blocking(move || {
         let sink = Sink::new(sender, wanted.nested);

@@ -1,25 +1,24 @@
 //! Large payloads, by their digest.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt as _;
 use protocol::Problem;
 use protocol::rights::Role;
-use serde::Serialize;
-use tokio_util::io::ReaderStream;
+use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
-use super::extract::Segment;
-use crate::blobs::{UploadError, parse_digest};
+use super::extract::{Params, Segment};
+use crate::blobs::{Opened, SignedUrl, UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::tokens::Scope;
 use crate::store::{agents, uploads};
-
-/// Bytes that one read takes.
-const READ: usize = 256 << 10;
 
 /// The media type of every blob.
 const MEDIA_TYPE: &str = "application/octet-stream";
@@ -139,12 +138,30 @@ pub async fn head(
     Ok((headers, Body::empty()).into_response())
 }
 
+/// How a blob is to be read.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReadBlob {
+    /// Whether the answer may be the address of the blob in the storage where it is: then its bytes
+    /// do not pass through the server.
+    #[serde(default)]
+    #[param(required = false, example = false)]
+    redirect: bool,
+}
+
 /// Reads a blob.
+///
+/// Who can go to the blob itself asks for that with `redirect=true`. Where blobs are in a bucket, the
+/// answer is an address that is good for two minutes, for whoever has it; it is asked without a token.
+/// The bytes that come must have the digest.
 #[utoipa::path(get, path = "/v1/blobs/{digest}", operation_id = "get_blob", tag = "jobs",
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits, or these alone.",
-        example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")),
+        example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"), ReadBlob),
     responses(
         (status = 200, description = "Its bytes.", body = Vec<u8>, content_type = "application/octet-stream", example = "…"),
+        (status = 307, description = "They are there, with `redirect=true`.",
+            headers(("Location" = String, description = "A secret address, good for two minutes."))),
         (status = 400, description = "The path is not UTF-8.", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such blob.", body = Problem, content_type = "application/problem+json"),
@@ -154,16 +171,37 @@ pub async fn get(
     State(state): State<AppState>,
     caller: Caller,
     Segment(digest): Segment,
+    Params(wanted): Params<ReadBlob>,
 ) -> Result<Response, ApiError> {
     let digest = checked(&digest)?;
     let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
-    let (file, size) = blobs.open_blob(&digest).await.map_err(|error| match error.kind() {
+    let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => no_blob(&digest),
         _ => error.into(),
-    })?;
-    let parts = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ);
+    };
+    if wanted.redirect
+        && let Some(url) = blobs.signed_url(&digest).await.map_err(failed)?
+    {
+        state.metrics.blobs_redirected.add(1);
+        return Ok(redirect(&url));
+    }
+    let Opened { size, parts } = blobs.open_blob(&digest).await.map_err(failed)?;
+    let metrics = Arc::clone(&state.metrics);
+    let parts = parts.inspect_ok(move |part| metrics.blob_bytes_sent.add(part.len() as u64));
     let headers = [(CONTENT_TYPE, MEDIA_TYPE.to_owned()), (CONTENT_LENGTH, size.to_string())];
     Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+/// Sends the caller to a secret address, which nobody on the way may keep.
+fn redirect(url: &SignedUrl) -> Response {
+    let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
+    // What signs addresses writes only what a header can hold.
+    if let Ok(mut location) = HeaderValue::from_str(url.as_str()) {
+        location.set_sensitive(true);
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn no_blob(digest: &str) -> ApiError {

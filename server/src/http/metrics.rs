@@ -35,6 +35,7 @@ pub async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError
     let mut text = Text::default();
     of_agents(&mut text, &state, &totals);
     of_jobs(&mut text, &state);
+    of_blobs(&mut text, &state);
     of_database(&mut text, &state);
     of_process(&mut text, &state);
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text.0).into_response())
@@ -85,6 +86,21 @@ fn of_jobs(text: &mut Text, state: &AppState) {
         "counter",
         "Requests that were answered, by class of status.",
         &requests,
+    );
+}
+
+fn of_blobs(text: &mut Text, state: &AppState) {
+    text.one(
+        "farrow_blob_sent_bytes_total",
+        "counter",
+        "Bytes of blobs that passed through this server to those who read them.",
+        state.metrics.blob_bytes_sent.get(),
+    );
+    text.one(
+        "farrow_blob_redirects_total",
+        "counter",
+        "Requests for blobs that were answered with their address in the storage.",
+        state.metrics.blobs_redirected.get(),
     );
 }
 

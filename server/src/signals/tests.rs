@@ -7,6 +7,7 @@ use protocol::job::Runtime;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::BlobsAt;
 use crate::CheckOptions;
 use crate::http::caller::Caller;
 use crate::http::wait::JobWaiter;
@@ -181,12 +182,13 @@ async fn servers_with_blobs_of_their_own_are_refused() {
         let options = CheckOptions {
             data: two.one.config.data.clone(),
             database_url: settings.database_url.clone(),
-            blobs: Some(blobs.to_owned()),
+            blobs: Some(BlobsAt::Folder(blobs.to_owned())),
             deep: true,
         };
         crate::check(options).await
     };
-    assert_eq!(check(&two.one.config.blobs()).await.unwrap().n_findings, 0);
+    let BlobsAt::Folder(folder) = two.one.config.blobs() else { panic!("a folder") };
+    assert_eq!(check(&folder).await.unwrap().n_findings, 0);
     for folder in [elsewhere.path(), &elsewhere.path().join("none")] {
         let refused = check(folder).await.unwrap_err().to_string();
         assert!(refused.contains("is not the folder of this database's blobs"), "{refused}");

@@ -83,10 +83,10 @@ impl Place {
             Self::Row(data) => block::decompress(data)
                 .map(Bytes::from)
                 .ok_or_else(|| StoreError::corrupt("data", "bytes that do not decompress")),
-            Self::Blob(digest) => blobs
-                .get(digest)
-                .await
-                .map_err(|e| StoreError::corrupt("digest", &format!("{digest}: {e}"))),
+            Self::Blob(digest) => blobs.get(digest).await.map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotConnected => StoreError::Blobs(e.to_string().into()),
+                _ => StoreError::corrupt("digest", &format!("{digest}: {e}")),
+            }),
         }
     }
 }

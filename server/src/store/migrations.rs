@@ -23,6 +23,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (10, "takeover", include_str!("../../../migrations/0010_takeover.sql")),
     (11, "artifacts", include_str!("../../../migrations/0011_artifacts.sql")),
     (12, "offers", include_str!("../../../migrations/0012_offers.sql")),
+    (13, "objects", include_str!("../../../migrations/0013_objects.sql")),
 ];
 
 /// All migrations, to be run at the start.

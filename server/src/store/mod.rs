@@ -7,6 +7,7 @@
 //! * [`drafts`]: jobs that are written in slices.
 //! * [`trash`]: deleted jobs.
 //! * [`references`]: which blobs are referred to.
+//! * [`objects`]: blobs in a bucket, and how old they are.
 //! * [`space`]: room on disk, given back.
 //! * [`snapshot`]: a database that another process may be using, read only.
 //! * [`check`]: whether all of it is as it must be.
@@ -38,6 +39,7 @@ pub mod jobs;
 pub mod leases;
 pub mod logs;
 mod migrations;
+pub mod objects;
 pub mod offers;
 pub mod outcomes;
 pub mod postgres;
@@ -271,6 +273,18 @@ impl Store {
         }
     }
 
+    /// Whether somebody reads a snapshot whose objects of blobs must stay.
+    ///
+    /// # Errors
+    /// The database's, or that of its folder.
+    pub async fn is_snapshot_read(&self) -> Result<bool, StoreError> {
+        match &self.readers {
+            Readers::Sqlite { options, .. } => snapshot::is_read(options.get_filename())
+                .map_err(|error| StoreError::Database(Arc::new(error))),
+            Readers::Postgres(pool) => postgres::are_objects_kept(pool).await,
+        }
+    }
+
     /// What the writer has done since the start.
     pub fn writer_stats(&self) -> &WriterStats {
         self.writer.stats()
@@ -290,8 +304,20 @@ impl Store {
     }
 }
 
+/// The fact that says by which name the database knows the place of its blobs, if others could be
+/// taken for it.
+pub const BLOBS_ID: &str = "blobs_id";
+
 /// How a read begins on PostgreSQL: all its statements see the same. On SQLite they do anyway.
 const SNAPSHOT: &str = "begin isolation level repeatable read read only";
+
+/// Makes a snapshot begin: on PostgreSQL, as on SQLite, it does with its first statement.
+///
+/// # Errors
+/// The database's.
+pub async fn begin(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    tx.first("select key from meta limit 1", args![]).await.map(drop)
+}
 
 /// A single fact about the database.
 ///
@@ -403,6 +429,9 @@ pub enum StoreError {
         /// What SQLite finds wrong with it.
         damages: Vec<String>,
     },
+    /// What stands beside it, in blobs, cannot be read now.
+    #[error("{0}")]
+    Blobs(Arc<str>),
     /// An operation panicked, which is a bug; it was undone.
     #[error(
         "an operation on the database panicked: this is a bug of farrow, and the log says where"

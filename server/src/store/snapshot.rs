@@ -1,8 +1,12 @@
 //! A database that a server may be using, read only, as it is at one moment.
 
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnection;
@@ -11,7 +15,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::db::Tx;
 use super::migrations::Refused;
-use super::{FILE, SNAPSHOT, StoreError, migrations, postgres, sqlite};
+use super::{FILE, SNAPSHOT, StoreError, migrations, objects, postgres, sqlite};
 
 /// One connection to a database that is only read. It takes no lock that a server would miss.
 #[derive(Debug)]
@@ -63,6 +67,31 @@ impl Snapshot {
         Ok(Self::Postgres(connection))
     }
 
+    /// Lets the objects of all blobs stay that reads from now on may refer to, for as long as the
+    /// answer and this snapshot are there. A collector never waits for that; nor does who asks, for
+    /// longer than a moment.
+    ///
+    /// # Errors
+    /// When the folder of an SQLite database cannot be written; the database's.
+    pub async fn keep_objects(&mut self) -> Result<Reading, StoreError> {
+        match self {
+            Self::Sqlite(connection) => {
+                let file = reading_file(Path::new(connection.path().unwrap_or_default()));
+                let cannot = |why: String| {
+                    StoreError::Open(format!("{} cannot be locked: {why}", file.display()))
+                };
+                let lock = File::options().create(true).append(true).open(&file);
+                let lock = lock.map_err(|error| cannot(error.to_string()))?;
+                let locked = Flock::lock(lock, FlockArg::LockShared);
+                Ok(Reading(Some(locked.map_err(|(_, error)| cannot(error.to_string()))?)))
+            }
+            Self::Postgres(connection) => {
+                postgres::keep_objects(connection).await?;
+                Ok(Reading(None))
+            }
+        }
+    }
+
     /// Runs `operation` on the database as it is now.
     ///
     /// # Errors
@@ -110,6 +139,38 @@ impl Snapshot {
             Self::Postgres(_) => Vec::new(),
         }
     }
+}
+
+/// A snapshot is being read whose objects must stay; on PostgreSQL its session says so.
+#[derive(Debug)]
+pub struct Reading(#[expect(dead_code, reason = "it is held, not used")] Option<Flock<File>>);
+
+/// The file that is locked while a snapshot of the SQLite database `file` is read.
+fn reading_file(file: &Path) -> PathBuf {
+    file.with_file_name("farrow.reading")
+}
+
+/// Whether a snapshot of the SQLite database `file` is being read whose objects must stay.
+pub(super) fn is_read(file: &Path) -> io::Result<bool> {
+    let lock = File::options().create(true).append(true).open(reading_file(file))?;
+    match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(_) => Ok(false),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+/// Forgets that the blobs of the SQLite database `file` are in a bucket: they were copied to a folder
+/// beside it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub async fn leave_bucket(file: &Path) -> Result<(), StoreError> {
+    let mut connection = sqlite::open(file)?;
+    sqlite::script(&connection, "begin immediate")?;
+    objects::clear(&mut Tx::new(&mut connection)).await?;
+    sqlite::script(&connection, "commit")?;
+    Ok(())
 }
 
 /// Whether SQLite says that the file itself is wrong, by SQLITE_CORRUPT or SQLITE_NOTADB, and not that

@@ -8,12 +8,14 @@ use protocol::size;
 use super::Data;
 use crate::failure::{Exit, Failure};
 use crate::output::OutputArgs;
+use crate::serving::check_blobs;
 use crate::signals;
 
 const EXAMPLES: &str = "\
 Examples:
   farrow server backup /srv/backups/monday
   farrow server backup --data /var/lib/farrow --link --json /var/lib/farrow-backup
+  farrow server backup --blobs s3://lab-data/farrow /srv/backups/monday
 
 The server may be running. The folder must be new or empty; it is there when the backup is whole. To
 restore: stop the server, and start one with `--data` on a copy of the folder. admin.token is not in
@@ -32,6 +34,10 @@ pub(super) struct Backup {
     /// system
     #[arg(long)]
     link: bool,
+    /// Where the blobs are: s3://BUCKET/PREFIX, from which they are copied [default: blobs in the
+    /// data folder]
+    #[arg(long, env = "FARROW_BLOBS", value_name = "PLACE")]
+    blobs: Option<server::BlobsAt>,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
@@ -42,9 +48,11 @@ impl Backup {
     /// Makes the backup and says what is in it.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let data = self.data.folder_of_a_file("backup")?;
+        check_blobs(self.blobs.as_ref(), None)?;
         let stop = signals::stop_token("stopping: what is there of the backup is removed")?;
+        let (target, link, blobs) = (self.target, self.link, self.blobs);
         let made = tokio::select! {
-            made = server::backup(&data, &self.target, self.link) => made,
+            made = server::backup(server::BackupOptions { data, target, link, blobs }) => made,
             () = stop.cancelled() => {
                 return Err(Failure::new(Exit::Interrupted, "there is no backup: it was stopped"));
             }

@@ -1,19 +1,18 @@
 //! `farrow server check`: is all of a server's data as it must be?
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::Data;
 use crate::failure::{Exit, Failure};
 use crate::output::OutputArgs;
-use crate::serving::check_database_url;
+use crate::serving::{check_blobs, check_database_url};
 
 const EXAMPLES: &str = "\
 Examples:
   farrow server check
   farrow server check --data /srv/backups/monday --deep
   FARROW_DATABASE_URL=postgres://farrow@db/farrow farrow server check --blobs /mnt/blobs
+  farrow server check --blobs s3://lab-data/farrow
   farrow server check --json | jq -r '.findings[].text'
 
 The server may be running, and nothing is changed. Exits 1 when something is wrong.
@@ -32,9 +31,9 @@ pub(super) struct Check {
     /// variable, or into ~/.pgpass
     #[arg(long, env = "FARROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// The folder of the blobs [default: blobs in the data folder]
-    #[arg(long, env = "FARROW_BLOBS", value_name = "DIR", requires = "database_url")]
-    blobs: Option<PathBuf>,
+    /// Where the blobs are: a folder, or s3://BUCKET/PREFIX [default: blobs in the data folder]
+    #[arg(long, env = "FARROW_BLOBS", value_name = "PLACE")]
+    blobs: Option<server::BlobsAt>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -43,6 +42,7 @@ impl Check {
     /// Checks, and says what is wrong.
     pub(super) async fn run(self) -> Result<(), Failure> {
         check_database_url(self.database_url.as_deref())?;
+        check_blobs(self.blobs.as_ref(), self.database_url.as_deref())?;
         let options = server::CheckOptions {
             data: self.data.folder()?,
             database_url: self.database_url,

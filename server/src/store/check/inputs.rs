@@ -58,7 +58,7 @@ impl Check<'_> {
             for row in &rows {
                 let first = row.count("first")?;
                 let range = Range(first, first + row.count("n")?);
-                for fault in self.payloads(job, row).await? {
+                for fault in self.payloads(tx, job, row).await? {
                     let text = format!("the {what}s from {first} on {fault}");
                     self.report.add(Kind::Inputs, Some(job), text);
                 }

@@ -185,7 +185,7 @@ impl Check<'_> {
             self.add(book, Kind::References, text);
         }
         for digest in referred {
-            self.blob(book.id, digest, None).await;
+            self.blob(tx, book.id, digest, None).await;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use super::StoreError;
 use super::db::{Tx, args};
-use crate::blobs::Blobs;
+use crate::blobs::Inspected;
 
 /// Findings that are kept; more are counted.
 const KEPT: usize = 1000;
@@ -136,7 +136,7 @@ impl Report {
 /// A check that is going on.
 struct Check<'a> {
     report: Report,
-    blobs: &'a Blobs,
+    blobs: &'a Inspected,
     /// Whether the bytes of blobs are read.
     deep: bool,
     /// Blobs whose bytes were read.
@@ -148,7 +148,7 @@ struct Check<'a> {
 ///
 /// # Errors
 /// The database's.
-pub async fn run(tx: &mut Tx<'_>, blobs: &Blobs, deep: bool) -> Result<Report, StoreError> {
+pub async fn run(tx: &mut Tx<'_>, blobs: &Inspected, deep: bool) -> Result<Report, StoreError> {
     let read = std::collections::HashSet::new();
     let mut check = Check { report: Report::default(), blobs, deep, read };
     let mut after = String::new();

@@ -72,7 +72,7 @@ impl Check<'_> {
     ) -> Result<(), StoreError> {
         let (first, n) = (row.count("first")?, row.count("n")?);
         let range = Range(first, first + n);
-        let mut faults = self.payloads(job, row).await?;
+        let mut faults = self.payloads(tx, job, row).await?;
         let errors: Vec<u32> = match row.json("errors") {
             Ok(errors) => errors,
             Err(error) => {
@@ -122,7 +122,7 @@ impl Check<'_> {
         for note in notes {
             for artifact in &note.artifacts {
                 listed.insert((range.0 + u64::from(note.position), artifact.digest.clone()));
-                self.blob(job, &artifact.digest, Some(artifact.bytes)).await;
+                self.blob(tx, job, &artifact.digest, Some(artifact.bytes)).await;
             }
         }
         if listed.is_empty() {

@@ -4,9 +4,8 @@ use protocol::JobId;
 
 use super::super::StoreError;
 use super::super::blocks::Place;
-use super::super::db::Row;
+use super::super::db::{Row, Tx};
 use super::{Check, Kind};
-use crate::blobs::digest_of_all;
 use crate::block;
 
 /// The bytes of a row that holds payloads: how many there are, or why they cannot be read.
@@ -16,6 +15,7 @@ impl Check<'_> {
     /// Checks the columns `n`, `lengths`, `data` and `digest` of a row. Says what is wrong with them.
     pub(super) async fn payloads(
         &mut self,
+        tx: &mut Tx<'_>,
         job: JobId,
         row: &Row,
     ) -> Result<Vec<String>, StoreError> {
@@ -41,46 +41,48 @@ impl Check<'_> {
                 ),
                 Some(_) => {}
             },
-            Ok(Place::Blob(digest)) => self.blob(job, &digest, n_bytes).await,
+            Ok(Place::Blob(digest)) => self.blob(tx, job, &digest, n_bytes).await,
             Err(error) => faults.push(error.to_string()),
         }
         Ok(faults)
     }
 
     /// Checks that a blob is there, of so many bytes, and on request that it is the one.
-    pub(super) async fn blob(&mut self, job: JobId, digest: &str, n_bytes: Option<u64>) {
+    pub(super) async fn blob(
+        &mut self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        digest: &str,
+        n_bytes: Option<u64>,
+    ) {
         self.report.blobs += 1;
-        let wrong = match self.blobs.size(digest).await {
-            Ok(None) => Some(format!("blob {digest} is missing")),
-            Ok(Some(size)) if n_bytes.is_some_and(|n| n != size) => Some(format!(
-                "blob {digest} has {size} bytes, must have {}",
-                n_bytes.unwrap_or_default()
-            )),
+        let wrong = match self.blobs.size(tx, digest).await {
+            Ok(None) => Some("is missing".to_owned()),
+            Ok(Some(size)) if n_bytes.is_some_and(|n| n != size) => {
+                Some(format!("has {size} bytes, must have {}", n_bytes.unwrap_or_default()))
+            }
             Ok(Some(_)) if self.deep && !self.read.contains(digest) => {
                 self.read.insert(digest.to_owned());
-                self.read_blob(digest).await
+                self.read_blob(tx, digest).await
             }
             Ok(Some(_)) => None,
-            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+            Err(error) => Some(format!("cannot be read: {error}")),
         };
         if let Some(wrong) = wrong {
-            self.report.add(Kind::Blobs, Some(job), wrong);
+            let blob = self.blobs.describe(tx, digest).await;
+            self.report.add(Kind::Blobs, Some(job), format!("{blob} {wrong}"));
         }
     }
 
-    async fn read_blob(&self, digest: &str) -> Option<String> {
+    async fn read_blob(&self, tx: &mut Tx<'_>, digest: &str) -> Option<String> {
         let read = async {
-            let (file, _) = self.blobs.open_blob(digest).await?;
-            tokio::task::spawn_blocking(move || digest_of_all(file, |_| Ok(())))
-                .await
-                .map_err(std::io::Error::other)?
+            let opened = self.blobs.open_blob(tx, digest).await?;
+            opened.digest(async |_| Ok(())).await
         };
         match read.await {
             Ok((hex, _)) if digest.ends_with(&hex) => None,
-            Ok((hex, _)) => {
-                Some(format!("blob {digest} is damaged: its bytes have the digest sha256:{hex}"))
-            }
-            Err(error) => Some(format!("blob {digest} cannot be read: {error}")),
+            Ok((hex, _)) => Some(format!("is damaged: its bytes have the digest sha256:{hex}")),
+            Err(error) => Some(format!("cannot be read: {error}")),
         }
     }
 }

@@ -8,14 +8,14 @@ use protocol::JobId;
 use super::super::check::{self, Report};
 use super::super::db::args;
 use super::{Fixture, read};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Inspected};
 
 /// The elements of a job that have an outcome, and whether it is an error.
 pub type Expected = BTreeMap<u64, bool>;
 
 /// What is wrong with the database and its blobs, of which the bytes are read if `deep`.
 pub async fn faults(fixture: &Fixture, blobs: &Blobs, deep: bool) -> Report {
-    let blobs = blobs.clone();
+    let blobs = Inspected::of(blobs);
     read!(fixture, |tx| check::run(tx, &blobs, deep))
 }
 

@@ -11,6 +11,7 @@
 //! * [`rights`]: tokens, whose things are whose, the audit log.
 //! * [`artifacts`]: what elements leave behind, by example.
 //! * [`keeping`]: old jobs deleted, references to blobs.
+//! * [`objects`]: blobs in a bucket.
 //! * [`damage`]: databases that are damaged, and what is found wrong with them.
 //! * [`history`]: any order of submissions, grants, reports, losses, returns, retries and deletions
 //!   keeps the [`books`].
@@ -25,6 +26,7 @@ mod drafts;
 mod history;
 mod keeping;
 mod losses;
+mod objects;
 mod rights;
 mod takeover;
 mod watching;

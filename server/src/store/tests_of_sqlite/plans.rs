@@ -1,7 +1,9 @@
 //! By which indexes SQLite reads what is read often, from tables of which it needs few rows.
 
 use super::super::db::args;
-use super::super::{audit, jobs, logs, outcomes, references, runnable, spares, trash, uploads};
+use super::super::{
+    audit, jobs, logs, objects, outcomes, references, runnable, spares, trash, uploads,
+};
 use super::{Fixture, read};
 
 /// How SQLite goes about a statement, a step a line.
@@ -55,6 +57,8 @@ async fn what_is_read_often_is_found_by_an_index() {
                 "artifacts USING COVERING INDEX artifacts_digest (digest=?)",
             ],
         ),
+        (objects::GET, vec!["objects USING INDEX sqlite_autoindex_objects_1 (digest=?)"]),
+        (objects::OLD, vec!["objects_found_at ((found_at,digest)>(?,?) AND found_at<?)"]),
         (
             uploads::HAS,
             vec![

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::locks::{self, Held};
-use super::{Blobs, INCOMING, parse_digest, path_of, run};
+use super::{Folder, INCOMING, parse_digest, path_of, run};
 
 /// How many folders the blobs are spread over.
 pub const N_PARTS: usize = 256;
@@ -23,18 +23,18 @@ pub struct Removed {
 
 /// The right to remove blobs: nobody reads a snapshot, names a blob or finds one.
 pub struct Removing {
-    blobs: Blobs,
+    blobs: Folder,
     _locks: [Held; 2],
 }
 
-impl Blobs {
+impl Folder {
     /// The blobs of one of the [`N_PARTS`] folders that were last written or found longer than
     /// `grace` ago.
     ///
     /// # Errors
     /// When the folder cannot be read.
     pub async fn old(&self, part: usize, grace: Duration) -> io::Result<Vec<String>> {
-        let folder = Arc::clone(&self.folder);
+        let folder = Arc::clone(&self.0);
         run(move || {
             let now = locks::now(&folder)?;
             let entries = match std::fs::read_dir(folder.join(format!("{part:02x}"))) {
@@ -63,8 +63,8 @@ impl Blobs {
     pub async fn begin_removing(&self) -> io::Result<Option<Removing>> {
         let blobs = self.clone();
         run(move || {
-            let Some(collecting) = locks::collecting(&blobs.folder)? else { return Ok(None) };
-            let removing = locks::removing(&blobs.folder)?;
+            let Some(collecting) = locks::collecting(&blobs.0)? else { return Ok(None) };
+            let removing = locks::removing(&blobs.0)?;
             Ok(Some(Removing { blobs, _locks: [collecting, removing] }))
         })
         .await
@@ -75,7 +75,7 @@ impl Blobs {
     /// # Errors
     /// When the folder cannot be read or a file not be removed.
     pub async fn remove_broken(&self, grace: Duration) -> io::Result<()> {
-        let folder = Arc::clone(&self.folder);
+        let folder = Arc::clone(&self.0);
         run(move || {
             let now = locks::now(&folder)?;
             for entry in std::fs::read_dir(folder.join(INCOMING))? {
@@ -98,7 +98,7 @@ impl Removing {
     pub async fn remove(&self, digests: Vec<String>, grace: Duration) -> io::Result<Removed> {
         let blobs = self.blobs.clone();
         run(move || {
-            let folder = &blobs.folder;
+            let folder = &blobs.0;
             let now = locks::now(folder)?;
             let mut removed = Removed::default();
             for hex in digests.iter().filter_map(|digest| parse_digest(digest)) {
