@@ -24,6 +24,7 @@
 //! Bodies of `J`, `j`, `E`, `c`, `o`, `p` are the runtime's: JSON for Python, R's serialization for
 //! R ([`crate::runtimes`]), envelopes for commands ([`crate::commands::wire`]).
 
+use bytes::buf::Chain;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// The kinds of frames.
@@ -55,17 +56,39 @@ pub mod kind {
 const FROM_WORKER: [u8; 6] =
     [kind::HELLO, kind::READY, kind::CONDITION, kind::OUTCOMES, kind::PRINTED, kind::RESET_DONE];
 
+/// Bytes for which room is made before they are there.
+const MOST_AHEAD: usize = 64 << 20;
+
 /// Bytes of a frame before its body.
 const HEAD: usize = 5;
 
-/// Writes a frame, or says that its body is longer than the 4 GiB that a frame can hold.
-pub fn encode(kind: u8, body: &[u8]) -> Option<Bytes> {
-    let length = u32::try_from(body.len()).ok()?;
-    let mut frame = Vec::with_capacity(HEAD + body.len());
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.push(kind);
-    frame.extend_from_slice(body);
-    Some(frame.into())
+/// A frame to be sent. Its body may be large, and is not copied: not with it, nor behind its head.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    head: Bytes,
+    body: Bytes,
+}
+
+/// What is left of a frame that is being written.
+pub type Unsent = Chain<Bytes, Bytes>;
+
+impl Outgoing {
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// All of it, to be written.
+    pub fn unsent(&self) -> Unsent {
+        self.head.clone().chain(self.body.clone())
+    }
+}
+
+/// Makes a frame, or says that its body is longer than the 4 GiB that a frame can hold.
+pub fn encode(kind: u8, body: impl Into<Bytes>) -> Option<Outgoing> {
+    let body = body.into();
+    let [a, b, c, d] = u32::try_from(body.len()).ok()?.to_le_bytes();
+    Some(Outgoing { head: Bytes::copy_from_slice(&[a, b, c, d, kind]), body })
 }
 
 /// One frame as it was read.
@@ -90,7 +113,11 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, u8> {
         return Err(kind);
     }
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
-    if buffer.len() - HEAD < length {
+    let missing = length.saturating_sub(buffer.len() - HEAD);
+    if missing > 0 {
+        // At once: a buffer that grows bit by bit is copied again and again. Only what has been
+        // announced by a frame that has begun to arrive, and no more than that may be untrue.
+        buffer.reserve(missing.min(MOST_AHEAD));
         return Ok(None);
     }
     buffer.advance(HEAD);
@@ -103,8 +130,10 @@ mod tests {
 
     #[test]
     fn frames_come_out_as_they_went_in_however_they_are_cut() {
-        let sent = [encode(kind::HELLO, b"{}").unwrap(), encode(kind::OUTCOMES, b"").unwrap()];
-        let stream = sent.concat();
+        let sent = [(kind::HELLO, &b"{}"[..]), (kind::OUTCOMES, b"")];
+        let sent = sent.map(|(kind, body)| encode(kind, body).unwrap());
+        assert_eq!(sent.iter().map(Outgoing::size).sum::<usize>(), 12);
+        let stream = sent.map(|frame| frame.unsent().copy_to_bytes(frame.size())).concat();
         let mut buffer = BytesMut::new();
         let mut received = Vec::new();
         for byte in stream {

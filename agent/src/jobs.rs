@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use protocol::JobId;
 use protocol::agent::{Constant, JobSpec};
 use protocol::job::{ElementError, Encoding};
@@ -12,7 +11,8 @@ use serde::de::IgnoredAny;
 use tokio::sync::OnceCell;
 
 use crate::blobs::Blobs;
-use crate::frame::{self, kind};
+use crate::frame::{self, Outgoing, kind};
+use crate::pace::{Learned, Pace};
 use crate::runtimes::{self, ConstantValue, Constants, WorkerJob, fatal};
 
 /// Jobs remembered.
@@ -29,12 +29,24 @@ pub struct Job {
     /// What the server said of it.
     pub spec: JobSpec,
     /// The frame that sets it up in a worker, by the cores that an element has.
-    frames: Mutex<BTreeMap<u32, Arc<OnceCell<Bytes>>>>,
+    frames: Mutex<BTreeMap<u32, Arc<OnceCell<Outgoing>>>>,
+    /// How quick its elements were, the last time that somebody looked.
+    learned: Mutex<Option<Learned>>,
 }
 
 impl Job {
     fn new(spec: JobSpec) -> Self {
-        Self { spec, frames: Mutex::default() }
+        Self { spec, frames: Mutex::default(), learned: Mutex::default() }
+    }
+
+    /// What a lane has learned of how quick the elements are.
+    pub fn learned(&self) -> Option<Learned> {
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what a lane has learned.
+    pub fn learn(&self, pace: &Pace) {
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = pace.learned();
     }
 
     /// How long an element may run.
@@ -47,7 +59,7 @@ impl Job {
     /// # Errors
     /// When it cannot be made: a constant is missing or cannot be said in the runtime's language.
     /// The error fails the job.
-    pub async fn frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
+    pub async fn frame(&self, cores: u32, blobs: &Blobs) -> Result<Outgoing, ElementError> {
         let cell = {
             let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(frames.entry(cores).or_default())
@@ -58,14 +70,14 @@ impl Job {
     /// Bytes of the frames that are there.
     fn frame_bytes(&self) -> usize {
         let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        frames.values().filter_map(|frame| frame.get()).map(Bytes::len).sum()
+        frames.values().filter_map(|frame| frame.get()).map(Outgoing::size).sum()
     }
 
     fn forget_frames(&self) {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Bytes, ElementError> {
+    async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Outgoing, ElementError> {
         let spec = &self.spec;
         let job = WorkerJob {
             id: spec.id,
@@ -83,7 +95,7 @@ impl Job {
         let body = tokio::task::spawn_blocking(encode)
             .await
             .unwrap_or_else(|panic| Err(fatal(format!("the job could not be encoded: {panic}"))))?;
-        frame::encode(kind::JOB, &body)
+        frame::encode(kind::JOB, body)
             .ok_or_else(|| fatal("args and globals together are larger than 4 GiB".to_owned()))
     }
 }
@@ -211,7 +223,8 @@ mod tests {
         let jobs: Vec<Arc<Job>> = (0..4)
             .map(|_| {
                 let job = Job::new(spec());
-                let frame = Arc::new(OnceCell::new_with(Some(Bytes::from_static(&[0; 100]))));
+                let frame = frame::encode(kind::JOB, &[0; 95][..]);
+                let frame = Arc::new(OnceCell::new_with(frame));
                 job.frames.lock().unwrap().insert(1, frame);
                 Arc::new(job)
             })

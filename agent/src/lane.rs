@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use protocol::job::ElementError;
 
 use self::exchange::Broken;
@@ -17,7 +16,7 @@ use crate::artifacts::Collected;
 use crate::chunk::{Element, Strike};
 use crate::clock;
 use crate::death::{self, Death};
-use crate::frame::{self, kind};
+use crate::frame::{self, Outgoing, kind};
 use crate::lease::Stop;
 use crate::output::Printed;
 use crate::pace::{self, Pace};
@@ -49,7 +48,7 @@ impl Lane {
             artifacts: spec.options.artifacts,
             workdir: spec.workdir.as_deref().and_then(|folder| usable(folder, &work)),
         };
-        let mut pace = Pace::new(work.job.timeout());
+        let mut pace = Pace::new(work.job.timeout(), work.job.learned());
         if key.artifacts {
             pace.go_alone();
         }
@@ -106,7 +105,7 @@ impl Lane {
             batch.iter().map(|element| self.work.elements.say(element)).collect();
         let options = &self.work.job.spec.options;
         let body = runtimes::encode_elements(self.key.runtime, options, &elements);
-        match body.map(|body| frame::encode(kind::ELEMENTS, &body)) {
+        match body.map(|body| frame::encode(kind::ELEMENTS, body)) {
             Ok(Some(frame)) => self.run_frame(batch, &frame).await,
             Ok(None) => {
                 let message = "the element is larger than the 4 GiB that a frame holds".to_owned();
@@ -137,7 +136,7 @@ impl Lane {
         self.work.deliver(&[element.index], vec![Err(error)], batch);
     }
 
-    async fn run_frame(&mut self, mut batch: Vec<Element>, frame: &Bytes) {
+    async fn run_frame(&mut self, mut batch: Vec<Element>, frame: &Outgoing) {
         let began = clock::now();
         let started_at = clock::unix_millis();
         match self.exchange(&batch, frame).await {

@@ -15,6 +15,13 @@ const GROWTH: usize = 8;
 /// The most bytes of input in a frame of several elements.
 pub const MOST_BYTES: usize = 1 << 20;
 
+/// What was learned of a job's elements by one lane, for the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Learned {
+    size: usize,
+    mean: f64,
+}
+
 /// Frame sizes for one worker and one lease, learned from how long frames took.
 #[derive(Debug)]
 pub struct Pace {
@@ -26,11 +33,19 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Starts with one element. A frame's expected time stays far below `timeout`, because a
-    /// frame of several that exceeds it is taken for one that hangs.
-    pub fn new(timeout: Option<Duration>) -> Self {
+    /// Starts with one element, or a step below what an earlier lane of the job has come to. A frame's
+    /// expected time stays far below `timeout`, because a frame of several that exceeds it is taken for one
+    /// that hangs.
+    pub fn new(timeout: Option<Duration>, earlier: Option<Learned>) -> Self {
         let bound = timeout.map_or(FRAME, |timeout| timeout / 10);
-        Self { size: 1, mean: None, target: bound.min(FRAME).as_secs_f64(), alone: false }
+        let size = earlier.map_or(1, |earlier| (earlier.size / GROWTH).max(1));
+        let mean = earlier.map(|earlier| earlier.mean);
+        Self { size, mean, target: bound.min(FRAME).as_secs_f64(), alone: false }
+    }
+
+    /// What the next lane of the job is to begin with.
+    pub fn learned(&self) -> Option<Learned> {
+        self.mean.map(|mean| Learned { size: self.size, mean })
     }
 
     /// How long an element takes, as far as that is known.
@@ -79,7 +94,7 @@ mod tests {
 
     #[test]
     fn quick_elements_travel_in_growing_frames_up_to_the_target() {
-        let mut pace = Pace::new(None);
+        let mut pace = Pace::new(None, None);
         let mut sizes = vec![pace.size()];
         for _ in 0..6 {
             let count = pace.size();
@@ -92,7 +107,7 @@ mod tests {
 
     #[test]
     fn slow_elements_go_one_by_one_at_once() {
-        let mut pace = Pace::new(None);
+        let mut pace = Pace::new(None, None);
         pace.observe(1, micros(10));
         pace.observe(8, micros(8 * 11_000));
         assert_eq!(pace.size(), 1);
@@ -100,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_short_timeout_keeps_frames_short() {
-        let mut pace = Pace::new(Some(Duration::from_millis(10)));
+        let mut pace = Pace::new(Some(Duration::from_millis(10)), None);
         for _ in 0..5 {
             let count = pace.size();
             pace.observe(count, micros(100 * count as u64));
@@ -109,8 +124,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_lane_begins_a_step_below() {
+        let mut pace = Pace::new(None, None);
+        assert_eq!(pace.learned(), None);
+        for _ in 0..6 {
+            let count = pace.size();
+            pace.observe(count, micros(10 * count as u64));
+        }
+        let mut next = Pace::new(None, pace.learned());
+        assert_eq!((next.size(), next.element()), (pace.size() / GROWTH, pace.element()));
+        let count = next.size();
+        next.observe(count, micros(10 * count as u64));
+        assert!((1990..=2000).contains(&next.size()), "{}", next.size());
+        // What was learned binds nobody.
+        next.observe(1, micros(11_000));
+        assert_eq!(Pace::new(None, next.learned()).size(), 1);
+    }
+
+    #[test]
     fn printing_elements_go_alone() {
-        let mut pace = Pace::new(None);
+        let mut pace = Pace::new(None, None);
         pace.observe(1, micros(1));
         pace.go_alone();
         assert_eq!(pace.size(), 1);

@@ -56,8 +56,9 @@ impl Work {
         self.chunk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how quick the lease's elements are in a slot.
+    /// Notes how quick the lease's elements are in a slot, also for the next lease of the job.
     pub fn note_pace(&self, slot: u32, pace: &Pace) {
+        self.job.learn(pace);
         if let (Some(slots), Some(element)) = (&self.slots, pace.element()) {
             slots.note_pace(slot, element);
         }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
@@ -30,7 +30,7 @@ use crate::clock;
 use crate::confinement::{Confinement, Group};
 use crate::death::Death;
 use crate::descriptors;
-use crate::frame::{self, kind};
+use crate::frame::{self, Outgoing, Unsent, kind};
 use crate::lifeline::{Ended, Order, Status};
 use crate::output::{Output, Printed};
 use crate::pool::Seat;
@@ -72,7 +72,7 @@ pub struct Worker {
     pub is_clean: bool,
     pid: u32,
     /// What is left to be written of the frame that is being sent.
-    outbox: Bytes,
+    outbox: Unsent,
     inbox: BytesMut,
     lines: BytesMut,
     frames_out: pipe::Sender,
@@ -177,7 +177,7 @@ impl Worker {
             is_new: true,
             is_clean: true,
             pid: 0,
-            outbox: Bytes::new(),
+            outbox: Outgoing::default().unsent(),
             inbox: BytesMut::new(),
             lines: BytesMut::new(),
             frames_out: pipe::Sender::from_owned_fd(agent_out)?,
@@ -221,8 +221,8 @@ impl Worker {
     }
 
     /// Sends a frame, while [`Worker::next`] is waited for. The one before must have been answered.
-    pub fn send(&mut self, frame: &Bytes) {
-        self.outbox = frame.clone();
+    pub fn send(&mut self, frame: &Outgoing) {
+        self.outbox = frame.unsent();
     }
 
     /// Waits for what the worker does next. Nothing is lost when the future is dropped.
@@ -242,7 +242,7 @@ impl Worker {
     /// When it could not; the worker is not to be used again.
     pub async fn reset(&mut self, to_rest: bool) -> Result<(), Death> {
         self.job = None;
-        let body: &[u8] = if to_rest { b"rest" } else { b"" };
+        let body: &'static [u8] = if to_rest { b"rest" } else { b"" };
         self.send(&frame::encode(kind::RESET, body).unwrap_or_default());
         let done = timeout(PATIENCE, async {
             self.expect(|event| matches!(event, Event::Said(Answer::ResetDone))).await?;
@@ -389,11 +389,10 @@ impl Worker {
             read = self.lifeline.read_buf(&mut self.lines) => if !matches!(read, Ok(1..)) {
                 self.note_end(Ended::Lost);
             },
-            written = self.frames_out.write(&self.outbox), if !self.outbox.is_empty() => {
-                match written {
-                    Ok(length) => self.outbox.advance(length),
-                    // It has closed its end or is dead: nothing of it is ever read.
-                    Err(_) => self.outbox.clear(),
+            written = self.frames_out.write_buf(&mut self.outbox), if self.outbox.has_remaining() => {
+                // It has closed its end or is dead: nothing of it is ever read.
+                if written.is_err() {
+                    self.outbox = Outgoing::default().unsent();
                 }
             }
         }

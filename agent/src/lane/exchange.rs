@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use protocol::agent::{Condition, Note};
 
 use super::Lane;
@@ -12,7 +11,7 @@ use crate::bounds::Bounds;
 use crate::chunk::Element;
 use crate::clock;
 use crate::death::Death;
-use crate::frame::{self, kind};
+use crate::frame::{self, Outgoing, kind};
 use crate::output::Printed;
 use crate::runtimes::{Answer, Outcomes};
 use crate::work::Batch;
@@ -33,7 +32,7 @@ impl Lane {
     pub(super) async fn exchange(
         &mut self,
         batch: &[Element],
-        frame: &Bytes,
+        frame: &Outgoing,
     ) -> Result<(), Broken> {
         self.empty_folders().await.map_err(|death| Broken { death, done: 0 })?;
         let mut progress = Progress::new();
@@ -63,7 +62,7 @@ impl Lane {
     }
 
     /// Sends a frame; what holds the worker to its bounds until all of it is answered.
-    fn begin(&mut self, batch: &[Element], frame: &Bytes) -> Option<Bounds> {
+    fn begin(&mut self, batch: &[Element], frame: &Outgoing) -> Option<Bounds> {
         let worker = self.worker.as_mut()?;
         if let Some(tap) = worker.output.tap() {
             tap.move_to(batch.first().map(|element| element.index));
@@ -109,7 +108,7 @@ impl Lane {
     /// Tells a worker that waits that what its element printed has been taken.
     fn let_go_on(&mut self) {
         if let Some(worker) = &mut self.worker {
-            worker.send(&frame::encode(kind::GO_ON, b"").unwrap_or_default());
+            worker.send(&frame::encode(kind::GO_ON, &b""[..]).unwrap_or_default());
         }
     }
 

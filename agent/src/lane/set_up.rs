@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use protocol::job::{ElementError, LogSource};
 
 use super::Lane;
 use crate::bounds::Bounds;
 use crate::clock;
 use crate::death::{self, Death};
+use crate::frame::Outgoing;
 use crate::pool::NoWorker;
 use crate::runtimes::Answer;
 use crate::worker::{Event, Worker};
@@ -48,7 +48,7 @@ impl Lane {
 
     /// Gets a worker and sets the job up in it. One that dies over it is replaced as often as one
     /// that dies over an element. One that does not even start has not seen the job.
-    async fn set_up(&mut self, job_frame: &Bytes) -> Result<(), Unready> {
+    async fn set_up(&mut self, job_frame: &Outgoing) -> Result<(), Unready> {
         let job = Arc::clone(&self.work.job);
         let spec = &job.spec;
         let mut attempts = 0;
@@ -117,7 +117,7 @@ impl Lane {
 /// refuses.
 async fn set_up_in(
     worker: &mut Worker,
-    job_frame: &Bytes,
+    job_frame: &Outgoing,
     mut bounds: Bounds,
 ) -> Result<Option<ElementError>, Death> {
     worker.is_clean = false;

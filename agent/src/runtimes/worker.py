@@ -26,7 +26,7 @@ import warnings
 
 # Processes that user code spawns import this script under another name; it must do nothing there.
 if __name__ == "__main__":
-    from worker_calls import Caller, read_constants, take_json
+    from worker_calls import Caller, read_constants, receive_job
     from worker_io import Channel, Streams, leave
     from worker_values import Refusal, Values, class_name, describe, failure, syntax_error
 
@@ -295,16 +295,16 @@ class Worker:
         version = "%d.%d.%d" % sys.version_info[:3]
         self.channel.send("h", json.dumps({"version": version}).encode())
         while True:
-            kind, body = self.channel.receive()
+            kind, size = self.channel.receive()
             if kind == "J":
-                self._prepare(*take_json(body))
+                self._prepare(*receive_job(self.channel))
             elif kind == "E":
-                run(self.job, body, self)
-                del body
+                run(self.job, self.channel.read(size), self)
             elif kind == "R":
+                to_rest = self.channel.read(size)
                 self._reset()
                 # Only a worker that is to rest takes the time, some milliseconds.
-                if body:
+                if to_rest:
                     gc.collect()
                 self.channel.send("r")
             else:

@@ -19,16 +19,25 @@ def take_json(body):
     return json.loads(body[4 : 4 + size]), memoryview(body)[4 + size :]
 
 
+def receive_job(channel):
+    """The body of a job's frame: a JSON text behind its length, and the bytes of each constant that it
+    describes, which may be large: they are read one by one and not copied."""
+    (size,) = struct.unpack("<I", channel.read(4))
+    request = json.loads(channel.read(size))
+    blobs = [channel.read(size) for described in request["constants"] for _, _, size in described]
+    return request, blobs
+
+
 def read_constants(request, blobs):
     """The arguments and the globals of a job: for each their names, encodings and sizes, and the
-    bytes of them all, back to back."""
+    bytes of them all, one after the other."""
     constants = []
+    blobs.reverse()
     for field, described in zip(("args", "globals"), request["constants"]):
         values = {}
-        for name, encoding, size in described:
-            data, blobs = bytes(blobs[:size]), blobs[size:]
+        for name, encoding, _ in described:
             try:
-                values[name] = read_value(data, encoding)
+                values[name] = read_value(blobs.pop(), encoding)
             except Exception as error:
                 message = "`%s.%s` cannot be read as %s: %s" % (field, name, encoding, error)
                 raise Refusal(failure("Untranslatable", message, fatal=True)) from None

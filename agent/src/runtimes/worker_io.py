@@ -14,6 +14,8 @@ class Channel:
 
     def __init__(self):
         self.forked = False
+        # It reads what is large straight into the bytes that it gives.
+        self.input = io.BufferedReader(io.FileIO(INPUT, "r", closefd=False), 1 << 16)
         for descriptor in (INPUT, OUTPUT):
             os.set_inheritable(descriptor, False)
         os.register_at_fork(after_in_child=self._close)
@@ -30,9 +32,9 @@ class Channel:
             os._exit(0)
 
     def receive(self):
-        """The next frame's kind and body; ends the process when the agent is gone."""
-        size, kind = HEAD.unpack(self._read(HEAD.size))
-        return chr(kind), self._read(size)
+        """The next frame's kind and the size of its body, which is to be read."""
+        size, kind = HEAD.unpack(self.read(HEAD.size))
+        return chr(kind), size
 
     def wait_to_go_on(self):
         """After a `p`: the agent reads what was printed before anything else is."""
@@ -40,23 +42,24 @@ class Channel:
         if kind != "G":
             leave()
 
-    def _read(self, size):
+    def read(self, size):
+        """So many bytes; ends the process when the agent is gone."""
         self.end_if_forked()
-        data = bytearray(size)
-        rest = memoryview(data)
-        while rest:
-            count = os.readv(INPUT, [rest])
-            if count == 0:
-                leave()
-            rest = rest[count:]
+        data = self.input.read(size)
+        if len(data) < size:
+            leave()
         return data
 
     def send(self, kind, *parts):
         self.end_if_forked()
-        body = b"".join(parts)
-        rest = memoryview(HEAD.pack(len(body), ord(kind)) + body)
-        while rest:
-            rest = rest[os.write(OUTPUT, rest) :]
+        size = sum(map(len, parts))
+        head = HEAD.pack(size, ord(kind))
+        # What is large is not copied behind what is small.
+        few = len(parts) <= 8 and size > 1 << 16
+        for part in (head, *parts) if few else (b"".join((head, *parts)),):
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(OUTPUT, rest) :]
 
 
 def leave():

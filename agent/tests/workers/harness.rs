@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use agent::frame::{self, kind};
 use agent::runtimes::{
     self, Answer, ConstantValue, Constants, Element, Input, Key, Outcomes, WorkerJob,
 };
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
@@ -157,8 +157,9 @@ impl Worker {
     }
 
     pub fn send(&mut self, kind: u8, body: &[u8]) {
-        let frame = frame::encode(kind, body).unwrap();
-        self.frames_in.as_ref().unwrap().write_all(&frame).unwrap();
+        let frame = frame::encode(kind, body.to_vec()).unwrap();
+        let mut frames_in = self.frames_in.as_ref().unwrap();
+        std::io::copy(&mut frame.unsent().reader(), &mut frames_in).unwrap();
     }
 
     /// The next answer, or `None` when the worker has ended.

@@ -10,7 +10,8 @@
 //! while much is left and fine at the end. It holds at least [`LEAST_SECONDS`] of work, so that the way to
 //! the server and back, behind a lease ahead, is hidden; and at most [`TARGET_SECONDS`], which is enough for
 //! the cost of a lease to vanish. Whatever these say, it never holds more than half an even share, so that
-//! the last `2 * slots` elements are leased one by one. A slot that has nothing to do though it should have
+//! the last `2 * slots` elements are leased one by one, unless that is less than [`WORTH_SECONDS`] of work:
+//! so little is not worth a lease. A slot that has nothing to do though it should have
 //! had leases ahead shows that they are too short for the way to the server: its agent gets half a share,
 //! also ahead.
 //!
@@ -53,6 +54,11 @@ pub const SHARE_DIVISOR: u64 = 8;
 /// A lease takes at most an even share of what is left, divided by this, also if that is less than
 /// [`LEAST_SECONDS`].
 pub const LEAST_SHARE_DIVISOR: u64 = 2;
+
+/// Seconds of work that are worth a lease, which takes some milliseconds from the one who asks to the one
+/// who has its outcomes: without this the last of a hundred thousand elements of microseconds were leased in
+/// forty leases one after the other, each for less than its own way.
+pub const WORTH_SECONDS: f64 = 0.004;
 
 /// From so many elements a slot on, slots have leases ahead. One that has nothing to do all the same shows
 /// that the way to the server is long.
@@ -112,13 +118,18 @@ pub fn for_idle(measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
 /// The elements below which a lease does not hide its way. No more than each slot has run: what finishes
 /// first is short, so that a young mean would have it take too much.
 fn least(measured: Measured, slots: u64) -> u64 {
-    let seconds = LEAST_SECONDS.max(slots as f64 / MOST_LEASES_A_SECOND);
+    lasting(LEAST_SECONDS.max(slots as f64 / MOST_LEASES_A_SECOND), measured, slots)
+}
+
+/// The elements that last for so long, as far as that is known.
+fn lasting(seconds: f64, measured: Measured, slots: u64) -> u64 {
     measured.elements_in(seconds).min(measured.elements / slots.max(1))
 }
 
 /// What a lease takes that would take `wanted`.
 fn bounded(wanted: u64, measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
     let by_share = left.div_ceil(LEAST_SHARE_DIVISOR * slots.max(1));
+    let by_share = by_share.max(lasting(WORTH_SECONDS, measured, slots));
     let by_time = measured.elements_in(TARGET_SECONDS);
     let by_evidence = measured.elements.saturating_mul(EVIDENCE_FACTOR);
     let by_bytes = MAX_BYTES / bytes.saturating_add(ELEMENT_BYTES);

@@ -311,15 +311,26 @@ proptest! {
     }
 
     #[test]
-    fn a_slot_that_has_nothing_to_do_gets_no_less_and_no_more_than_half_a_share(
-        elements in 0..10_000_u64, micros in 0..2_000_000_u64, left in 1..10_000_000_u64,
-        slots in 1..1000_u64,
+    fn a_slot_that_has_nothing_to_do_gets_no_less_and_no_more_than_half_a_share_or_what_is_worth_a_lease(
+        elements in 0..10_000_u64, micros in prop_oneof![0..2_000_000_u64, 0..100_u64],
+        left in 1..10_000_000_u64, slots in 1..1000_u64,
     ) {
         let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
         let idle = chunking::for_idle(measured, left, slots, 8);
         let n = chunking::adaptive(measured, left, slots, 8);
-        prop_assert!(n <= idle && idle <= left.div_ceil(2 * slots));
+        let is_worth = |n: u64| n as f64 * micros as f64 / 1e6 <= chunking::WORTH_SECONDS * (1.0 + 1e-9);
+        prop_assert!(n <= idle);
+        prop_assert!(idle <= left.div_ceil(2 * slots) || is_worth(idle) && idle <= elements / slots);
         prop_assert!(n == 1 || idle * micros <= 1_000_001);
+    }
+
+    #[test]
+    fn what_is_not_worth_a_lease_is_not_divided(
+        elements in 1_000..1_000_000_u64, micros in 1..10_u64, slots in 1..100_u64, left in 1..400_u64,
+    ) {
+        let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
+        let n = chunking::adaptive(measured, left, slots, 8);
+        prop_assert!(n >= left.min(elements / slots), "{n}");
     }
 
     #[test]
