@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 
+from database import Postgres
 from far import Far
 
 PATIENCE = 60
@@ -20,16 +21,18 @@ PATIENCE = 60
 class Cluster:
     """A server and agents, each of `slots` slots, in a temporary folder; they are `delay` seconds apart.
 
-    The agents carry `labels`, such as `pool=bench`; `settings` are further flags of the server.
+    The agents carry `labels`, such as `pool=bench`; `settings` are further flags of the server. It keeps its jobs
+    in SQLite, or in a PostgreSQL of its own.
     """
 
-    def __init__(self, farrow, slots, agents=("one", "two"), delay=0, labels=(), settings=()):
+    def __init__(self, farrow, slots, agents=("one", "two"), delay=0, labels=(), settings=(), on_postgres=False):
         self.farrow = os.path.abspath(farrow)
         self.slots = slots
         self.agents = agents
         self.delay = delay
         self.labels = labels
         self.settings = settings
+        self.database = Postgres() if on_postgres else None
         self.far = None
         self.processes = []
 
@@ -48,8 +51,12 @@ class Cluster:
         self.stop()
 
     def start(self):
+        settings = list(self.settings)
+        if self.database:
+            self.database.__enter__()
+            settings += ["--database-url", self.database.url]
         self.server = self.spawn("server", "--listen", "127.0.0.1:0", "--data", str(self.folder / "data"), "--json",
-                                 *self.settings)
+                                 *settings)
         # The server prints this line once it answers.
         place = json.loads(self.server.stdout.readline() or fail(self.log_of("server")))
         self.address = place["url"].removeprefix("http://")
@@ -83,6 +90,8 @@ class Cluster:
             end(process)
         if self.far:
             self.far.__exit__()
+        if self.database:
+            self.database.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def map(self, **job):

@@ -127,6 +127,7 @@ ALL = ("rate", "call", "sleeps", "balance", "large")
 IN_R = ("farrow-rds", "farrow-r", "farrow")
 CONTENDERS = {
     "farrow": Contender("farrow", ("with_farrow", "python"), ALL),
+    "farrow-postgres": Contender("farrow on PostgreSQL", ("with_farrow", "postgres"), ("rate", "call")),
     "farrow-r": Contender("farrow, R by JSON", ("with_farrow", "r"), ALL),
     "farrow-rds": Contender("farrow, R by rds", ("with_farrow", "rds"), ("rate",)),
     "pool": Contender("pool, chunksize 1", ("with_pool", "one"), ALL),

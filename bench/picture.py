@@ -17,7 +17,8 @@ HERE = pathlib.Path(__file__).parent
 WIDTH, HEIGHT = 1300, 600
 # Farrow's are dark and thick; a peer's two ways have one colour, and the second is dashed.
 STYLES = {
-    "farrow": ("#c1121f", "", 3.5), "farrow-r": ("#c1121f", "7 4", 3), "farrow-rds": ("#c1121f", "2 4", 3),
+    "farrow": ("#c1121f", "", 3.5), "farrow-postgres": ("#780000", "", 2.5),
+    "farrow-r": ("#c1121f", "7 4", 3), "farrow-rds": ("#c1121f", "2 4", 3),
     "pool": ("#555555", "", 1.8), "pool-chunks": ("#555555", "7 4", 1.8), "joblib": ("#0a7e8c", "", 1.8),
     "furrr": ("#1f5fbf", "", 1.8), "furrr-one": ("#1f5fbf", "7 4", 1.8), "dask": ("#e08a00", "", 1.8),
     "ray": ("#7b3fb5", "", 1.8), "celery": ("#3a8f3a", "", 1.8), "celery-chunks": ("#3a8f3a", "7 4", 1.8),

@@ -131,7 +131,7 @@ CURVES = {"elements": Elements, "listed": Listed, "jobs": Jobs, "agents": Agents
 
 def cluster(options):
     labels = [f"{key}={value}" for key, value in LABELS.items()]
-    return Cluster(options.farrow, SLOTS, agents=("one",), labels=labels)
+    return Cluster(options.farrow, SLOTS, agents=("one",), labels=labels, on_postgres=options.on_postgres)
 
 
 def of_map(there, size, elements=None, begin=lambda: None, idle_seconds=1.0, **fields):
@@ -206,7 +206,8 @@ def main():
     signal.signal(signal.SIGTERM, end)
     most = allow_many_connections()
     of_machine = machine()
-    about = {"at": of_machine["at"], "machine": of_machine, "commit": commit()}
+    about = {"at": of_machine["at"], "machine": of_machine, "commit": commit(),
+             "database": "PostgreSQL" if options.on_postgres else "SQLite"}
     say(describe_machine(about["machine"]))
     kept = []
     for curve in options.curves:
@@ -246,6 +247,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=3, help="rounds of which medians are taken")
     parser.add_argument("--patience", type=float, default=20,
                         help="seconds after which a size is not measured again")
+    parser.add_argument("--on-postgres", action="store_true",
+                        help="keep jobs in a PostgreSQL, whose own processor time is not counted, instead of SQLite")
     parser.add_argument("--no-keep", dest="keep", action="store_false",
                         help="do not append to bench/scale.jsonl, nor draw bench/scale.svg")
     parser.add_argument("--json", action="store_true",

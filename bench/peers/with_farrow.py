@@ -1,4 +1,5 @@
-"""farrow as `bench/cluster.py` has it: one server, two agents; elements in Python or R, by JSON or rds."""
+"""farrow as `bench/cluster.py` has it: one server, two agents; elements in Python or R, by JSON or rds; on SQLite, or
+on PostgreSQL."""
 
 import hashlib
 import inspect
@@ -9,6 +10,7 @@ import subprocess
 
 import work
 from cluster import Cluster, fail
+from database import Missing as NotInstalled
 
 HERE = pathlib.Path(__file__).parent
 
@@ -24,8 +26,11 @@ IN_R = {
 class Peer(work.Contender):
     def __init__(self, workers, variant):
         super().__init__(workers, variant)
-        self.cluster = Cluster(os.environ["BENCH_FARROW"], slots=workers // 2)
-        self.runtime = "python" if variant == "python" else "r"
+        try:
+            self.cluster = Cluster(os.environ["BENCH_FARROW"], slots=workers // 2, on_postgres=variant == "postgres")
+        except NotInstalled as missing:
+            raise work.Missing(missing)
+        self.runtime = "python" if variant in ("python", "postgres") else "r"
         self.session = None
         if self.runtime == "r" and not shutil.which("Rscript"):
             raise work.Missing("R")
