@@ -3,6 +3,7 @@
 //! wrong goes wrong on the wire.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -198,7 +199,18 @@ type App = State<Arc<Shared>>;
 fn listen(address: SocketAddr) -> TcpListener {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if address.port() != 0 {
-        return TcpListener::bind(address).unwrap();
+        // A process that some other test is just starting holds a copy of all that is open here, also of
+        // the listener that was closed, until it runs its program.
+        let pause = Duration::from_millis(1);
+        let n_tries = HANG.as_millis() / pause.as_millis();
+        let bound = (0..n_tries).find_map(|_| match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                std::thread::sleep(pause);
+                None
+            }
+            bound => Some(bound),
+        });
+        return bound.expect("the address stays in use").unwrap();
     }
     // Test programs that run at the same time begin at different places.
     let start = std::process::id() % 10_000;
