@@ -48,7 +48,7 @@ impl Lane {
             artifacts: spec.options.artifacts,
             workdir: spec.workdir.as_deref().and_then(|folder| usable(folder, &work)),
         };
-        let mut pace = Pace::new(work.job.timeout(), work.job.learned());
+        let mut pace = Pace::new(work.job.timeout(), work.job.learned(), work.chunk().unfinished());
         if key.artifacts {
             pace.go_alone();
         }

@@ -33,12 +33,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Starts with one element, or a step below what an earlier lane of the job has come to. A frame's
-    /// expected time stays far below `timeout`, because a frame of several that exceeds it is taken for one
-    /// that hangs.
-    pub fn new(timeout: Option<Duration>, earlier: Option<Learned>) -> Self {
+    /// Starts with one element, or a step below what an earlier lane of the job has come to; but at most
+    /// with an eighth of the `n` elements of the lease: these may be unlike the others, and what is in a frame
+    /// no other slot can take over. A frame's expected time stays far below `timeout`, because a frame of
+    /// several that exceeds it is taken for one that hangs.
+    pub fn new(timeout: Option<Duration>, earlier: Option<Learned>, n: usize) -> Self {
         let bound = timeout.map_or(FRAME, |timeout| timeout / 10);
-        let size = earlier.map_or(1, |earlier| (earlier.size / GROWTH).max(1));
+        let size = earlier.map_or(1, |earlier| (earlier.size.min(n) / GROWTH).max(1));
         let mean = earlier.map(|earlier| earlier.mean);
         Self { size, mean, target: bound.min(FRAME).as_secs_f64(), alone: false }
     }
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn quick_elements_travel_in_growing_frames_up_to_the_target() {
-        let mut pace = Pace::new(None, None);
+        let mut pace = Pace::new(None, None, 1);
         let mut sizes = vec![pace.size()];
         for _ in 0..6 {
             let count = pace.size();
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn slow_elements_go_one_by_one_at_once() {
-        let mut pace = Pace::new(None, None);
+        let mut pace = Pace::new(None, None, 1);
         pace.observe(1, micros(10));
         pace.observe(8, micros(8 * 11_000));
         assert_eq!(pace.size(), 1);
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_short_timeout_keeps_frames_short() {
-        let mut pace = Pace::new(Some(Duration::from_millis(10)), None);
+        let mut pace = Pace::new(Some(Duration::from_millis(10)), None, 1);
         for _ in 0..5 {
             let count = pace.size();
             pace.observe(count, micros(100 * count as u64));
@@ -125,25 +126,26 @@ mod tests {
 
     #[test]
     fn the_next_lane_begins_a_step_below() {
-        let mut pace = Pace::new(None, None);
+        let mut pace = Pace::new(None, None, 1);
         assert_eq!(pace.learned(), None);
         for _ in 0..6 {
             let count = pace.size();
             pace.observe(count, micros(10 * count as u64));
         }
-        let mut next = Pace::new(None, pace.learned());
+        assert_eq!(Pace::new(None, pace.learned(), 80).size(), 10, "most can be taken over");
+        let mut next = Pace::new(None, pace.learned(), 1_000_000);
         assert_eq!((next.size(), next.element()), (pace.size() / GROWTH, pace.element()));
         let count = next.size();
         next.observe(count, micros(10 * count as u64));
         assert!((1990..=2000).contains(&next.size()), "{}", next.size());
         // What was learned binds nobody.
         next.observe(1, micros(11_000));
-        assert_eq!(Pace::new(None, next.learned()).size(), 1);
+        assert_eq!(Pace::new(None, next.learned(), 1_000_000).size(), 1);
     }
 
     #[test]
     fn printing_elements_go_alone() {
-        let mut pace = Pace::new(None, None);
+        let mut pace = Pace::new(None, None, 1);
         pace.observe(1, micros(1));
         pace.go_alone();
         assert_eq!(pace.size(), 1);

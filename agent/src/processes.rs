@@ -43,9 +43,14 @@ pub fn children(parent: Pid) -> Vec<Process> {
 /// are exact: one is empty only if there is no child, and a child that lives is followed by the next
 /// one, if there is any (Linux, `get_children_pid` in `fs/proc/array.c`).
 pub fn is_alone(parent: Pid, child: Pid) -> bool {
-    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    let is_only = listed.is_ok_and(|listed| listed.trim_ascii() == child.to_string());
-    is_only && has_no_child(child) == Some(true)
+    let is_only = || {
+        let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        listed.is_ok_and(|listed| listed.trim_ascii() == child.to_string())
+    };
+    // The parent's list behind the child's, because an orphan goes from there to here; and the child's once
+    // more, because a thread that ends leaves its children to another, which may have been read before.
+    let has_none = || has_no_child(child) == Some(true);
+    has_none() && is_only() && has_none()
 }
 
 fn has_no_child(pid: Pid) -> Option<bool> {

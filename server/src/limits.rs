@@ -116,12 +116,7 @@ impl Limits {
         largest: u64,
         now: Millis,
     ) -> Result<(), ApiError> {
-        if largest > self.settings.max_elements {
-            return Err(ApiError::TooMany {
-                what: format!("{largest} elements"),
-                limit: format!("{} (--max-elements)", self.settings.max_elements),
-            });
-        }
+        self.elements(largest)?;
         self.disk.has_room(now)?;
         let Some(n) = u32::try_from(n).ok().and_then(NonZeroU32::new) else { return Ok(()) };
         let limit =
@@ -154,6 +149,20 @@ impl Limits {
         Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| ApiError::RateLimited {
             limit: format!("{} requests may wait (--max-waiting)", self.settings.max_waiting),
             retry_after: 5,
+        })
+    }
+
+    /// Refuses more elements than a job may have.
+    ///
+    /// # Errors
+    /// 413 then.
+    pub fn elements(&self, n: u64) -> Result<(), ApiError> {
+        if n <= self.settings.max_elements {
+            return Ok(());
+        }
+        Err(ApiError::TooMany {
+            what: format!("{n} elements"),
+            limit: format!("{} (--max-elements)", self.settings.max_elements),
         })
     }
 

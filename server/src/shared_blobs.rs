@@ -85,9 +85,14 @@ pub async fn claim_bucket(
         }
     };
     let claimed = claimed.await;
-    if is_new && claimed.is_err() {
-        // The bucket is nobody's again.
-        bucket.remove_text(NAME_FILE).await?;
+    // The bucket is nobody's again, if its name was refused. After an error of the database nobody knows
+    // whether it has taken the name: then it stays, and the same database takes it up the next time.
+    let is_refused = !matches!(claimed, Ok(()) | Err(ClaimError::Store(_)));
+    if is_new
+        && is_refused
+        && let Err(error) = bucket.remove_text(NAME_FILE).await
+    {
+        tracing::warn!(%error, "the name of a bucket that is not used stays in it");
     }
     claimed
 }

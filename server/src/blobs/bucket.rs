@@ -150,7 +150,8 @@ impl Bucket {
     /// # Errors
     /// Which of these cannot be done, why, and what would help.
     pub async fn probe(&self) -> Result<(), BucketError> {
-        let path = self.path(PROBE);
+        // Servers that start together must not remove each other's.
+        let path = self.path(&format!("{PROBE}-{}", protocol::LeaseId::new()));
         let probing = async {
             let payload = PutPayload::from_static(b"farrow\n");
             self.failing("written", self.remote.put(&path, payload).await)?;
@@ -471,6 +472,9 @@ mod tests {
         let (one, other) = (Bucket::new_name("ab"), Bucket::new_name("ab"));
         assert!(one.starts_with("ab.") && one != other);
         assert_ne!(generation(&one), generation(&other));
-        assert!(generation(&one).is_some() && generation("farrow-probe").is_none());
+        assert!(
+            generation(&one).is_some()
+                && generation("farrow-probe-019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42").is_none()
+        );
     }
 }

@@ -9,10 +9,12 @@ use protocol::JobId;
 use tokio::sync::Notify;
 
 use super::Elements;
-use crate::clock::Millis;
+use crate::clock::Clock;
+use crate::error::ApiError;
+use crate::limits::Limits;
 use crate::state::AppState;
 use crate::store::blocks::{self, Kind, Place, StoredBlock};
-use crate::store::{Store, StoreError, drafts};
+use crate::store::{Store, drafts};
 
 /// Bytes of blocks that are kept at the most before they are written.
 const SLICE: usize = 4 << 20;
@@ -22,7 +24,10 @@ pub struct Draft {
     /// The job's id.
     pub job: JobId,
     store: Store,
-    now: Millis,
+    limits: Arc<Limits>,
+    clock: Arc<Clock>,
+    /// Elements that it has so far.
+    n_elements: u64,
     /// Notified when it was given up, so that what it left is cleared.
     deleted: Arc<Notify>,
     is_open: bool,
@@ -34,7 +39,9 @@ impl Draft {
         Self {
             job: JobId::new(),
             store: state.store.clone(),
-            now: state.clock.now(),
+            limits: Arc::clone(&state.limits),
+            clock: Arc::clone(&state.clock),
+            n_elements: 0,
             deleted: Arc::clone(&state.deleted),
             is_open: false,
         }
@@ -45,8 +52,14 @@ impl Draft {
         self.is_open = false;
     }
 
-    async fn write(&mut self, slice: Vec<(Kind, StoredBlock)>) -> Result<(), StoreError> {
-        let (job, now, is_open) = (self.job, self.now, self.is_open);
+    /// Writes a slice, unless that is more than a job may have, or than the disk has room for.
+    async fn write(&mut self, slice: Vec<(Kind, StoredBlock)>) -> Result<(), ApiError> {
+        let elements = slice.iter().filter(|(kind, _)| *kind == Kind::Element);
+        self.n_elements += elements.map(|(_, block)| block.lengths.len() as u64).sum::<u64>();
+        let now = self.clock.now();
+        self.limits.elements(self.n_elements)?;
+        self.limits.room(now)?;
+        let (job, is_open) = (self.job, self.is_open);
         // Before it is asked for: whoever leaves meanwhile leaves a draft.
         self.is_open = true;
         let writing = self.store.write(move |tx| {
@@ -62,7 +75,7 @@ impl Draft {
                 Ok(())
             })
         });
-        writing.await
+        Ok(writing.await?)
     }
 }
 
@@ -100,8 +113,8 @@ impl<'a> Shelf<'a> {
     /// Takes the next block.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn put(&mut self, kind: Kind, block: StoredBlock) -> Result<(), StoreError> {
+    /// The database's; that there are more elements than a job may have, or no room on disk.
+    pub async fn put(&mut self, kind: Kind, block: StoredBlock) -> Result<(), ApiError> {
         let in_row = match &block.place {
             Place::Row(data) => data.len(),
             Place::Blob(digest) => digest.len(),

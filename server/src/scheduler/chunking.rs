@@ -10,8 +10,9 @@
 //! while much is left and fine at the end. It holds at least [`LEAST_SECONDS`] of work, so that the way to
 //! the server and back, behind a lease ahead, is hidden; and at most [`TARGET_SECONDS`], which is enough for
 //! the cost of a lease to vanish. Whatever these say, it never holds more than half an even share, so that
-//! the last `2 * slots` elements are leased one by one, unless that is less than [`WORTH_SECONDS`] of work:
-//! so little is not worth a lease. A slot that has nothing to do though it should have
+//! the last `2 * slots` elements are leased one by one. Only if half an even share is less than
+//! [`WORTH_SECONDS`] of work, which is not worth a lease, it holds that, but no more than an even share; or
+//! what takes no longer than [`LITTLE_SECONDS`]. A slot that has nothing to do though it should have
 //! had leases ahead shows that they are too short for the way to the server: its agent gets half a share,
 //! also ahead.
 //!
@@ -59,6 +60,10 @@ pub const LEAST_SHARE_DIVISOR: u64 = 2;
 /// who has its outcomes: without this the last of a hundred thousand elements of microseconds were leased in
 /// forty leases one after the other, each for less than its own way.
 pub const WORTH_SECONDS: f64 = 0.004;
+
+/// Seconds of work that are not worth being divided at all. Few elements, because what they take was measured
+/// of others: those at the end may be the ones that take long.
+pub const LITTLE_SECONDS: f64 = 0.000_25;
 
 /// From so many elements a slot on, slots have leases ahead. One that has nothing to do all the same shows
 /// that the way to the server is long.
@@ -129,7 +134,8 @@ fn lasting(seconds: f64, measured: Measured, slots: u64) -> u64 {
 /// What a lease takes that would take `wanted`.
 fn bounded(wanted: u64, measured: Measured, left: u64, slots: u64, bytes: u64) -> u64 {
     let by_share = left.div_ceil(LEAST_SHARE_DIVISOR * slots.max(1));
-    let by_share = by_share.max(lasting(WORTH_SECONDS, measured, slots));
+    let most = left.div_ceil(slots.max(1)).max(lasting(LITTLE_SECONDS, measured, slots));
+    let by_share = by_share.max(lasting(WORTH_SECONDS, measured, slots).min(most));
     let by_time = measured.elements_in(TARGET_SECONDS);
     let by_evidence = measured.elements.saturating_mul(EVIDENCE_FACTOR);
     let by_bytes = MAX_BYTES / bytes.saturating_add(ELEMENT_BYTES);

@@ -318,15 +318,20 @@ proptest! {
         let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
         let idle = chunking::for_idle(measured, left, slots, 8);
         let n = chunking::adaptive(measured, left, slots, 8);
-        let is_worth = |n: u64| n as f64 * micros as f64 / 1e6 <= chunking::WORTH_SECONDS * (1.0 + 1e-9);
+        let lasts = |seconds: f64| idle as f64 * micros as f64 / 1e6 <= seconds * (1.0 + 1e-9);
         prop_assert!(n <= idle);
-        prop_assert!(idle <= left.div_ceil(2 * slots) || is_worth(idle) && idle <= elements / slots);
+        prop_assert!(
+            idle <= left.div_ceil(2 * slots)
+                || idle <= elements / slots
+                    && lasts(chunking::WORTH_SECONDS)
+                    && (idle <= left.div_ceil(slots) || lasts(chunking::LITTLE_SECONDS))
+        );
         prop_assert!(n == 1 || idle * micros <= 1_000_001);
     }
 
     #[test]
     fn what_is_not_worth_a_lease_is_not_divided(
-        elements in 1_000..1_000_000_u64, micros in 1..10_u64, slots in 1..100_u64, left in 1..400_u64,
+        elements in 1_000..1_000_000_u64, micros in 1..10_u64, slots in 1..100_u64, left in 1..25_u64,
     ) {
         let measured = Measured { elements, seconds: elements as f64 * micros as f64 / 1e6 };
         let n = chunking::adaptive(measured, left, slots, 8);

@@ -62,6 +62,8 @@ impl Objects {
 
     async fn remove_doomed(&self) -> io::Result<()> {
         let (now, mut after) = (self.clock.now(), String::new());
+        // One that cannot be removed keeps no other.
+        let mut result = Ok(());
         loop {
             let from = after.clone();
             let doomed = self
@@ -69,13 +71,13 @@ impl Objects {
                 .query(|tx| Box::pin(async move { objects::doomed(tx, now, &from, SLICE).await }))
                 .await
                 .map_err(of_database)?;
-            let Some(last) = doomed.last() else { return Ok(()) };
+            let Some(last) = doomed.last() else { return result };
             after = last.name.clone();
             // Asked after they were read: whoever begins later does not need them.
             if self.store.is_snapshot_read().await.map_err(of_database)? {
-                return Ok(());
+                return result;
             }
-            self.remove(doomed).await?;
+            result = result.and(self.remove(doomed).await);
         }
     }
 }
