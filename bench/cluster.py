@@ -14,11 +14,12 @@ import time
 
 from database import Postgres
 from far import Far
+from started import Started
 
 PATIENCE = 60
 
 
-class Cluster:
+class Cluster(Started):
     """A server and agents, each of `slots` slots, in a temporary folder; they are `delay` seconds apart.
 
     The agents carry `labels`, such as `pool=bench`; `settings` are further flags of the server. It keeps its jobs
@@ -33,24 +34,13 @@ class Cluster:
         self.labels = labels
         self.settings = settings
         self.database = Postgres() if on_postgres else None
-        self.far = None
+        self.far = self.folder = None
         self.processes = []
 
-    def __enter__(self):
+    def start(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="farrow-bench-"))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FARROW_")}
         self.environment["FARROW_TOKEN"] = secrets.token_hex(32)
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def start(self):
         settings = list(self.settings)
         if self.database:
             self.database.__enter__()
@@ -92,7 +82,8 @@ class Cluster:
             self.far.__exit__()
         if self.database:
             self.database.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def map(self, **job):
         """Submits a job and returns its value, decoded, and the seconds from submission to that."""

@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import time
 
+from started import Started
+
 PATIENCE = 60
 # The postmaster refuses to run as root; Debian's package makes this user.
 USER = "postgres"
@@ -19,7 +21,7 @@ class Missing(Exception):
     """What is not installed."""
 
 
-class Postgres:
+class Postgres(Started):
     """A cluster with one empty database, whose address is `url`."""
 
     def __init__(self):
@@ -30,24 +32,13 @@ class Postgres:
         self.programs = pathlib.Path(programs)
         self.folder = self.process = None
 
-    def __enter__(self):
+    def start(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="farrow-bench-pg-"))
         self.identity = {}
         if os.geteuid() == 0:
             user = pwd.getpwnam(USER)
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             self.identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def start(self):
         data = str(self.folder / "data")
         self.run("initdb", "--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C",
                  "--username=farrow", f"--pgdata={data}")

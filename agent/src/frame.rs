@@ -57,7 +57,7 @@ const FROM_WORKER: [u8; 6] =
     [kind::HELLO, kind::READY, kind::CONDITION, kind::OUTCOMES, kind::PRINTED, kind::RESET_DONE];
 
 /// Bytes for which room is made before they are there.
-const MOST_AHEAD: usize = 64 << 20;
+const MOST_ROOM: usize = 64 << 20;
 
 /// Bytes of a frame before its body.
 const HEAD: usize = 5;
@@ -117,7 +117,7 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, u8> {
     if missing > 0 {
         // At once: a buffer that grows bit by bit is copied again and again. Only what has been
         // announced by a frame that has begun to arrive, and no more than that may be untrue.
-        buffer.reserve(missing.min(MOST_AHEAD));
+        buffer.reserve(missing.min(MOST_ROOM));
         return Ok(None);
     }
     buffer.advance(HEAD);

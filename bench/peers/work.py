@@ -3,6 +3,8 @@
 import os
 import time
 
+from started import Started
+
 # The balance: eight long elements in front of many short ones, as a list comes that was sorted.
 LONG_THEN_SHORT = [1.0] * 8 + [0.05] * 56
 
@@ -29,7 +31,7 @@ class Missing(Exception):
     """What is not there, and must be for this contender."""
 
 
-class Contender:
+class Contender(Started):
     """Has `start` and `stop`, `map`, and `share`, which gives one large argument to each element.
 
     Its workers are warm; measured is everything from the call of `map` until all values are decoded
@@ -39,17 +41,6 @@ class Contender:
     def __init__(self, workers, variant):
         self.workers = workers
         self.variant = variant
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
 
     def warm_up(self):
         """Has each worker started and the function known, by sleeps that no worker alone can take."""

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
 use super::extract::{Params, Segment};
-use crate::blobs::{Opened, SignedUrl, UploadError, parse_digest};
+use crate::blobs::{Opened, UploadError, parse_digest};
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::store::tokens::Scope;
@@ -181,9 +181,10 @@ pub async fn get(
     };
     if wanted.redirect
         && let Some(url) = blobs.signed_url(&digest).await.map_err(failed)?
+        && let Ok(location) = HeaderValue::from_str(url.as_str())
     {
         state.metrics.blobs_redirected.add(1);
-        return Ok(redirect(&url));
+        return Ok(redirect(location));
     }
     let Opened { size, parts } = blobs.open_blob(&digest).await.map_err(failed)?;
     let metrics = Arc::clone(&state.metrics);
@@ -193,13 +194,10 @@ pub async fn get(
 }
 
 /// Sends the caller to a secret address, which nobody on the way may keep.
-fn redirect(url: &SignedUrl) -> Response {
+fn redirect(mut location: HeaderValue) -> Response {
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
-    // What signs addresses writes only what a header can hold.
-    if let Ok(mut location) = HeaderValue::from_str(url.as_str()) {
-        location.set_sensitive(true);
-        response.headers_mut().insert(LOCATION, location);
-    }
+    location.set_sensitive(true);
+    response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

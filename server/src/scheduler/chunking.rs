@@ -22,6 +22,7 @@
 //! `r` is above twice `LEAST_SECONDS`, both together end before `r` has passed, which is before the map can
 //! end. So only chunks that are cut later can hold it up, by no more than themselves and the one they wait
 //! for: twice `LEAST_SECONDS`, a tenth of a second (more above 100 slots, see [`MOST_LEASES_A_SECOND`]).
+//! At the very end a chunk may be an even share, but then it takes no longer than `WORTH_SECONDS`.
 //! Chunks for slots that had nothing to do are larger: behind a long way, and where an agent joins late, the
 //! bound is `r / 2`.
 //!
