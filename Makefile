@@ -81,7 +81,7 @@ bench: setup ## Measure a release build, by itself and beside the peers that are
 	cargo build --release -p cli --bin farrow
 	python3 bench/run.py --farrow $(OUT)/release/farrow --peers $(PEERS) $(BENCH_ARGS)
 
-bench-peers: setup $(PEERS)/installed ## Install what `bench` compares with: Celery, Dask, joblib, Ray into the target folder, Redis and furrr by apt
+bench-peers: setup $(PEERS)/installed ## Install what `bench` compares with: Celery, Dask, HyperQueue, joblib, Ray into the target folder, Redis and furrr by apt
 	@bash scripts/setup.sh peers
 
 $(PEERS)/installed: bench/peers/requirements.txt

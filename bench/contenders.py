@@ -137,6 +137,8 @@ CONTENDERS = {
     "furrr-one": Contender("furrr, chunk_size = 1", ("furrr.R", "one"), ("rate", "balance"), base=IN_R),
     "dask": Contender("Dask", ("with_dask", "map"), ALL, peers_python=True),
     "ray": Contender("Ray", ("with_ray", "remote"), ALL, peers_python=True, alone=True),
+    "hyperqueue": Contender("HyperQueue, programs", ("with_hyperqueue", "program"), ("rate", "call", "sleeps", "balance"),
+                            peers_python=True),
     "celery": Contender("Celery, group", ("with_celery", "group"), ALL, peers_python=True),
     "celery-chunks": Contender("Celery, chunks of 100", ("with_celery", "chunks"), ("rate", "balance"),
                                peers_python=True),

@@ -1,8 +1,13 @@
-//! Large inputs and constants, fetched once by their digest and kept while there is room.
+//! Large inputs and constants, fetched once by their digest and kept while there is room: inputs in memory, where
+//! elements are cut out of them; constants in files ([`cache`]), which workers read by themselves.
 
+mod cache;
+
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use protocol::Problem;
@@ -10,9 +15,12 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
+use self::cache::Cache;
+pub use self::cache::Cached;
 use crate::client::Client;
+use crate::confinement::Identity;
 
-/// Bytes of blobs kept. What is in use stays alive beyond it.
+/// Bytes of blobs kept in memory. What is in use stays alive beyond it.
 const KEPT: usize = 256 << 20;
 
 /// Blobs that were used of late.
@@ -20,6 +28,25 @@ const KEPT: usize = 256 << 20;
 pub struct Blobs {
     client: Client,
     recent: Mutex<Vec<Entry>>,
+    /// Nothing, if none are to be kept in files.
+    cache: Option<Cache>,
+    in_files: Mutex<BTreeMap<String, Weak<OnceCell<Cached>>>>,
+}
+
+/// A blob in a file that workers can read, and which stays there while this lives.
+#[derive(Clone, Debug)]
+pub struct InFile(Arc<OnceCell<Cached>>);
+
+impl InFile {
+    /// Its file.
+    pub fn get(&self) -> Option<&Cached> {
+        self.0.get()
+    }
+
+    /// Whether it is still where workers look for it.
+    pub fn is_there(&self) -> bool {
+        self.get().is_some_and(Cached::is_there)
+    }
 }
 
 /// One blob. Whoever asks first fetches it, all others wait for that one fetch.
@@ -54,9 +81,19 @@ pub enum BlobError {
 }
 
 impl Blobs {
-    /// No blobs yet; fetched through `client`.
+    /// No blobs in memory yet; fetched through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, recent: Mutex::default() }
+        Self { client, recent: Mutex::default(), cache: None, in_files: Mutex::default() }
+    }
+
+    /// Keeps blobs also in files of `folder`, for workers whose identity this is: `limit` bytes of those that nobody
+    /// uses.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, or not be reached by workers.
+    pub fn with_files(self, folder: &Path, identity: Identity, limit: u64) -> io::Result<Self> {
+        let cache = Some(Cache::open(folder, identity, limit)?);
+        Ok(Self { cache, ..self })
     }
 
     /// The blob `sha256:…`.
@@ -68,6 +105,52 @@ impl Blobs {
         let bytes = entry.bytes.get_or_try_init(|| self.fetch(digest)).await?.clone();
         self.make_room();
         Ok(bytes)
+    }
+
+    /// The blob `sha256:…` in a file. Nothing if none are kept in files, or if this one finds no place there: then
+    /// [`Blobs::get`] it.
+    ///
+    /// # Errors
+    /// When the server does not have it, or has other bytes.
+    pub async fn in_file(&self, digest: &str) -> Result<Option<InFile>, BlobError> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let cell = {
+            let mut in_files = self.in_files.lock().unwrap_or_else(PoisonError::into_inner);
+            in_files.retain(|_, cell| cell.strong_count() > 0);
+            let cell = in_files.get(digest).and_then(Weak::upgrade);
+            // What jobs have removed is put there anew.
+            let cell = cell.filter(|cell| cell.get().is_none_or(Cached::is_there));
+            let cell = cell.unwrap_or_default();
+            in_files.insert(digest.to_owned(), Arc::downgrade(&cell));
+            cell
+        };
+        match cell.get_or_try_init(|| self.cached(cache, digest)).await {
+            Ok(_) => Ok(Some(InFile(cell))),
+            Err(BlobError::NotStored { digest, error }) => {
+                tracing::warn!(
+                    digest,
+                    error,
+                    "a blob is kept in memory, not in the cache's folder"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn cached(&self, cache: &Cache, digest: &str) -> Result<Cached, BlobError> {
+        let not_stored = |error: io::Error| {
+            let (digest, error) = (digest.to_owned(), error.to_string());
+            BlobError::NotStored { digest, error }
+        };
+        loop {
+            if let Some(found) = cache.find(digest).await.map_err(not_stored)? {
+                return Ok(found);
+            }
+            let Some(turn) = cache.turn(digest).await.map_err(not_stored)? else { continue };
+            self.save(digest, &turn.part).await?;
+            cache.keep(turn).await.map_err(not_stored)?;
+        }
     }
 
     /// Writes the blob `sha256:…` to a file, however large it is, and keeps nothing of it here.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use protocol::job::Runtime;
+use protocol::size;
 
 use crate::confinement::WorkerSettings;
 use crate::scratch;
@@ -46,6 +47,12 @@ pub struct Settings {
     /// `--scratch`, one for each agent's name]
     #[arg(long, env = "FARROW_AGENT_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
+
+    /// Bytes of large constants kept in files for later jobs, in the folder of `--scratch`; never more than half of
+    /// the room there. With 0, constants are kept in memory, and sent to each worker
+    #[arg(long, env = "FARROW_BLOB_CACHE", default_value = "10GiB", value_name = "SIZE",
+          value_parser = size::within::<u64>(0..=size::MAX))]
+    pub blob_cache: u64,
 
     /// Folder for outcomes that the server has not accepted, which the next agent with this folder
     /// delivers if this one is killed [default: in the folder of `--scratch`]
@@ -196,6 +203,11 @@ impl Settings {
     /// workers' files, the same for all agents there.
     pub fn spool(&self) -> PathBuf {
         self.spool.clone().unwrap_or_else(|| self.scratch().join("spool"))
+    }
+
+    /// The folder for large constants, the same for all agents there.
+    pub fn blobs(&self) -> PathBuf {
+        self.scratch().join("blobs")
     }
 
     /// The folder for what jobs have prepared: the one given, or one for the agent's name beside the

@@ -6,37 +6,53 @@ use std::time::Duration;
 
 use protocol::JobId;
 use protocol::agent::{Constant, JobSpec};
-use protocol::job::{ElementError, Encoding};
+use protocol::job::{ElementError, Encoding, Runtime};
 use serde::de::IgnoredAny;
 use tokio::sync::OnceCell;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, InFile};
 use crate::frame::{self, Outgoing, kind};
 use crate::pace::{Learned, Pace};
-use crate::runtimes::{self, ConstantValue, Constants, WorkerJob, fatal};
+use crate::runtimes::{self, ConstantValue, Constants, Content, WorkerJob, fatal};
 
 /// Jobs remembered.
 const REMEMBERED: usize = 256;
 /// Jobs named to the server as known. Far fewer than remembered, so that none is forgotten between
 /// the request that names it and the lease that relies on that.
 const NAMED: usize = 64;
-/// Bytes kept of the frames that set up remembered jobs. Those of jobs with a lease stay beyond it.
-const FRAMES_KEPT: usize = 64 << 20;
+/// Bytes kept of what sets up remembered jobs. Those of jobs with a lease stay beyond it.
+const SET_UPS_KEPT: u64 = 64 << 20;
 
-/// A job, and the frames that set it up.
+/// A job, and what sets it up.
 #[derive(Debug)]
 pub struct Job {
     /// What the server said of it.
     pub spec: JobSpec,
-    /// The frame that sets it up in a worker, by the cores that an element has.
-    frames: Mutex<BTreeMap<u32, Arc<OnceCell<Outgoing>>>>,
+    /// What sets it up in a worker, by the cores that an element has.
+    set_ups: Mutex<BTreeMap<u32, Arc<OnceCell<SetUp>>>>,
     /// How quick its elements were, the last time that somebody looked.
     learned: Mutex<Option<Learned>>,
 }
 
+/// What sets a job up in a worker. The files that the frame names are there while this lives.
+#[derive(Clone, Debug, Default)]
+pub struct SetUp {
+    /// The frame that is sent to the worker.
+    pub frame: Outgoing,
+    files: Vec<InFile>,
+}
+
+impl SetUp {
+    /// Bytes that it keeps from being used otherwise, in memory and on disk.
+    fn size(&self) -> u64 {
+        let files = self.files.iter().filter_map(InFile::get).map(|file| file.size);
+        self.frame.size() as u64 + files.sum::<u64>()
+    }
+}
+
 impl Job {
     fn new(spec: JobSpec) -> Self {
-        Self { spec, frames: Mutex::default(), learned: Mutex::default() }
+        Self { spec, set_ups: Mutex::default(), learned: Mutex::default() }
     }
 
     /// What a lane has learned of how quick the elements are.
@@ -54,78 +70,115 @@ impl Job {
         self.spec.options.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 
-    /// The frame that sets the job up in a worker whose elements have `cores` cores.
+    /// What sets the job up in a worker whose elements have `cores` cores.
     ///
     /// # Errors
     /// When it cannot be made: a constant is missing or cannot be said in the runtime's language.
     /// The error fails the job.
-    pub async fn frame(&self, cores: u32, blobs: &Blobs) -> Result<Outgoing, ElementError> {
+    pub async fn set_up(&self, cores: u32, blobs: &Blobs) -> Result<SetUp, ElementError> {
         let cell = {
-            let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(frames.entry(cores).or_default())
+            let mut set_ups = self.lock();
+            let cell = set_ups.entry(cores).or_default();
+            // Code of jobs may have removed the files.
+            if cell.get().is_some_and(|set_up| !set_up.files.iter().all(InFile::is_there)) {
+                *cell = Arc::default();
+            }
+            Arc::clone(cell)
         };
-        cell.get_or_try_init(|| self.make_frame(cores, blobs)).await.cloned()
+        cell.get_or_try_init(|| self.make_set_up(cores, blobs)).await.cloned()
     }
 
-    /// Bytes of the frames that are there.
-    fn frame_bytes(&self) -> usize {
-        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        frames.values().filter_map(|frame| frame.get()).map(Outgoing::size).sum()
+    /// Bytes of what there is to set it up.
+    fn set_up_bytes(&self) -> u64 {
+        self.lock().values().filter_map(|set_up| set_up.get()).map(SetUp::size).sum()
     }
 
-    fn forget_frames(&self) {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    fn forget_set_ups(&self) {
+        self.lock().clear();
     }
 
-    async fn make_frame(&self, cores: u32, blobs: &Blobs) -> Result<Outgoing, ElementError> {
-        let spec = &self.spec;
+    /// The lock is held for moments only and never while something is waited for.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<OnceCell<SetUp>>>> {
+        self.set_ups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn make_set_up(&self, cores: u32, blobs: &Blobs) -> Result<SetUp, ElementError> {
+        let (spec, runtime) = (&self.spec, self.spec.runtime);
+        let mut resolver = Resolver { runtime, blobs, files: Vec::new() };
         let job = WorkerJob {
             id: spec.id,
             is_call: spec.is_call,
             function: spec.function.clone(),
-            args: resolve("args", &spec.args, blobs).await?,
-            globals: resolve("globals", &spec.globals, blobs).await?,
+            args: resolver.resolve("args", &spec.args).await?,
+            globals: resolver.resolve("globals", &spec.globals).await?,
             packages: spec.packages.clone(),
             setup: spec.setup.clone(),
             cores,
             options: spec.options.clone(),
         };
-        let runtime = spec.runtime;
+        let files = resolver.files;
         let encode = move || runtimes::encode_job(runtime, &job);
         let body = tokio::task::spawn_blocking(encode)
             .await
             .unwrap_or_else(|panic| Err(fatal(format!("the job could not be encoded: {panic}"))))?;
-        frame::encode(kind::JOB, body)
-            .ok_or_else(|| fatal("args and globals together are larger than 4 GiB".to_owned()))
+        let frame = frame::encode(kind::JOB, body)
+            .ok_or_else(|| fatal("args and globals together are larger than 4 GiB".to_owned()))?;
+        Ok(SetUp { frame, files })
     }
 }
 
-/// Constants with those that are blobs fetched.
-async fn resolve(
-    field: &str,
-    constants: &BTreeMap<String, Constant>,
-    blobs: &Blobs,
-) -> Result<Constants, ElementError> {
-    let mut resolved = BTreeMap::new();
-    for (name, constant) in constants {
-        let text = match constant {
-            Constant::Json(text) => ConstantValue {
-                encoding: Encoding::Json,
-                bytes: text.get().as_bytes().to_vec().into(),
-            },
-            Constant::Blob { digest, encoding } => {
-                let wrong = |what: String| fatal(format!("{field}.{name}: {what}"));
-                let bytes = blobs.get(digest).await.map_err(|error| wrong(error.to_string()))?;
-                if *encoding == Encoding::Json {
-                    serde_json::from_slice::<IgnoredAny>(&bytes)
-                        .map_err(|error| wrong(format!("the blob is not JSON: {error}")))?;
+/// Finds what constants are.
+struct Resolver<'a> {
+    runtime: Runtime,
+    blobs: &'a Blobs,
+    /// Those that workers read.
+    files: Vec<InFile>,
+}
+
+impl Resolver<'_> {
+    /// Constants with those that are blobs fetched.
+    async fn resolve(
+        &mut self,
+        field: &str,
+        constants: &BTreeMap<String, Constant>,
+    ) -> Result<Constants, ElementError> {
+        let mut resolved = BTreeMap::new();
+        for (name, constant) in constants {
+            let value = match constant {
+                Constant::Json(text) => ConstantValue {
+                    encoding: Encoding::Json,
+                    content: text.get().as_bytes().to_vec().into(),
+                },
+                Constant::Blob { digest, encoding } => {
+                    let content = self.blob(digest, *encoding).await;
+                    let content =
+                        content.map_err(|what| fatal(format!("{field}.{name}: {what}")))?;
+                    ConstantValue { encoding: *encoding, content }
                 }
-                ConstantValue { encoding: *encoding, bytes }
-            }
-        };
-        resolved.insert(name.clone(), text);
+            };
+            resolved.insert(name.clone(), value);
+        }
+        Ok(resolved)
     }
-    Ok(resolved)
+
+    async fn blob(&mut self, digest: &str, encoding: Encoding) -> Result<Content, String> {
+        if runtimes::reads_files(self.runtime, encoding) {
+            let in_file = self.blobs.in_file(digest).await.map_err(|error| error.to_string())?;
+            let file = in_file.as_ref().and_then(InFile::get);
+            if let Some((path, size)) = file.and_then(|file| Some((file.path.to_str()?, file.size)))
+            {
+                let content = Content::File { path: path.to_owned(), size };
+                self.files.extend(in_file);
+                return Ok(content);
+            }
+        }
+        let bytes = self.blobs.get(digest).await.map_err(|error| error.to_string())?;
+        if encoding == Encoding::Json {
+            serde_json::from_slice::<IgnoredAny>(&bytes)
+                .map_err(|error| format!("the blob is not JSON: {error}"))?;
+        }
+        Ok(bytes.into())
+    }
 }
 
 /// The jobs that the agent has heard of last.
@@ -148,7 +201,7 @@ impl Jobs {
         let at = jobs.iter().position(|job| job.spec.id == id)?;
         let job = jobs.remove(at);
         jobs.push(Arc::clone(&job));
-        make_room(&jobs, FRAMES_KEPT);
+        make_room(&jobs, SET_UPS_KEPT);
         Some(job)
     }
 
@@ -163,23 +216,23 @@ impl Jobs {
     }
 }
 
-/// Drops the frames of the jobs that were used least recently until the others fit. A frame that
-/// is wanted again is made again.
-fn make_room(jobs: &[Arc<Job>], bytes: usize) {
+/// Drops what sets up the jobs that were used least recently until the others fit. What is wanted
+/// again is made again.
+fn make_room(jobs: &[Arc<Job>], bytes: u64) {
     let mut total = 0;
     for job in jobs.iter().rev() {
-        total += job.frame_bytes();
+        total += job.set_up_bytes();
         // Whoever else has it holds a lease of it.
         if total > bytes && Arc::strong_count(job) == 1 {
-            total -= job.frame_bytes();
-            job.forget_frames();
+            total -= job.set_up_bytes();
+            job.forget_set_ups();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::job::{Function, Options, Runtime};
+    use protocol::job::{Function, Options};
 
     use super::*;
 
@@ -219,18 +272,19 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_kept_while_there_is_room_and_while_they_are_in_use() {
+    fn set_ups_are_kept_while_there_is_room_and_while_they_are_in_use() {
         let jobs: Vec<Arc<Job>> = (0..4)
             .map(|_| {
                 let job = Job::new(spec());
-                let frame = frame::encode(kind::JOB, &[0; 95][..]);
-                let frame = Arc::new(OnceCell::new_with(frame));
-                job.frames.lock().unwrap().insert(1, frame);
+                let frame = frame::encode(kind::JOB, &[0; 95][..]).unwrap();
+                let set_up = SetUp { frame, files: Vec::new() };
+                job.lock().insert(1, Arc::new(OnceCell::new_with(Some(set_up))));
                 Arc::new(job)
             })
             .collect();
         let in_use = Arc::clone(&jobs[0]);
-        let left = |jobs: &[Arc<Job>]| jobs.iter().map(|job| job.frame_bytes()).collect::<Vec<_>>();
+        let left =
+            |jobs: &[Arc<Job>]| jobs.iter().map(|job| job.set_up_bytes()).collect::<Vec<_>>();
         make_room(&jobs, 400);
         assert_eq!(left(&jobs), [100; 4]);
         make_room(&jobs, 250);

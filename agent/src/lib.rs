@@ -43,6 +43,7 @@ mod keep;
 mod lane;
 mod lease;
 mod lifeline;
+mod locks;
 mod logs;
 mod memory;
 mod outbox;

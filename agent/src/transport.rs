@@ -1,6 +1,7 @@
 //! One request to the server, and what its answer means for trying again.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::config::Secret;
@@ -27,6 +28,8 @@ const ADDRESSES: usize = 2;
 /// For how long the body of an answer may stand still. There is no limit for the whole: what is
 /// large on a slow link would be cut off again at each attempt.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Pieces of a body that may wait to be written.
+const CHUNKS_AHEAD: usize = 16;
 
 /// The way to the servers, with what lets the agent in. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
@@ -266,25 +269,45 @@ async fn body_within(mut response: Response, stall: Duration) -> Result<Bytes, F
     Ok(body.freeze())
 }
 
-/// Writes the body of an answer to a file, over what is there, and returns its SHA-256; or what the
-/// file system said.
+/// Writes the body of an answer to a file, in the place of what is there, and returns its SHA-256; or
+/// what the file system said.
 ///
 /// # Errors
 /// When the connection breaks or nothing more comes before its end.
 pub async fn save(mut response: Response, path: &Path) -> Result<io::Result<Sha256>, Failure> {
-    let mut file = match File::create(path).await {
+    let mut file = match new_file(path) {
         Ok(file) => file,
         Err(error) => return Ok(Err(error)),
     };
-    let (mut digest, mut length) = (Sha256::new(), 0);
+    // To hash and to write takes longer than to receive, so it has a thread of its own meanwhile.
+    let (chunks, mut arriving) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
+    let writing = spawn_blocking(move || {
+        let mut digest = Sha256::new();
+        while let Some(chunk) = arriving.blocking_recv() {
+            digest.update(&chunk);
+            file.write_all(&chunk)?;
+        }
+        Ok(digest)
+    });
+    let mut length = 0;
     while let Some(chunk) = next_chunk(&mut response, STALL_LIMIT, length).await? {
         length += chunk.len();
-        digest.update(&chunk);
-        if let Err(error) = file.write_all(&chunk).await {
-            return Ok(Err(error));
+        // A thread that has ended says why.
+        if chunks.send(chunk).await.is_err() {
+            break;
         }
     }
-    Ok(file.flush().await.map(|()| digest))
+    drop(chunks);
+    Ok(writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))))
+}
+
+/// A new file in the place of what is there: who may still be writing to that one does no harm.
+fn new_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(path)
 }
 
 /// What comes next of a body of which `length` bytes are there.
@@ -365,7 +388,7 @@ pub fn unavailable(error: &reqwest::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 

@@ -73,7 +73,7 @@ use dispatcher::Dispatcher;
 use limits::Limits;
 use listening::{Door, Peer};
 use signals::{Outbound, Topic};
-use state::AppState;
+use state::{AppState, Parts};
 use store::Store;
 use store::tokens::Known;
 use watchers::Watchers;
@@ -160,7 +160,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
     let job_watchers = Arc::new(Watchers::of(Topic::Moved, outbound.as_ref()));
     let agent_watchers = Arc::new(Watchers::of(Topic::Ordered, outbound.as_ref()));
     let asks = Arc::new(Asks::new(Arc::clone(&agent_watchers), outbound.clone()));
-    Ok(AppState {
+    let parts = Parts {
         dispatcher: Dispatcher::new(
             store.clone(),
             Arc::clone(&clock),
@@ -184,7 +184,8 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
         outbound,
         deleted: Arc::default(),
         shutdown,
-    })
+    };
+    Ok(parts.into())
 }
 
 /// Brings clock, agents and the administrator's token up to date with the database.

@@ -1,5 +1,6 @@
 //! What a handler can reach.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use protocol::{AgentId, JobId};
@@ -20,9 +21,27 @@ use crate::store::ends::Ending;
 use crate::store::reports;
 use crate::watchers::Watchers;
 
-/// What a handler can reach. Cheap to clone.
+/// What a handler can reach. A pointer: the framework clones it many times for each request.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Parts>);
+
+impl Deref for AppState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl From<Parts> for AppState {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+/// What a server is made of.
+#[derive(Clone)]
+pub struct Parts {
     /// The settings.
     pub config: Arc<Config>,
     /// The database.

@@ -31,8 +31,8 @@ impl Lane {
         if let Some(unsound) = self.worker.take() {
             unsound.kill().await;
         }
-        let ready = match self.work.job.frame(self.key.cores, &self.work.blobs).await {
-            Ok(frame) => self.set_up(&frame).await,
+        let ready = match self.work.job.set_up(self.key.cores, &self.work.blobs).await {
+            Ok(set_up) => self.set_up(&set_up.frame).await,
             Err(error) => Err(Unready::Failed(error)),
         };
         match ready {

@@ -10,22 +10,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::confinement::Identity;
+use crate::locks::{self, try_lock};
 use crate::trees;
 
 /// Environments kept that nobody uses.
 const KEPT: usize = 32;
 /// Bytes of environments kept that nobody uses.
 const KEPT_BYTES: u64 = 20 << 30;
-/// How often a lock that another agent holds is tried.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The folder of all environments.
 #[derive(Debug)]
@@ -86,7 +84,7 @@ impl Cache {
         // It may have been removed before it was locked.
         let ready = File::open(ready(&folder)).and_then(|ready| {
             // The time of its last use, by which the oldest is found.
-            ready.set_modified(now())
+            ready.set_modified(locks::file_time())
         });
         Ok(ready.is_ok().then_some(Use { folder, _lock: lock }))
     }
@@ -99,7 +97,7 @@ impl Cache {
     pub async fn turn(&self, name: &str) -> io::Result<Option<Turn>> {
         let path = lock_path(&self.folder, name);
         let Some(lock) = try_lock(&path, FlockArg::LockExclusiveNonblock)? else {
-            sleep(LOCK_PAUSE).await;
+            sleep(locks::PAUSE).await;
             return Ok(None);
         };
         let identity = self.identity.clone();
@@ -128,7 +126,7 @@ impl Cache {
             if let Some(lock) = try_lock(&path, FlockArg::LockSharedNonblock)? {
                 return Ok(lock);
             }
-            sleep(LOCK_PAUSE).await;
+            sleep(locks::PAUSE).await;
         }
     }
 }
@@ -243,24 +241,6 @@ fn remove_locked(folder: &Path, name: &str, _lock: &Flock<File>) {
     fs::remove_file(lock_path(folder, name)).ok();
 }
 
-/// Locks a file if nobody holds it otherwise.
-fn try_lock(path: &Path, how: FlockArg) -> io::Result<Option<Flock<File>>> {
-    match Flock::lock(File::create(path)?, how) {
-        // The file may have been removed between its opening and its locking: such a lock is nobody
-        // else's.
-        Ok(lock) => Ok(is_at(&lock, path).then_some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error.into()),
-    }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
 fn lock_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.lock"))
 }
@@ -272,11 +252,6 @@ fn ready(folder: &Path) -> PathBuf {
 /// Jobs may have removed what was there.
 fn is_ready(folder: &Path) -> bool {
     ready(folder).exists() && folder.join("files").is_dir()
-}
-
-/// The time for the file system, by which files of several processes are compared.
-fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(crate::clock::unix_millis())
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
@@ -322,6 +297,7 @@ async fn blocking<T: Send + 'static>(
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use super::*;
 

@@ -68,10 +68,10 @@ fn texts<'a>(
     let text = |(name, value): (&'a String, &'a super::ConstantValue)| {
         let wrong = |what: String| fatal(format!("{field}.{name}: {what}"));
         let text = match value.encoding {
-            Encoding::Json => template::text_of(&value.bytes)
+            Encoding::Json => template::text_of(value.content.bytes())
                 .map_err(|error| wrong(format!("it is no text: {error}")))?
                 .into_owned(),
-            Encoding::Bytes => value.bytes.to_vec(),
+            Encoding::Bytes => value.content.bytes().to_vec(),
             Encoding::Rds | Encoding::Pickle => {
                 return Err(wrong("a command is told JSON or bytes only".to_owned()));
             }

@@ -69,10 +69,55 @@ pub type Constants = BTreeMap<String, ConstantValue>;
 /// A value that is the same for every element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConstantValue {
-    /// What the bytes are.
+    /// What it is written in.
     pub encoding: Encoding,
     /// JSON text, or what the encoding says.
-    pub bytes: Bytes,
+    pub content: Content,
+}
+
+/// Where the bytes of a constant are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Here.
+    Bytes(Bytes),
+    /// In a file, which a worker reads when it sets the job up. Only of constants that the agent does not have to
+    /// read itself ([`reads_files`]).
+    File {
+        /// Where it is, from the root.
+        path: String,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+impl<T: Into<Bytes>> From<T> for Content {
+    fn from(bytes: T) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl Content {
+    /// The bytes that are here.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::File { .. } => &[],
+        }
+    }
+
+    /// The file that it is in.
+    fn file(&self) -> Option<&str> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File { path, .. } => Some(path),
+        }
+    }
+}
+
+/// Whether workers of a runtime read constants of an encoding from files. What is JSON the agent reads: it
+/// translates it, or sees whether it is JSON at all.
+pub fn reads_files(runtime: Runtime, encoding: Encoding) -> bool {
+    runtime != Runtime::Command && encoding != Encoding::Json
 }
 
 /// An element to run.

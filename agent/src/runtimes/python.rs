@@ -35,7 +35,7 @@ pub fn command(scripts: &Path) -> (PathBuf, Vec<OsString>) {
 }
 
 /// The body of a job frame: the length of a JSON text, the text, and behind it the constants that
-/// are not JSON, in the order in which it names them.
+/// are not in files, in the order in which it names them.
 ///
 /// # Errors
 /// When a constant or the seed is none of Python's.
@@ -62,24 +62,29 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     });
     let head = head.to_string();
     let constants = || job.args.values().chain(job.globals.values());
-    let bytes: usize = constants().map(|value| value.bytes.len()).sum();
+    let bytes: usize = constants().map(|value| value.content.bytes().len()).sum();
     let mut body = Vec::with_capacity(4 + head.len() + bytes);
     body.extend_from_slice(&length(head.len()).unwrap_or_default().to_le_bytes());
     body.extend_from_slice(head.as_bytes());
-    constants().for_each(|value| body.extend_from_slice(&value.bytes));
+    constants().for_each(|value| body.extend_from_slice(value.content.bytes()));
     Ok(body)
 }
 
-/// Their names, encodings and lengths.
-fn described(
+/// What is said of a constant: its name, encoding, length behind the text, and file if it is in one.
+type Described<'a> = (&'a str, Encoding, usize, Option<&'a str>);
+
+fn described<'a>(
     field: &str,
-    constants: &Constants,
-) -> Result<Vec<(String, Encoding, usize)>, ElementError> {
-    let describe = |(name, value): (&String, &ConstantValue)| match value.encoding {
+    constants: &'a Constants,
+) -> Result<Vec<Described<'a>>, ElementError> {
+    let describe = |(name, value): (&'a String, &'a ConstantValue)| match value.encoding {
         Encoding::Rds => {
             Err(fatal(format!("`{field}.{name}` is R's serialization, which Python cannot read")))
         }
-        encoding => Ok((name.clone(), encoding, value.bytes.len())),
+        encoding => {
+            let content = &value.content;
+            Ok((name.as_str(), encoding, content.bytes().len(), content.file()))
+        }
     };
     constants.iter().map(describe).collect()
 }

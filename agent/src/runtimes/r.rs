@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::detect::Interpreter;
 use super::{
-    Answer, CORE_VARIABLES, Constants, Element, Input, Outcomes, ProtocolError, SCRIPTS, WorkerJob,
-    fatal, need_notes, untranslatable,
+    Answer, CORE_VARIABLES, Constants, Content, Element, Input, Outcomes, ProtocolError, SCRIPTS,
+    WorkerJob, fatal, need_notes, untranslatable,
 };
 use crate::frame::kind;
 use crate::rserial::{self, Data, Text, Untranslatable, Value, Writer};
@@ -78,8 +78,8 @@ pub async fn compile(scripts: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
 /// The largest raw vector that R's `readBin()` makes at once.
 const LARGEST_BODY: usize = i32::MAX as usize;
 
-/// The body of a job frame: a named list. Constants that are not JSON are raw vectors; those among
-/// them that R has to unserialize are named.
+/// The body of a job frame: a named list. Constants that are not JSON are raw vectors, or the names of the files that
+/// hold them; those among them that are in files, and those that R has to unserialize, are named.
 ///
 /// # Errors
 /// When a constant or the seed has no likeness in R.
@@ -91,6 +91,8 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
         "globals",
         "serialized_args",
         "serialized_globals",
+        "stored_args",
+        "stored_globals",
         "packages",
         "setup",
         "cores",
@@ -112,6 +114,8 @@ pub fn encode_job(job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
     constants(&mut writer, "globals", &job.globals)?;
     writer.characters(&serialized(&job.args));
     writer.characters(&serialized(&job.globals));
+    writer.characters(&stored("args", &job.args)?);
+    writer.characters(&stored("globals", &job.globals)?);
     writer.characters(&job.packages);
     writer.characters(&[source("setup", &job.setup)?]);
     writer.integer(i32::try_from(job.cores).unwrap_or(i32::MAX));
@@ -169,9 +173,12 @@ fn constants(writer: &mut Writer, field: &str, constants: &Constants) -> Result<
     writer.named_list(constants.len());
     for (name, value) in constants {
         match value.encoding {
-            Encoding::Json => rserial::write_json(writer, &value.bytes)
+            Encoding::Json => rserial::write_json(writer, value.content.bytes())
                 .map_err(|why| fatal(format!("`{field}.{name}` cannot be said in R: {why}")))?,
-            Encoding::Rds | Encoding::Bytes => writer.raw(&value.bytes),
+            Encoding::Rds | Encoding::Bytes => match &value.content {
+                Content::Bytes(bytes) => writer.raw(bytes),
+                Content::File { path, .. } => writer.characters(&[path]),
+            },
             Encoding::Pickle => {
                 let what = format!("`{field}.{name}` is Python's pickle, which R cannot read");
                 return Err(fatal(what));
@@ -187,6 +194,20 @@ fn constants(writer: &mut Writer, field: &str, constants: &Constants) -> Result<
 fn serialized(constants: &Constants) -> Vec<&str> {
     let serialized = constants.iter().filter(|(_, value)| value.encoding == Encoding::Rds);
     serialized.map(|(name, _)| name.as_str()).collect()
+}
+
+/// The names of those that are in files.
+fn stored<'a>(field: &str, constants: &'a Constants) -> Result<Vec<&'a str>, ElementError> {
+    let mut names = Vec::new();
+    for (name, value) in constants {
+        let Content::File { size, .. } = value.content else { continue };
+        // What R unserializes may be longer.
+        if value.encoding == Encoding::Bytes && size > LARGEST_BODY as u64 {
+            return Err(fatal(format!("`{field}.{name}` is larger than 2 GiB")));
+        }
+        names.push(name.as_str());
+    }
+    Ok(names)
 }
 
 /// The body of an elements frame: a list. If elements need notes, or with the encoding rds, it is a

@@ -77,6 +77,11 @@ read_rds <- function(bytes) {
   unserialize(file)
 }
 
+# A constant in a file. readRDS() notices by itself whether it is compressed.
+read_file <- function(path, is_serialized) {
+  if (is_serialized) readRDS(path) else readBin(path, "raw", file.size(path))
+}
+
 # The items of an element as arguments: `element[[1]]`, with their names.
 spread <- function(element, index) {
   if (typeof(element) != "list") {

@@ -21,23 +21,24 @@ def take_json(body):
 
 def receive_job(channel):
     """The body of a job's frame: a JSON text behind its length, and the bytes of each constant that it
-    describes, which may be large: they are read one by one and not copied."""
+    describes, which may be large: they are read one by one and not copied. Of those in files, none."""
     (size,) = struct.unpack("<I", channel.read(4))
     request = json.loads(channel.read(size))
-    blobs = [channel.read(size) for described in request["constants"] for _, _, size in described]
+    blobs = [channel.read(size) for described in request["constants"] for _, _, size, _ in described]
     return request, blobs
 
 
 def read_constants(request, blobs):
-    """The arguments and the globals of a job: for each their names, encodings and sizes, and the
+    """The arguments and the globals of a job: for each their names, encodings, sizes and files, and the
     bytes of them all, one after the other."""
     constants = []
     blobs.reverse()
     for field, described in zip(("args", "globals"), request["constants"]):
         values = {}
-        for name, encoding, _ in described:
+        for name, encoding, _, path in described:
+            data = blobs.pop()
             try:
-                values[name] = read_value(blobs.pop(), encoding)
+                values[name] = read_value(data, encoding) if path is None else read_file(path, encoding)
             except Exception as error:
                 message = "`%s.%s` cannot be read as %s: %s" % (field, name, encoding, error)
                 raise Refusal(failure("Untranslatable", message, fatal=True)) from None
@@ -49,6 +50,11 @@ def read_value(data, encoding):
     if encoding == "pickle":
         return pickle.loads(data)
     return data if encoding == "bytes" else json.loads(data)
+
+
+def read_file(path, encoding):
+    with open(path, "rb") as file:
+        return pickle.load(file) if encoding == "pickle" else file.read()
 
 
 def read_lengths(body):

@@ -113,9 +113,18 @@ load_packages <- function(request) {
 
 load_constants <- function(request) {
   for (field in c("args", "globals")) {
-    for (name in request[[paste0("serialized_", field)]]) {
-      problem <- attempt(value <- read_rds(request[[field]][[name]]))
-      if (!is.null(problem)) return(unreadable_constant(field, name, problem))
+    stored <- request[[paste0("stored_", field)]]
+    serialized <- request[[paste0("serialized_", field)]]
+    for (name in union(stored, serialized)) {
+      content <- request[[field]][[name]]
+      problem <- attempt(value <- if (name %in% stored) {
+        read_file(content, name %in% serialized)
+      } else {
+        read_rds(content)
+      })
+      if (!is.null(problem)) {
+        return(unreadable_constant(field, name, name %in% serialized, problem))
+      }
       request[[field]][name] <- list(value)
     }
   }
@@ -140,9 +149,9 @@ load_code <- function(request) {
   if (!job$is_call && !is.function(job$fn)) no_function(value)
 }
 
-unreadable_constant <- function(field, name, problem) {
-  failure("Untranslatable", paste0(
-    "`", field, ".", name, "` is not what R's serialize() or saveRDS() writes: ", problem$message))
+unreadable_constant <- function(field, name, is_serialized, problem) {
+  wrong <- if (is_serialized) "is not what R's serialize() or saveRDS() writes" else "cannot be read"
+  failure("Untranslatable", paste0("`", field, ".", name, "` ", wrong, ": ", problem$message))
 }
 
 load_package <- function(package) {

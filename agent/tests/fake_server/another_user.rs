@@ -7,6 +7,7 @@ use protocol::job::Runtime;
 use serde_json::{Value, json};
 
 use crate::confining::{SPIES, nobody, open, workers};
+use crate::constants::with_data;
 use crate::harness::{TestAgent, command, file, gone, integers, python};
 use crate::preparing::{put_files, value};
 use crate::server::FakeServer;
@@ -206,4 +207,24 @@ async fn a_folder_that_workers_cannot_reach_is_named() {
     });
     let error = agent.ended().await.unwrap_err().to_string();
     assert!(error.contains("no user of that name"), "{error}");
+}
+
+#[tokio::test]
+async fn another_users_workers_read_constants_and_neither_list_nor_change_them() {
+    let Some(_nobody) = nobody() else { return };
+    let server = FakeServer::start();
+    let agent = agent_of_nobody(&server, &[Runtime::Python]);
+    let source = format!("{SPIES}
+import hashlib
+def g(x, data):
+    blobs = '@/scratch/blobs'
+    file = blobs + '/' + hashlib.sha256(data).hexdigest()
+    refused = [attempt(os.listdir, blobs), attempt(os.remove, file), attempt(open, file, 'ab'), attempt(open, blobs + '/x', 'w')]
+    return [data.decode(), attempt(open, file), *refused]
+");
+    let job = with_data(&server, python(&source, agent.folder.path()), b"large");
+    let seen = value(&server, &job).await;
+    let refused = "PermissionError";
+    assert_eq!(seen, json!(["large", "done", refused, refused, refused, refused]));
+    agent.stop().await;
 }

@@ -60,6 +60,7 @@ pub fn config(server: &str, slots: u32, scratch: &Path) -> Config {
         runtimes: vec![Runtime::Python],
         scratch: Some(scratch.to_owned()),
         cache: None,
+        blob_cache: 1 << 30,
         spool: None,
         grace: agent::Seconds(Duration::from_secs(60)),
         workers: agent::WorkerSettings::default(),

@@ -6,6 +6,7 @@ mod another_user;
 mod artifacts;
 mod commands;
 mod confining;
+mod constants;
 mod ending;
 mod failing;
 mod harness;

@@ -257,7 +257,7 @@ fn args_fill_words_and_globals_are_variables() {
     let mut job = sh("echo '{by}' '{list}' \"$threshold\" \"$table\" \"$raw\"");
     job.args = constants(&[("by", "\"50%\""), ("list", "[1, 2]")]);
     job.globals = constants(&[("threshold", "\"a  b\""), ("table", r#"{"k": 1.50}"#)]);
-    let raw = ConstantValue { encoding: Encoding::Bytes, bytes: b"raw"[..].into() };
+    let raw = ConstantValue { encoding: Encoding::Bytes, content: b"raw"[..].into() };
     job.globals.insert("raw".into(), raw);
     assert_eq!(worker(&job).value("0"), r#"50% [1, 2] a  b {"k": 1.50} raw"#);
 }
@@ -276,7 +276,7 @@ fn constants_that_no_program_can_be_told_are_refused() {
         assert!(error.fatal && error.message.contains(named), "{error:?}");
     }
     let mut pickled = command(&["true"]);
-    let value = ConstantValue { encoding: Encoding::Pickle, bytes: b"x"[..].into() };
+    let value = ConstantValue { encoding: Encoding::Pickle, content: b"x"[..].into() };
     pickled.args.insert("p".into(), value);
     assert!(refused(&pickled).message.contains("args.p"));
     assert!(refused(&job("echo")).message.contains("array"));

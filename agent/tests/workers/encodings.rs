@@ -1,9 +1,11 @@
 //! Encodings other than JSON: of elements, values, arguments and globals.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 
 use agent::rserial;
-use agent::runtimes::{ConstantValue, Element, Input, Outcomes, WorkerJob};
+use agent::runtimes::{self, ConstantValue, Content, Element, Input, Outcomes, WorkerJob};
 use protocol::job::Runtime::{self, Python, R};
 use protocol::job::{Encoding, Options, ValueType, Variant};
 use serde_json::json;
@@ -131,12 +133,20 @@ fn arguments_and_globals_may_be_in_any_encoding() {
             json!([[3], "{(1, 2): {3}}", [1, 2], [3], [1, 2], true]),
         ),
     ];
-    for (runtime, expression, function, expected) in rows {
+    let folder = tempfile::tempdir().unwrap();
+    let in_both = rows.iter().flat_map(|row| [(row, false), (row, true)]);
+    for ((runtime, expression, function, expected), in_files) in in_both {
+        let runtime = *runtime;
         let mut worker = Worker::start(runtime);
         let value = make(&mut worker, runtime, expression);
         let nothing = make(&mut worker, runtime, if runtime == R { "NULL" } else { "None" });
-        let constant =
-            |encoding, bytes: &[u8]| ConstantValue { encoding, bytes: bytes.to_vec().into() };
+        let constant = |encoding, bytes: &[u8]| {
+            let content = match in_files && runtimes::reads_files(runtime, encoding) {
+                true => in_file(folder.path(), bytes),
+                false => bytes.to_vec().into(),
+            };
+            ConstantValue { encoding, content }
+        };
         let names = if runtime == R { ["global", "bytes"] } else { ["bglobal", "bytes_"] };
         let args = BTreeMap::from([
             ("arg".to_owned(), constant(own(runtime), &value)),
@@ -149,18 +159,36 @@ fn arguments_and_globals_may_be_in_any_encoding() {
             ("nothing".to_owned(), constant(own(runtime), &nothing)),
         ]);
         let job = WorkerJob { args, globals, ..job(function) };
-        assert_eq!(json_values(worker.outcomes(&job, &elements(&["0"]))), [expected]);
+        let values = json_values(worker.outcomes(&job, &elements(&["0"])));
+        assert_eq!(values, std::slice::from_ref(expected), "in files: {in_files}");
     }
+}
+
+/// These bytes in a file of the folder.
+fn in_file(folder: &Path, bytes: &[u8]) -> Content {
+    let (mut file, path) = tempfile::NamedTempFile::new_in(folder).unwrap().keep().unwrap();
+    file.write_all(bytes).unwrap();
+    Content::File { path: path.to_str().unwrap().to_owned(), size: bytes.len() as u64 }
 }
 
 #[test]
 fn a_constant_that_cannot_be_read_fails_the_job_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = Content::File { path: "/no/such".to_owned(), size: 1 };
     both("function(x) x", "lambda x: x", |runtime, function| {
-        let value = ConstantValue { encoding: own(runtime), bytes: b"nonsense".to_vec().into() };
-        let globals = BTreeMap::from([("model".to_owned(), value)]);
-        let error = Worker::start(runtime).refusal(&WorkerJob { globals, ..job(function) });
-        assert_eq!((error.kind.as_str(), error.fatal), ("Untranslatable", true));
-        assert!(error.message.starts_with("`globals.model` "), "{}", error.message);
+        let nonsense = b"nonsense".as_slice();
+        for (encoding, content) in [
+            (own(runtime), nonsense.into()),
+            (own(runtime), in_file(folder.path(), nonsense)),
+            (own(runtime), missing.clone()),
+            (Encoding::Bytes, missing.clone()),
+        ] {
+            let value = ConstantValue { encoding, content };
+            let globals = BTreeMap::from([("model".to_owned(), value)]);
+            let error = Worker::start(runtime).refusal(&WorkerJob { globals, ..job(function) });
+            assert_eq!((error.kind.as_str(), error.fatal), ("Untranslatable", true));
+            assert!(error.message.starts_with("`globals.model` "), "{}", error.message);
+        }
     });
 }
 
@@ -218,7 +246,7 @@ fn files_of_save_rds_are_elements_and_globals() {
     worker.value("0");
     let files = [packed, plain].map(|path| std::fs::read(path).unwrap());
     assert_eq!(files[0][..2], [0x1f, 0x8b]);
-    let value = ConstantValue { encoding: Encoding::Rds, bytes: files[0].clone().into() };
+    let value = ConstantValue { encoding: Encoding::Rds, content: files[0].clone().into() };
     let globals = BTreeMap::from([("cars".to_owned(), value)]);
     let same = "function(x) if (identical(x, mtcars) && identical(cars, mtcars)) x";
     let job = WorkerJob { globals, ..encoded(Encoding::Rds, same) };

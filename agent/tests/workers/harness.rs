@@ -44,7 +44,7 @@ pub fn job(function: &str) -> WorkerJob {
 pub fn constants(pairs: &[(&str, &str)]) -> Constants {
     let value = |json: &str| ConstantValue {
         encoding: Encoding::Json,
-        bytes: json.as_bytes().to_vec().into(),
+        content: json.as_bytes().to_vec().into(),
     };
     pairs.iter().map(|(name, json)| ((*name).to_owned(), value(json))).collect()
 }

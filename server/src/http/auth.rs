@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::middleware::Next;
-use axum::response::Response;
 use protocol::AgentId;
 use protocol::rights::{Role, TokenState};
 
@@ -143,18 +141,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets a request through if its path is public, or its token is good and of a role that may call
-/// the route; says to the handler who calls.
+/// Whether a request's path is public, or its token is good and of a role that may call the route; says to
+/// the handler who calls.
 ///
 /// # Errors
 /// 401 when there is no token or it is not good, 403 when its role is another.
-pub async fn require_token(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+pub async fn require_token(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     if is_public(request.uri().path()) {
-        return Ok(next.run(request).await);
+        return Ok(());
     }
     let hash: Arc<str> = token::hash(bearer(request.headers())?).into();
     let identity = state.tokens.identify(&state.store, &state.clock, &hash).await?;
@@ -164,9 +158,9 @@ pub async fn require_token(
     if let (Some(Access::Only(roles)), Some(path)) = (access, path) {
         check_role(&identity, roles, request.method().as_str(), path)?;
     }
-    let caller = Caller::new(identity, hash, &request, state.config.settings.reach.behind_proxy);
+    let caller = Caller::new(identity, hash, request, state.config.settings.reach.behind_proxy);
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 /// Whether the caller's token is still as good as when the request came.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
 use protocol::AgentId;
 use protocol::rights::Role;
@@ -26,16 +25,19 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug)]
 pub struct RequestId(pub Arc<str>);
 
-/// Gives each request an id, and tells it in the answer.
-pub async fn number(mut request: Request, next: Next) -> Response {
-    // An id as any other: of version 7, so that they sort by time.
-    let id: Arc<str> = protocol::JobId::new().to_string().into();
-    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
-    let mut response = next.run(request).await;
-    if let Ok(value) = HeaderValue::from_str(&id) {
+/// Gives a request an id.
+pub fn number(request: &mut Request) -> RequestId {
+    // As any other: of version 7, so that they sort by time.
+    let id = RequestId(protocol::JobId::new().to_string().into());
+    request.extensions_mut().insert(id.clone());
+    id
+}
+
+/// Tells the id of a request in its answer.
+pub fn tell_number(response: &mut Response, RequestId(id): &RequestId) {
+    if let Ok(value) = HeaderValue::from_str(id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
 }
 
 /// Who calls. Put into the request by [`super::auth::require_token`].

@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
@@ -13,13 +12,6 @@ use crate::store::agents::{self, Totals};
 
 /// The text format of Prometheus.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Counts an answer by the class of its status.
-pub async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    state.metrics.answered(response.status());
-    response
-}
 
 /// Says what this server counts, in the text format of Prometheus.
 ///

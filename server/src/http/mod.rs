@@ -6,10 +6,10 @@ mod agents;
 mod audit;
 pub mod auth;
 mod blobs;
-mod browsers;
 pub mod caller;
 mod docs;
 mod endings;
+mod entrance;
 mod events;
 mod extract;
 mod follow;
@@ -35,11 +35,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::AUTHORIZATION;
 use axum::middleware;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -61,8 +59,9 @@ pub mod fuzzed {
     pub use super::tokens::ListTokens;
 }
 
-use crate::listening::{Names, client_address, note_request};
+use crate::listening::{Names, client_address};
 use crate::state::AppState;
+use entrance::Entrance;
 use protocol::rights::Role;
 
 /// Every route, in the order in which a reader meets them.
@@ -176,6 +175,7 @@ fn is_public(path: &str) -> bool {
 pub fn router(state: AppState) -> Router {
     let settings = &state.config.settings;
     let names = Arc::new(Names::new(&settings.reach, settings.listen.ip()));
+    let entrance = Entrance { state: state.clone(), names };
     let behind_proxy = settings.reach.behind_proxy;
     let (router, _) = routes().split_for_parts();
     router
@@ -184,19 +184,13 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problems::method_not_allowed)
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn(note_request))
-                .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION]))
-                .layer(middleware::from_fn(caller::number))
-                .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+                .layer(middleware::from_fn_with_state(state.clone(), entrance::number))
                 .layer(
                     TraceLayer::new_for_http()
                         .make_span_with(move |request: &Request| span(request, behind_proxy)),
                 )
                 .layer(CatchPanicLayer::custom(problems::panicked))
-                .layer(middleware::from_fn(problems::with_instance))
-                .layer(middleware::from_fn_with_state(names, browsers::refuse_other_sites))
-                .layer(middleware::from_fn_with_state(state.clone(), auth::require_token))
-                .layer(middleware::from_fn_with_state(state.clone(), admission::count)),
+                .layer(middleware::from_fn_with_state(entrance, entrance::admit)),
         )
         .with_state(state)
 }

@@ -3,10 +3,8 @@
 use std::any::Any;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, Uri};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use protocol::{Problem, problem};
 
@@ -31,9 +29,7 @@ pub fn panicked(panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// Writes the request's path into a problem that does not name an instance.
-pub async fn with_instance(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let response = next.run(request).await;
+pub async fn with_instance(response: Response, path: String) -> Response {
     let is_problem = response
         .headers()
         .get(CONTENT_TYPE)

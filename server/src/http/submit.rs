@@ -1,7 +1,6 @@
 //! Submissions: one, or many at once; safe to send again with an `Idempotency-Key`.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::{HeaderMap, LOCATION, RETRY_AFTER};
@@ -75,6 +74,7 @@ pub async fn submit(
     let patience = wait.or_preferred(&headers)?;
     let key = key_of(&headers, "/v1/jobs", &body)?;
     let before = known(&state, &caller, key.as_ref()).await?;
+    let mut early = None;
     let ids = match before {
         Some(before) => before,
         None => {
@@ -84,10 +84,15 @@ pub async fn submit(
             let job = prepared(&state, &caller, &body, &mut draft).await?;
             drop(body);
             let id = job.id;
+            if patience.is_some() {
+                early = JobWaiter::for_end_of_next(&state, &caller, id, patience.time).ok();
+            }
             let ids = accept(&state, &caller, key, vec![job], |_| String::new()).await?;
             // Of two that are the same and are sent at once one is given up.
             if ids == [id] {
                 draft.done();
+            } else {
+                early = None;
             }
             ids
         }
@@ -96,7 +101,9 @@ pub async fn submit(
         return Err(ApiError::Internal("a submission that is not one job".to_owned()));
     };
     if patience.is_some() {
-        return Ok(patience.applied(ended(&state, &caller, *id, patience.time).await));
+        let waiter =
+            early.map_or_else(|| JobWaiter::for_end(&state, &caller, *id, patience.time), Ok);
+        return Ok(patience.applied(ended(&state, &caller, *id, waiter).await));
     }
     accepted(&state, &caller, *id).await
 }
@@ -115,8 +122,13 @@ async fn prepared(
 }
 
 /// The answer to who waits for what became the job `id`.
-async fn ended(state: &AppState, caller: &Caller, id: JobId, wait: Duration) -> Response {
-    let answer = match JobWaiter::for_end(state, caller, id, wait) {
+async fn ended(
+    state: &AppState,
+    caller: &Caller,
+    id: JobId,
+    waiter: Result<JobWaiter, ApiError>,
+) -> Response {
+    let answer = match waiter {
         Ok(waiter) => value::within(state, waiter).await,
         // The job is accepted, and who submits may always ask later.
         Err(_) => accepted(state, caller, id).await,

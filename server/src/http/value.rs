@@ -54,16 +54,14 @@ pub async fn value(
 /// # Errors
 /// When the job has no value or is not there, or the database fails.
 pub async fn within(state: &AppState, mut waiter: JobWaiter) -> Result<Response, ApiError> {
+    let mut goes_on = waiter.is_due() || waiter.has_news().await;
     let mut row = waiter.look().await?;
-    while !row.state.is_final() {
-        let goes_on = waiter.has_news().await;
+    while goes_on && !row.state.is_final() {
+        goes_on = waiter.has_news().await;
         row = waiter.look().await?;
-        if !goes_on {
-            break;
-        }
     }
     match row.state {
-        JobState::Resolved => Ok(whole(state, &row)),
+        JobState::Resolved => whole(state, &row).await,
         JobState::Failed => Err(failed(row)),
         JobState::Cancelled => Err(ApiError::JobCancelled(format!(
             "job {} was cancelled, so it has no value; submit it again to get one",
@@ -83,12 +81,20 @@ fn failed(row: JobRow) -> ApiError {
     }
 }
 
-fn whole(state: &AppState, row: &JobRow) -> Response {
-    let reader = ValueReader::new(state, row);
-    let media_type = reader.media_type();
-    let parts = ndjson::streamed(reader, |mut reader| async move {
-        let chunk = reader.next_chunk().await?;
-        Ok(chunk.map(|chunk| (chunk, reader)))
+/// The value: one that is small at once and with its length, which takes clients less to read; else in parts.
+async fn whole(state: &AppState, row: &JobRow) -> Result<Response, ApiError> {
+    let mut reader = ValueReader::new(state, row);
+    let media_type = [(CONTENT_TYPE, reader.media_type())];
+    let first = reader.next_chunk().await?;
+    if reader.is_at_end() {
+        return Ok((media_type, first.unwrap_or_default()).into_response());
+    }
+    let parts = ndjson::streamed((first, reader), |(first, mut reader)| async move {
+        let chunk = match first {
+            Some(first) => Some(first),
+            None => reader.next_chunk().await?,
+        };
+        Ok(chunk.map(|chunk| (chunk, (None, reader))))
     });
-    ([(CONTENT_TYPE, media_type)], parts).into_response()
+    Ok((media_type, parts).into_response())
 }

@@ -120,6 +120,8 @@ pub struct JobWaiter {
     /// Woken when agents come or go, which changes what a job waits for.
     agents: Pin<Box<OwnedNotified>>,
     is_idle: bool,
+    /// Whether it must look before it waits: the job may have ended before.
+    is_due: bool,
     _waiting: Waiting,
     _place: OwnedSemaphorePermit,
 }
@@ -136,6 +138,24 @@ impl JobWaiter {
         wait: Duration,
     ) -> Result<Self, ApiError> {
         Self::new(state, caller, job, wait, News::End)
+    }
+
+    /// As [`JobWaiter::for_end`], of a job that is yet to be submitted: what becomes of it is news to this waiter.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn for_end_of_next(
+        state: &AppState,
+        caller: &Caller,
+        job: JobId,
+        wait: Duration,
+    ) -> Result<Self, ApiError> {
+        Ok(Self { is_due: false, ..Self::new(state, caller, job, wait, News::End)? })
+    }
+
+    /// Whether it must look at the job before it waits for news.
+    pub fn is_due(&self) -> bool {
+        self.is_due
     }
 
     /// A waiter for any move of `job` that waits at most for `wait` in all.
@@ -177,6 +197,7 @@ impl JobWaiter {
             ended: Box::pin(state.end_watchers.register(&job).notified_owned()),
             agents: Box::pin(state.agents_changed.clone().notified_owned()),
             is_idle: false,
+            is_due: true,
             deadline: Box::pin(tokio::time::sleep(wait)),
             _waiting: state.metrics.waiting(),
             state: state.clone(),

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::extract::Request;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::http::HeaderMap;
-use axum::middleware::Next;
-use axum::response::Response;
 use axum::serve::IncomingStream;
 
 use super::Door;
@@ -27,11 +25,10 @@ impl Connected<IncomingStream<'_, Door>> for Peer {
 }
 
 /// Notes on the connection of a request that one has come.
-pub async fn note_request(request: Request, next: Next) -> Response {
+pub fn note_request(request: &Request) {
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<Peer>>() {
         peer.has_asked.store(true, Ordering::Relaxed);
     }
-    next.run(request).await
 }
 
 /// Where a request comes from, as far as that can be known: with a proxy in front it is what the

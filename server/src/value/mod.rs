@@ -57,6 +57,11 @@ impl ValueReader {
         }
     }
 
+    /// Whether all of it has been read.
+    pub fn is_at_end(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
     /// The next part of the body; `None` at its end.
     ///
     /// # Errors
@@ -64,7 +69,7 @@ impl ValueReader {
     /// takes it for whole.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let mut body = Vec::with_capacity(CHUNK + 1024);
-        while body.len() < CHUNK && !matches!(self.stage, Stage::Done) {
+        while body.len() < CHUNK && !self.is_at_end() {
             self.step(&mut body).await?;
         }
         Ok((!body.is_empty()).then(|| body.into()))

@@ -25,8 +25,8 @@ use tower::ServiceExt as _;
 use super::router;
 use crate::blobs::hex_digest;
 use crate::clock::Millis;
-use crate::state::AppState;
 use crate::state::tests::opened;
+use crate::state::{AppState, Parts};
 use crate::store::audit;
 use crate::store::tokens::{self as token_rows, NewToken};
 use crate::token;
@@ -226,5 +226,5 @@ fn agent(id: AgentId) -> Value {
 
 /// Another server's memory on the same database.
 fn reopened(state: &AppState) -> AppState {
-    AppState { tokens: std::sync::Arc::default(), ..state.clone() }
+    Parts { tokens: std::sync::Arc::default(), ..Parts::clone(state) }.into()
 }
