@@ -56,8 +56,8 @@ pub mod kind {
 const FROM_WORKER: [u8; 6] =
     [kind::HELLO, kind::READY, kind::CONDITION, kind::OUTCOMES, kind::PRINTED, kind::RESET_DONE];
 
-/// Bytes for which room is made before they are there.
-const MOST_ROOM: usize = 64 << 20;
+/// Bytes for which room is made before they are there: user code may announce 4 GiB by a few bytes.
+const MOST_ROOM: usize = 16 << 20;
 
 /// Bytes of a frame before its body.
 const HEAD: usize = 5;

@@ -242,7 +242,8 @@ impl Store {
                     transaction.rollback().await?;
                     result
                 };
-                tokio::time::timeout(READ_LIMIT, reading)
+                // In a box, because it is large, and all who read would be, those on SQLite too.
+                tokio::time::timeout(READ_LIMIT, Box::pin(reading))
                     .await
                     .unwrap_or_else(|_| Err(StoreError::unanswered(READ_LIMIT)))
             }
@@ -266,7 +267,8 @@ impl Store {
             Readers::Postgres(pool) => {
                 let reading =
                     async { alone(Tx::new(&mut *pool.acquire().await?), operation).await };
-                tokio::time::timeout(READ_LIMIT, reading)
+                // In a box, because it is large, and all who read would be, those on SQLite too.
+                tokio::time::timeout(READ_LIMIT, Box::pin(reading))
                     .await
                     .unwrap_or_else(|_| Err(StoreError::unanswered(READ_LIMIT)))
             }
