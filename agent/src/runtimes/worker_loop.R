@@ -368,6 +368,9 @@ begin <- function() {
   # Warnings of a setup script are shown when they are signalled, since the top level never returns.
   options(warn = 1L, keep.source = FALSE)
   loadNamespace("tools")
+  # R compiles a function of the user's when it is called for the second time, and reads what it compiles with when
+  # it does so first: ten milliseconds of somebody's second element, were it not for this.
+  compiler::cmpfun(function(x) if (x > 0) Sys.sleep(x) else x + 1)
   baseline <<- remember()
   open_channels()
   count_output()

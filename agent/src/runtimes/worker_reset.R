@@ -82,7 +82,8 @@ restore_surroundings <- function() {
   changed <- names(then)[!(names(then) %in% names(now)) | now[names(then)] != then]
   if (length(changed) > 0L) do.call(Sys.setenv, as.list(then[changed]))
   setwd(baseline$folder)
-  .libPaths(baseline$libraries)
+  # To set them takes R a look at each folder on their way.
+  if (!identical(.libPaths(), baseline$libraries)) .libPaths(baseline$libraries)
   if (Sys.getlocale() != baseline$locale) Sys.setlocale("LC_ALL", baseline$locale)
   Sys.umask(baseline$umask)
 }
