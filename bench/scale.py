@@ -108,7 +108,7 @@ class Values:
     """A map whose values are a megabyte each, and do not compress, read by a client that keeps none of them."""
 
     title = "values of 1 MB"
-    sizes = {"full": [10, 100, 1000], "quick": [10, 100]}
+    sizes = {"full": [100, 300, 1000, 3000], "quick": [30, 100]}
     unit = "value"
     BYTES = 1_000_000
 
