@@ -163,7 +163,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         let pool = Arc::clone(&pool);
         AbortOnDropHandle::new(tokio::spawn(async move { pool.compile_r().await }))
     });
-    let (logs, blobs) = (Arc::default(), Arc::new(blobs(&config, &client, &confinement)?));
+    let (logs, blobs) = (Arc::default(), Arc::new(blobs(&config, &client, &confinement)));
     let prepared = prepared(&config, &confinement, &register, &blobs, &logs)?;
     let spool_folder = spool::open(&config.settings.spool())
         .map_err(|error| AgentError::Spool { folder: config.settings.spool(), error })?;
@@ -264,15 +264,9 @@ async fn work(agent: &Arc<Agent>, keeper: Keeper, grace: Duration) -> usize {
     left
 }
 
-fn blobs(config: &Config, client: &Client, confinement: &Confinement) -> Result<Blobs, AgentError> {
-    let blobs = Blobs::new(client.clone());
+fn blobs(config: &Config, client: &Client, confinement: &Confinement) -> Blobs {
     let (folder, limit) = (config.settings.blobs(), config.settings.blob_cache);
-    if limit == 0 {
-        return Ok(blobs);
-    }
-    blobs
-        .with_files(&folder, confinement.identity().clone(), limit)
-        .map_err(|error| AgentError::Scratch { folder, error })
+    Blobs::new(client.clone()).with_files(&folder, confinement.identity().clone(), limit)
 }
 
 fn prepared(

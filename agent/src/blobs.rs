@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::Problem;
@@ -18,7 +19,11 @@ use tokio::sync::OnceCell;
 use self::cache::Cache;
 pub use self::cache::Cached;
 use crate::client::Client;
+use crate::clock;
 use crate::confinement::Identity;
+
+/// For how long another agent that fetches a blob may stand still before this one fetches it for itself.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of blobs kept in memory. What is in use stays alive beyond it.
 const KEPT: usize = 256 << 20;
@@ -87,13 +92,17 @@ impl Blobs {
     }
 
     /// Keeps blobs also in files of `folder`, for workers whose identity this is: `limit` bytes of those that nobody
-    /// uses.
-    ///
-    /// # Errors
-    /// When the folder cannot be made, or not be reached by workers.
-    pub fn with_files(self, folder: &Path, identity: Identity, limit: u64) -> io::Result<Self> {
-        let cache = Some(Cache::open(folder, identity, limit)?);
-        Ok(Self { cache, ..self })
+    /// uses. With 0 none are, and what was there before goes. Where the folder cannot be used, it is done without.
+    pub fn with_files(self, folder: &Path, identity: Identity, limit: u64) -> Self {
+        if limit == 0 {
+            cache::make_room(folder, None, 0);
+            return self;
+        }
+        let cache = Cache::open(folder, identity, limit).inspect_err(|error| {
+            let folder = folder.display();
+            tracing::warn!(%folder, %error, "large constants are kept in memory");
+        });
+        Self { cache: cache.ok(), ..self }
     }
 
     /// The blob `sha256:…`.
@@ -143,13 +152,21 @@ impl Blobs {
             let (digest, error) = (digest.to_owned(), error.to_string());
             BlobError::NotStored { digest, error }
         };
+        let (mut fetched, mut since) = (0, clock::now());
         loop {
             if let Some(found) = cache.find(digest).await.map_err(not_stored)? {
                 return Ok(found);
             }
-            let Some(turn) = cache.turn(digest).await.map_err(not_stored)? else { continue };
-            self.save(digest, &turn.part).await?;
-            cache.keep(turn).await.map_err(not_stored)?;
+            if let Some(turn) = cache.turn(digest).await.map_err(not_stored)? {
+                self.save(digest, &turn.part).await?;
+                return cache.keep(turn).await.map_err(not_stored);
+            }
+            // Another agent fetches it, whose server may be away: it may be another one.
+            if fetched != cache.fetched(digest) {
+                (fetched, since) = (cache.fetched(digest), clock::now());
+            } else if clock::now() - since > STALL_LIMIT {
+                return Err(not_stored(io::Error::other("another agent does not come on with it")));
+            }
         }
     }
 

@@ -43,6 +43,11 @@ pub struct SetUp {
 }
 
 impl SetUp {
+    /// Whether the files are still where workers look for them.
+    pub fn is_there(&self) -> bool {
+        self.files.iter().all(InFile::is_there)
+    }
+
     /// Bytes that it keeps from being used otherwise, in memory and on disk.
     fn size(&self) -> u64 {
         let files = self.files.iter().filter_map(InFile::get).map(|file| file.size);
@@ -80,7 +85,7 @@ impl Job {
             let mut set_ups = self.lock();
             let cell = set_ups.entry(cores).or_default();
             // Code of jobs may have removed the files.
-            if cell.get().is_some_and(|set_up| !set_up.files.iter().all(InFile::is_there)) {
+            if cell.get().is_some_and(|set_up| !set_up.is_there()) {
                 *cell = Arc::default();
             }
             Arc::clone(cell)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! SCRATCH/lock                held while an agent makes its folder
+//! SCRATCH/blobs/              large constants, of all agents that share the folder (`blobs/cache.rs`)
 //! SCRATCH/agent-ID/lock       held while the agent lives
 //! SCRATCH/agent-ID/scripts/   the runtimes' scripts
 //! SCRATCH/agent-ID/N/work     working directory of worker N, as new for each job

@@ -1,7 +1,8 @@
 //! One request to the server, and what its answer means for trying again.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -301,13 +302,14 @@ pub async fn save(mut response: Response, path: &Path) -> Result<io::Result<Sha2
     Ok(writing.await.unwrap_or_else(|panic| Err(io::Error::other(panic))))
 }
 
-/// A new file in the place of what is there: who may still be writing to that one does no harm.
+/// A new file, the agent's alone, in the place of what is there: who may still be writing to that one does no
+/// harm.
 fn new_file(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    File::create_new(path)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// What comes next of a body of which `length` bytes are there.

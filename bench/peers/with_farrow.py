@@ -1,6 +1,7 @@
 """farrow as `bench/cluster.py` has it: one server, two agents; elements in Python or R, by JSON or rds; on SQLite, or
 on PostgreSQL."""
 
+import functools
 import hashlib
 import inspect
 import os
@@ -60,7 +61,7 @@ class Peer(work.Contender):
     def job(self, function):
         if self.runtime == "r":
             return {"runtime": "r", "function": IN_R[function.__name__]}
-        return {"runtime": "python", "packages": ["os", "time"], "function": inspect.getsource(function)}
+        return {"runtime": "python", "packages": ["os", "time"], "function": source_of(function)}
 
     def share(self, function, data, elements):
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -102,6 +103,12 @@ class Session:
 
     def stop(self):
         self.process.communicate()
+
+
+@functools.cache
+def source_of(function):
+    """Found once, as those of the others are."""
+    return inspect.getsource(function)
 
 
 def frames(body):

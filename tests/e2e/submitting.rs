@@ -1,9 +1,12 @@
 //! Submissions: sent twice, many at once, one after the other, with blobs.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::wait::until;
 use tests::{Answer, Client, World};
+use tokio::time::timeout;
 
 const KEY: &str = "idempotency-key";
 
@@ -106,6 +109,17 @@ async fn who_waits_gets_the_value_with_the_answer_to_the_submission() {
     assert_eq!(refused.problem(422, "invalid-field")["errors"][0]["field"], "wait");
     assert_eq!(client.get("/v1/jobs").await.json()["items"].as_array().unwrap().len(), 2);
 
+    // What ends as it is accepted is not waited for.
+    for submission in [
+        json!({"runtime": "python", "function": "abs", "elements": []}),
+        json!({"runtime": "python", "function": "abs", "elements": [1], "after": [job_of(&failed)]}),
+    ] {
+        let answered =
+            timeout(Duration::from_secs(30), client.post("/v1/jobs?wait=60", &submission));
+        let answer = answered.await.expect("an answer before the wait is over");
+        assert_ne!(answer.status, 202, "{}", answer.text());
+    }
+
     // Not there in time; and when the server stops, nobody waits.
     let mut lonely = call("1");
     lonely["options"] = json!({"labels": {"gpu": "yes"}});
@@ -124,6 +138,26 @@ async fn who_waits_gets_the_value_with_the_answer_to_the_submission() {
     let answer = patient.await.unwrap();
     assert_eq!((answer.status, &answer.json()["state"]), (202, &json!("queued")));
     assert!(world.server().ended().await.success());
+}
+
+#[tokio::test]
+async fn a_small_value_comes_with_its_length_and_a_large_one_in_parts() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    let client = &world.client;
+    // In the middle one the last bracket is beyond what is read at once.
+    for (lengths, in_parts) in
+        [(vec![], false), (vec![3, 5], false), (vec![64 << 10], true), (vec![50_000; 9], true)]
+    {
+        let function = "lambda n: 'x' * n";
+        let job = json!({"runtime": "python", "function": function, "elements": lengths});
+        let id = client.submit(&job).await;
+        let expected: Vec<String> = lengths.iter().map(|n| "x".repeat(*n)).collect();
+        assert_eq!(client.value(&id).await, json!(expected));
+        let answer = client.get(&format!("/v1/jobs/{id}/value")).await;
+        let length = if in_parts { String::new() } else { answer.body.len().to_string() };
+        assert_eq!((answer.json(), answer.header("content-length")), (json!(expected), length));
+    }
 }
 
 #[tokio::test]

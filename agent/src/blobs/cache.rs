@@ -12,11 +12,11 @@
 //! did is fetched again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -44,11 +44,11 @@ pub struct Cache {
     /// Bytes of blobs that are kept while nobody uses them.
     limit: u64,
     /// The files whose bytes this agent has seen, by digest.
-    seen: Mutex<BTreeMap<String, Inode>>,
+    seen: Mutex<BTreeMap<String, Seen>>,
 }
 
-/// What tells one file from another that takes its place.
-type Inode = (u64, u64);
+/// What tells a file from another that takes its place, and from what was cut off it: device, inode, length.
+type Seen = (u64, u64, u64);
 
 /// A blob in a file, which stays there while this lives.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub struct Turn {
 }
 
 impl Cached {
-    /// Whether it is still where workers look for it: code of jobs may have removed it.
+    /// Whether it is still where workers look for it, and whole: code of jobs may have changed that.
     pub fn is_there(&self) -> bool {
         locks::is_at(&self.file, &self.path)
             && self.file.metadata().is_ok_and(|there| there.len() == self.size)
@@ -79,8 +79,8 @@ impl Cached {
 }
 
 impl Cache {
-    /// The cache in `folder`, for workers whose identity this is. Of what nobody uses it keeps `limit` bytes, and never
-    /// more than the disk still has room for.
+    /// The cache in `folder`, for workers whose identity this is. Of what nobody uses it keeps `limit` bytes, and at the
+    /// most half of the room that the disk has without it.
     ///
     /// # Errors
     /// When the folder cannot be made, or not be reached by workers.
@@ -89,6 +89,7 @@ impl Cache {
         // Workers start elsewhere, so a relative path would not lead them here.
         let folder = folder.canonicalize()?;
         identity.check_way(&folder)?;
+        make_room(&folder, None, limit);
         Ok(Self { folder, identity, limit, seen: Mutex::default() })
     }
 
@@ -98,10 +99,10 @@ impl Cache {
     /// When its file cannot be read.
     pub async fn find(&self, digest: &str) -> io::Result<Option<Cached>> {
         let (path, wanted) = (self.path_of(digest)?, digest.to_owned());
-        let seen = self.seen().get(digest).copied();
-        let found = blocking(move || find(path, &wanted, seen)).await?;
+        let (seen, identity) = (self.seen().get(digest).copied(), self.identity.clone());
+        let found = blocking(move || find(path, &wanted, seen, &identity)).await?;
         if let Some(found) = &found {
-            self.seen().insert(digest.to_owned(), inode(&found.file)?);
+            self.seen().insert(digest.to_owned(), seen_as(&found.file)?);
         }
         Ok(found)
     }
@@ -121,8 +122,21 @@ impl Cache {
         let turn = turn.filter(|_| !path.exists());
         if turn.is_none() {
             sleep(locks::PAUSE).await;
+            return Ok(None);
         }
-        Ok(turn)
+        // Before it is fetched: the disk may be full of what nobody uses.
+        let (folder, limit) = (self.folder.clone(), self.limit);
+        blocking(move || {
+            make_room(&folder, None, limit);
+            Ok(turn)
+        })
+        .await
+    }
+
+    /// Bytes of the blob `sha256:…` that whoever fetches it has so far.
+    pub fn fetched(&self, digest: &str) -> u64 {
+        let part = self.path_of(digest).map(|path| path.with_extension("part"));
+        part.and_then(fs::metadata).map_or(0, |part| part.len())
     }
 
     /// Keeps what was fetched, whose digest has been seen to be right; and removes what was used least
@@ -130,22 +144,26 @@ impl Cache {
     ///
     /// # Errors
     /// When the file cannot be put where it belongs.
-    pub async fn keep(&self, turn: Turn) -> io::Result<()> {
+    pub async fn keep(&self, turn: Turn) -> io::Result<Cached> {
         let path = self.path_of(&turn.digest)?;
         let (identity, limit, folder) = (self.identity.clone(), self.limit, self.folder.clone());
         let digest = turn.digest.clone();
         let kept = blocking(move || {
-            // Nobody changes it by mistake.
-            fs::set_permissions(&turn.part, fs::Permissions::from_mode(0o400))?;
             identity.let_read(&turn.part)?;
-            let file = inode(&File::open(&turn.part)?)?;
+            // Before others see it: whoever makes room would find it unused.
+            let file =
+                try_lock_open(File::open(&turn.part)?, &turn.part, FlockArg::LockSharedNonblock)?;
+            let file = file.ok_or_else(|| io::Error::other("somebody else has locked it"))?;
             fs::rename(&turn.part, &path)?;
-            make_room(&folder, &path, limit);
-            Ok(file)
+            make_room(&folder, Some(&path), limit);
+            let size = file.metadata()?.len();
+            Ok(Cached { path, size, file })
         });
-        let file = kept.await?;
-        self.seen().insert(digest, file);
-        Ok(())
+        let kept = kept.await?;
+        let mut seen = self.seen();
+        seen.retain(|digest, _| self.path_of(digest).is_ok_and(|path| path.exists()));
+        seen.insert(digest, seen_as(&kept.file)?);
+        Ok(kept)
     }
 
     /// Where a blob is. Its digest names a file here and nowhere else.
@@ -155,7 +173,7 @@ impl Cache {
         hex.map(|hex| self.folder.join(hex)).ok_or_else(wrong)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Inode>> {
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -168,7 +186,12 @@ impl Drop for Turn {
     }
 }
 
-fn find(path: PathBuf, digest: &str, seen: Option<Inode>) -> io::Result<Option<Cached>> {
+fn find(
+    path: PathBuf,
+    digest: &str,
+    seen: Option<Seen>,
+    identity: &Identity,
+) -> io::Result<Option<Cached>> {
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
@@ -179,10 +202,16 @@ fn find(path: PathBuf, digest: &str, seen: Option<Inode>) -> io::Result<Option<C
     };
     // Its last use, by which the oldest is found.
     file.set_modified(locks::file_time()).ok();
-    if seen != Some(inode(&file)?) && digest_of(&file)? != digest {
-        tracing::warn!(file = %path.display(), "a blob in the cache is damaged; it is fetched again");
-        fs::remove_file(&path)?;
-        return Ok(None);
+    if seen != Some(seen_as(&file)?) {
+        if digest_of(&file)? != digest {
+            tracing::warn!(file = %path.display(), "a blob in the cache is damaged; it is fetched again");
+            drop(file);
+            // Unless somebody else has done so, and what is there now is used.
+            remove_unused(&path)?;
+            return Ok(None);
+        }
+        // The agent that has fetched it may have had workers of another user.
+        identity.let_read(&path)?;
     }
     let size = file.metadata()?.len();
     Ok(Some(Cached { path, size, file }))
@@ -198,8 +227,8 @@ fn digest_of(mut file: &File) -> io::Result<String> {
     }
 }
 
-fn inode(file: &File) -> io::Result<Inode> {
-    file.metadata().map(|there| (there.dev(), there.ino()))
+fn seen_as(file: &File) -> io::Result<Seen> {
+    file.metadata().map(|there| (there.dev(), there.ino(), there.len()))
 }
 
 fn is_name(text: &str) -> bool {
@@ -216,28 +245,35 @@ struct Stored {
 
 /// Removes the blobs that were used least recently until the others fit, and what dead agents had half
 /// fetched; never one that is in use, nor `newest`.
-fn make_room(folder: &Path, newest: &Path, limit: u64) {
+pub(super) fn make_room(folder: &Path, newest: Option<&Path>, limit: u64) {
     let stored = stored(folder);
     let total: u64 = stored.iter().map(|one| one.bytes).sum();
-    // The cache never takes more than half of the room that there would be without it.
     let free = statvfs(folder)
         .map_or(u64::MAX, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
     let limit = limit.min(free.saturating_add(total) / 2);
     for path in surplus(stored, newest, limit) {
-        let lock = File::open(&path)
-            .and_then(|file| try_lock_open(file, &path, FlockArg::LockExclusiveNonblock));
-        match lock {
-            Ok(Some(_lock)) => {
-                tracing::debug!(file = %path.display(), "removing a blob from the cache");
-                fs::remove_file(&path).ok();
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "cannot lock an old blob");
-            }
+        if let Err(error) = remove_unused(&path) {
+            tracing::warn!(file = %path.display(), %error, "an old blob cannot be removed");
         }
     }
     remove_half_fetched(folder);
+}
+
+/// Removes a file unless somebody uses it.
+fn remove_unused(path: &Path) -> io::Result<()> {
+    match lock_to_remove(path)? {
+        Some(_lock) => fs::remove_file(path),
+        None => Ok(()),
+    }
+}
+
+/// Locks a file that nobody else has locked. It is opened for writing, without which some file systems over
+/// the network give no such lock.
+fn lock_to_remove(path: &Path) -> io::Result<Option<Flock<File>>> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => try_lock_open(opened?, path, FlockArg::LockExclusiveNonblock),
+    }
 }
 
 fn stored(folder: &Path) -> Vec<Stored> {
@@ -252,12 +288,13 @@ fn stored(folder: &Path) -> Vec<Stored> {
 }
 
 /// Those to be removed.
-fn surplus(mut stored: Vec<Stored>, newest: &Path, limit: u64) -> Vec<PathBuf> {
-    stored.sort_by_key(|one| (one.path != newest, std::cmp::Reverse(one.used)));
+fn surplus(mut stored: Vec<Stored>, newest: Option<&Path>, limit: u64) -> Vec<PathBuf> {
+    let is_newest = |one: &Stored| Some(&*one.path) == newest;
+    stored.sort_by_key(|one| (!is_newest(one), std::cmp::Reverse(one.used)));
     let mut total = 0_u64;
     let is_surplus = |one: &Stored| {
         total = total.saturating_add(one.bytes);
-        one.path != newest && total > limit
+        !is_newest(one) && total > limit
     };
     stored.into_iter().filter(is_surplus).map(|one| one.path).collect()
 }
@@ -269,9 +306,7 @@ fn remove_half_fetched(folder: &Path) {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|end| end == "lock"));
     for lock_path in locks {
-        let held = File::open(&lock_path)
-            .and_then(|file| try_lock_open(file, &lock_path, FlockArg::LockExclusiveNonblock));
-        if let Ok(Some(_lock)) = held {
+        if let Ok(Some(_lock)) = lock_to_remove(&lock_path) {
             fs::remove_file(lock_path.with_extension("part")).ok();
             fs::remove_file(&lock_path).ok();
         }
@@ -300,7 +335,7 @@ mod tests {
         let digest = digest_of_bytes(bytes);
         let turn = cache.turn(&digest).await.unwrap().unwrap();
         fs::write(&turn.part, bytes).unwrap();
-        cache.keep(turn).await.unwrap();
+        drop(cache.keep(turn).await.unwrap());
         digest
     }
 
@@ -317,6 +352,7 @@ mod tests {
         let turn = one.turn(&digest).await.unwrap().unwrap();
         assert!(other.turn(&digest).await.unwrap().is_none(), "one fetches it");
         fs::write(&turn.part, b"x").unwrap();
+        assert_eq!(one.fetched(&digest), 1);
         one.keep(turn).await.unwrap();
         for cache in [&one, &other] {
             let found = cache.find(&digest).await.unwrap().unwrap();
@@ -364,15 +400,39 @@ mod tests {
         // As after a crash of the machine, before an agent that is started then.
         let again = open(folder.path(), 1 << 20);
         let path = again.path_of(&digest).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"who").unwrap();
         assert!(again.find(&digest).await.unwrap().is_none());
         assert!(!path.exists());
         fetch(&again, b"whole").await;
         let found = again.find(&digest).await.unwrap().unwrap();
         assert!(found.is_there());
-        fs::remove_file(&path).unwrap();
-        assert!(!found.is_there(), "a job has removed it");
+        // By a job, under the agent that has seen it whole.
+        fs::write(&path, b"who").unwrap();
+        assert!(!found.is_there());
+        drop(found);
+        assert!(again.find(&digest).await.unwrap().is_none());
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_is_not_removed_while_somebody_uses_what_took_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = open(folder.path(), 1 << 20);
+        let digest = fetch(&cache, b"whole").await;
+        let used = cache.find(&digest).await.unwrap().unwrap();
+        remove_unused(&used.path).unwrap();
+        assert!(used.is_there());
+        drop(used);
+        remove_unused(&cache.path_of(&digest).unwrap()).unwrap();
+        assert_eq!(names(folder.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn a_smaller_limit_holds_from_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        fetch(&open(folder.path(), 1 << 20), b"large").await;
+        open(folder.path(), 4);
+        assert_eq!(names(folder.path()), 0);
     }
 
     #[tokio::test]

@@ -13,6 +13,9 @@ use crate::pool::NoWorker;
 use crate::runtimes::Answer;
 use crate::worker::{Event, Worker};
 
+/// How often a job is set up whose files do not stay.
+const MOST_SET_UPS: u32 = 3;
+
 /// Why there is no worker that has the job.
 enum Unready {
     /// None starts: what is left is for another agent, or for later.
@@ -31,11 +34,7 @@ impl Lane {
         if let Some(unsound) = self.worker.take() {
             unsound.kill().await;
         }
-        let ready = match self.work.job.set_up(self.key.cores, &self.work.blobs).await {
-            Ok(set_up) => self.set_up(&set_up.frame).await,
-            Err(error) => Err(Unready::Failed(error)),
-        };
-        match ready {
+        match self.try_set_up().await {
             Ok(()) => return true,
             Err(Unready::Failed(error)) => self.work.fail(self.slot, error),
             Err(Unready::NoWorker(death)) => {
@@ -44,6 +43,24 @@ impl Lane {
             }
         }
         false
+    }
+
+    /// Sets the job up. If the files of its constants went before the worker had read them, which code of another
+    /// job may have done, once more: it is not this job's fault.
+    async fn try_set_up(&mut self) -> Result<(), Unready> {
+        let mut left = MOST_SET_UPS;
+        loop {
+            left -= 1;
+            let made = self.work.job.set_up(self.key.cores, &self.work.blobs).await;
+            let set_up = made.map_err(Unready::Failed)?;
+            match self.set_up(&set_up.frame).await {
+                Err(Unready::Failed(_)) if left > 0 && !set_up.is_there() => {
+                    tracing::warn!(lease = %self.work.lease, "files of constants went while they were read");
+                    self.lose_worker().await;
+                }
+                ready => return ready,
+            }
+        }
     }
 
     /// Gets a worker and sets the job up in it. One that dies over it is replaced as often as one

@@ -97,7 +97,7 @@ impl<T: Into<Bytes>> From<T> for Content {
 }
 
 impl Content {
-    /// The bytes that are here.
+    /// The bytes that are here: none of a file.
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes,
@@ -271,6 +271,12 @@ const CORE_VARIABLES: [&str; 9] = [
 /// # Errors
 /// When a constant cannot be said in the runtime's language; the error is fatal and names it.
 pub fn encode_job(runtime: Runtime, job: &WorkerJob) -> Result<Vec<u8>, ElementError> {
+    let unread = |value: &ConstantValue| {
+        value.content.file().is_some() && !reads_files(runtime, value.encoding)
+    };
+    if job.args.values().chain(job.globals.values()).any(unread) {
+        return Err(fatal("a constant is in a file that the worker does not read".to_owned()));
+    }
     match runtime {
         Runtime::R => r::encode_job(job),
         Runtime::Python => python::encode_job(job),

@@ -69,15 +69,21 @@ read_element <- function(bytes) {
   })
 }
 
-# What serialize() wrote, or saveRDS(), which compresses.
+# What serialize() wrote, or saveRDS(), which compresses, as readRDS() notices by itself.
 read_rds <- function(bytes) {
+  if (identical(bytes[1:3], charToRaw("BZh"))) {
+    return(unserialize(memDecompress(bytes, "bzip2")))
+  }
+  if (identical(bytes[1:6], as.raw(c(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)))) {
+    return(unserialize(memDecompress(bytes, "xz")))
+  }
   if (!identical(bytes[1:2], as.raw(c(0x1f, 0x8b)))) return(unserialize(bytes))
   file <- gzcon(rawConnection(bytes))
   on.exit(close(file))
   unserialize(file)
 }
 
-# A constant in a file. readRDS() notices by itself whether it is compressed.
+# A constant in a file.
 read_file <- function(path, is_serialized) {
   if (is_serialized) readRDS(path) else readBin(path, "raw", file.size(path))
 }

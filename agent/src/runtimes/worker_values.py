@@ -203,7 +203,12 @@ def make_encoder():
             return slowly
     except Exception:
         return slowly
-    return lambda value: "".join(chunks(value, 0)).encode()
+
+    def quickly(value):
+        # The smallest values are the most: an encoder takes three times as long for them.
+        return b"%d" % value if type(value) is int else "".join(chunks(value, 0)).encode()
+
+    return quickly
 
 
 write_json = make_encoder()

@@ -30,7 +30,8 @@ fn files(folder: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_constant_is_fetched_once_for_all_slots_and_jobs_and_agents_of_a_machine() {
+async fn a_constant_is_fetched_once_for_all_slots_and_jobs_and_for_an_agent_that_is_started_again()
+{
     let server = FakeServer::start();
     let scratch = tempfile::tempdir().unwrap();
     for _ in 0..2 {
@@ -52,6 +53,24 @@ async fn a_constant_is_fetched_once_for_all_slots_and_jobs_and_agents_of_a_machi
         agent.stop().await;
     }
     assert_eq!(files(&scratch.path().join("blobs")), 1);
+}
+
+#[tokio::test]
+async fn agents_of_a_machine_that_want_a_constant_at_once_fetch_it_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let servers = [(); 2].map(|()| FakeServer::start());
+    let agents =
+        servers.each_ref().map(|server| TestAgent::start_with(server, 1, sharing(scratch.path())));
+    let values = servers.iter().zip(&agents).map(|(server, agent)| async move {
+        let job = python("lambda x, data: len(data)", agent.folder.path());
+        value(server, &with_data(server, job, &[7; 1 << 20])).await
+    });
+    assert_eq!(futures::future::join_all(values).await, [json!(1 << 20), json!(1 << 20)]);
+    let fetches: usize = servers.iter().map(|server| server.record().blob_fetches).sum();
+    assert_eq!(fetches, 1);
+    for agent in agents {
+        agent.stop().await;
+    }
 }
 
 #[tokio::test]

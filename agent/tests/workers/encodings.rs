@@ -236,22 +236,26 @@ fn objects_of_classes_that_the_text_defines_are_known_to_the_next_job() {
 #[test]
 fn files_of_save_rds_are_elements_and_globals() {
     let folder = tempfile::tempdir().unwrap();
-    let [packed, plain] = ["packed.rds", "plain.rds"].map(|name| folder.path().join(name));
+    let at = |name: &str| folder.path().join(name);
+    let [packed, plain] = ["packed.rds", "plain.rds"].map(at);
     let mut worker = Worker::start(R);
     worker.prepare(&job(&format!(
-        "function(x) {{ saveRDS(mtcars, '{}'); saveRDS(mtcars, '{}', compress = FALSE); 0L }}",
+        "function(x) {{ saveRDS(mtcars, '{}'); saveRDS(mtcars, '{}', compress = FALSE)
+           for (how in c('bzip2', 'xz')) saveRDS(mtcars, file.path('{}', how), compress = how); 0L }}",
         packed.display(),
-        plain.display()
+        plain.display(),
+        folder.path().display()
     )));
     worker.value("0");
-    let files = [packed, plain].map(|path| std::fs::read(path).unwrap());
+    let files = [packed, plain, at("bzip2"), at("xz")].map(|path| std::fs::read(path).unwrap());
     assert_eq!(files[0][..2], [0x1f, 0x8b]);
     let value = ConstantValue { encoding: Encoding::Rds, content: files[0].clone().into() };
     let globals = BTreeMap::from([("cars".to_owned(), value)]);
     let same = "function(x) if (identical(x, mtcars) && identical(cars, mtcars)) x";
     let job = WorkerJob { globals, ..encoded(Encoding::Rds, same) };
     let expected = make(&mut worker, R, "mtcars");
-    assert_eq!(bytes(worker.outcomes(&job, &inputs(&files))), [expected.clone(), expected]);
+    let values = bytes(worker.outcomes(&job, &inputs(&files)));
+    assert_eq!(values, [(); 4].map(|()| expected.clone()));
 }
 
 /// `kinds`, values of every kind, and some that chance has made of vectors, lists and attributes.

@@ -16,8 +16,9 @@ use crate::error::ApiError;
 use crate::listening::{Names, note_request};
 use crate::state::AppState;
 
-/// Gives a request its id, and counts its answer.
-pub async fn number(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+/// Takes a request in: notes on its connection that one has come, hides its token from logs, gives it its id;
+/// and counts its answer.
+pub async fn receive(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     note_request(&request);
     hide_token(request.headers_mut());
     let id = caller::number(&mut request);

@@ -184,7 +184,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problems::method_not_allowed)
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(state.clone(), entrance::number))
+                .layer(middleware::from_fn_with_state(state.clone(), entrance::receive))
                 .layer(
                     TraceLayer::new_for_http()
                         .make_span_with(move |request: &Request| span(request, behind_proxy)),

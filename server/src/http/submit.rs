@@ -85,7 +85,7 @@ pub async fn submit(
             drop(body);
             let id = job.id;
             if patience.is_some() {
-                early = JobWaiter::for_end_of_next(&state, &caller, id, patience.time).ok();
+                early = JobWaiter::for_end_of_new(&state, &caller, id, patience.time).ok();
             }
             let ids = accept(&state, &caller, key, vec![job], |_| String::new()).await?;
             // Of two that are the same and are sent at once one is given up.

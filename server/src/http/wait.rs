@@ -144,7 +144,7 @@ impl JobWaiter {
     ///
     /// # Errors
     /// When too many wait.
-    pub fn for_end_of_next(
+    pub fn for_end_of_new(
         state: &AppState,
         caller: &Caller,
         job: JobId,
