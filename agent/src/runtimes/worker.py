@@ -43,6 +43,44 @@ MOST_CONDITIONS = 100
 # ---- The job ---------------------------------------------------------------------------------
 
 
+class Main(types.ModuleType):
+    """The module `__main__` of a job. Processes that user code spawns (multiprocessing) read it from a
+    file, which is written when somebody asks where it is: few jobs spawn any."""
+
+    __slots__ = ("_source", "_path", "is_written")
+
+    def __init__(self, source, path):
+        super().__init__("__main__")
+        self._source, self._path, self.is_written = source, path, False
+        self.__dict__["__file__"] = path
+
+    @property
+    def __file__(self):
+        path = self.__dict__.get("__file__")
+        if path is None or not (path != self._path or self.is_written or self._write()):
+            raise AttributeError("__file__")
+        return path
+
+    @__file__.setter
+    def __file__(self, path):
+        self.__dict__["__file__"] = path
+
+    def _write(self):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            file = os.open(self._path, flags, 0o666)
+            try:
+                rest = memoryview(self._source.encode())
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            finally:
+                os.close(file)
+        except OSError:
+            return False
+        self.is_written = True
+        return True
+
+
 class Job:
     """A job that is set up: its function, and what is to be taken back after it."""
 
@@ -54,7 +92,7 @@ class Job:
         self.position = None
         self.signalled = 0
         self.worker = worker
-        self.module = types.ModuleType("__main__")
+        self.module = Main(request["function"], worker.job_file)
         sys.modules["__main__"] = self.module
         self._filters = warnings.catch_warnings()
         self._filters.__enter__()
@@ -79,11 +117,12 @@ class Job:
             args, variables = read_constants(request, blobs)
             names.update(variables)
             if request["setup"]:
+                show_lines(request["setup"], "setup")
                 exec(compile_part(request["setup"], "setup"), names)
-            self._write_file(request["function"])
-            tree = compile_part(request["function"], "function", ast.PyCF_ONLY_AST)
+            show_lines(request["function"], "function")
+            parse_function(request["function"])
             # What a call is made of runs as its element.
-            last_value = functools.partial(self._last_value, tree)
+            last_value = functools.partial(self._last_value, request["function"])
             function = last_value if request["is_call"] else last_value()
             if not callable(function):
                 return no_function(function)
@@ -93,33 +132,12 @@ class Job:
             return describe(error, fatal=True)
         return None
 
-    def _last_value(self, tree):
+    def _last_value(self, source):
         """Runs the text. The value of its last expression, or else its last `def`."""
         names = self.module.__dict__
-        last = tree.body[-1] if tree.body else None
-        if isinstance(last, ast.Expr):
-            tree.body.pop()
-            exec(compile(tree, "<function>", "exec"), names)
-            return eval(compile(ast.Expression(last.value), "<function>", "eval"), names)
-        exec(compile(tree, "<function>", "exec"), names)
-        definitions = (ast.FunctionDef, ast.AsyncFunctionDef)
-        defined = [part.name for part in tree.body if isinstance(part, definitions)]
-        return names.get(defined[-1]) if defined else None
-
-    def _write_file(self, source):
-        """Processes that user code spawns (multiprocessing) read `__main__` from a file."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        try:
-            file = os.open(self.worker.job_file, flags, 0o666)
-            try:
-                rest = memoryview(source.encode())
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-            finally:
-                os.close(file)
-        except OSError:
-            return
-        self.module.__file__ = self.worker.job_file
+        body, expression, definition = compile_function(source)
+        exec(body, names)
+        return names.get(definition) if expression is None else eval(expression, names)
 
     def _show_warning(self, message, category, filename, lineno, file=None, line=None):
         if self.worker.channel.forked or self.position is None or file is not None:
@@ -147,20 +165,48 @@ class Job:
         """Takes back what it did to the interpreter."""
         self._filters.__exit__(None, None, None)
         warnings.defaultaction = "default"
-        try:
-            os.remove(self.worker.job_file)
-        except OSError:
-            pass
+        if self.module.is_written:
+            try:
+                os.remove(self.worker.job_file)
+            except OSError:
+                pass
 
 
-def compile_part(source, part, flags=0):
-    """Compiles a text of the job. Tracebacks find its lines in `linecache`."""
+def show_lines(source, part):
+    """Lets tracebacks find the lines of a text of the job, in `linecache`."""
     name = "<%s>" % part
     # Each with its end, as from a file: without it, marks in tracebacks stand a column off.
     lines = [line + "\n" for line in source.splitlines()]
     linecache.cache[name] = (len(source), None, lines, name)
+
+
+# Texts are kept as they were parsed and compiled, because many jobs in a row have the same one.
+@functools.lru_cache(maxsize=16)
+def parse_function(source):
+    """The syntax tree of the function's text."""
+    return compile_part(source, "function", ast.PyCF_ONLY_AST)
+
+
+@functools.lru_cache(maxsize=16)
+def compile_function(source):
+    """The function's text in code: all of it but an expression at its end; that expression, or None; and
+    the name of its last `def`, or None."""
+    body = parse_function(source).body
+    expression = None
+    if body and isinstance(body[-1], ast.Expr):
+        last = ast.Expression(body[-1].value)
+        expression = compile(last, "<function>", "eval", dont_inherit=True)
+        body = body[:-1]
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    defined = [part.name for part in body if isinstance(part, definitions)]
+    code = compile(ast.Module(body, []), "<function>", "exec", dont_inherit=True)
+    return code, expression, defined[-1] if defined else None
+
+
+def compile_part(source, part, flags=0):
+    """Compiles a text of the job."""
     try:
-        return compile(source, name, "exec", flags, dont_inherit=True)
+        return compile(source, "<%s>" % part, "exec", flags, dont_inherit=True)
     except SyntaxError as error:
         raise Refusal(syntax_error(error, part)) from None
     except ValueError as error:

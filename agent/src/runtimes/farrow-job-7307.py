@@ -1,0 +1,2 @@
+def increment(x):
+    return x + 1
