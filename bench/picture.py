@@ -21,7 +21,8 @@ STYLES = {
     "farrow-r": ("#c1121f", "7 4", 3), "farrow-rds": ("#c1121f", "2 4", 3),
     "pool": ("#555555", "", 1.8), "pool-chunks": ("#555555", "7 4", 1.8), "joblib": ("#0a7e8c", "", 1.8),
     "furrr": ("#1f5fbf", "", 1.8), "furrr-one": ("#1f5fbf", "7 4", 1.8), "dask": ("#e08a00", "", 1.8),
-    "ray": ("#7b3fb5", "", 1.8), "celery": ("#3a8f3a", "", 1.8), "celery-chunks": ("#3a8f3a", "7 4", 1.8),
+    "ray": ("#7b3fb5", "", 1.8), "hyperqueue": ("#8c564b", "", 1.8),
+    "celery": ("#3a8f3a", "", 1.8), "celery-chunks": ("#3a8f3a", "7 4", 1.8),
 }
 
 
