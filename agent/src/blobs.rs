@@ -100,7 +100,7 @@ impl Blobs {
         }
         let cache = Cache::open(folder, identity, limit).inspect_err(|error| {
             let folder = folder.display();
-            tracing::warn!(%folder, %error, "large constants are kept in memory");
+            tracing::warn!(%folder, %error, "the folder cannot be used, so large constants are kept in memory; choose another by --scratch");
         });
         Self { cache: cache.ok(), ..self }
     }
@@ -139,7 +139,7 @@ impl Blobs {
                 tracing::warn!(
                     digest,
                     error,
-                    "a blob is kept in memory, not in the cache's folder"
+                    "a constant finds no place in the folder of --scratch; it is kept in memory"
                 );
                 Ok(None)
             }

@@ -48,8 +48,8 @@ pub struct Settings {
     #[arg(long, env = "FARROW_AGENT_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
 
-    /// Bytes of large constants kept in files for later jobs, in the folder of `--scratch`; never more than half of
-    /// the room there. With 0, constants are kept in memory, and sent to each worker
+    /// Bytes of large constants kept in files for later jobs, in the folder of `--scratch`; at the most half of the
+    /// room there. With 0, constants are kept in memory, and sent to each worker
     #[arg(long, env = "FARROW_BLOB_CACHE", default_value = "10GiB", value_name = "SIZE",
           value_parser = size::within::<u64>(0..=size::MAX))]
     pub blob_cache: u64,

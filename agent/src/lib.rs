@@ -16,6 +16,7 @@ mod artifacts;
 mod attempts;
 mod backoff;
 mod blobs;
+mod blocking;
 mod bounds;
 mod chunk;
 mod client;

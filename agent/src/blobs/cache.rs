@@ -22,10 +22,10 @@ use std::time::SystemTime;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::name_of;
+use crate::blocking::blocking;
 use crate::confinement::Identity;
 use crate::locks::{self, try_lock, try_lock_open};
 
@@ -311,12 +311,6 @@ fn remove_half_fetched(folder: &Path) {
             fs::remove_file(&lock_path).ok();
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::blocking::blocking;
 use crate::confinement::Identity;
 use crate::locks::{self, try_lock};
 use crate::trees;
@@ -285,12 +286,6 @@ fn remove(folder: &Path) {
     if let Err(error) = trees::remove(folder) {
         tracing::warn!(folder = %folder.display(), %error, "cannot remove a prepared environment");
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 #[cfg(test)]
