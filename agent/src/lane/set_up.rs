@@ -46,7 +46,7 @@ impl Lane {
     }
 
     /// Sets the job up. If the files of its constants went before the worker had read them, which code of another
-    /// job may have done, once more: it is not this job's fault.
+    /// job may have done, it is set up again: that is not this job's fault.
     async fn try_set_up(&mut self) -> Result<(), Unready> {
         let mut left = MOST_SET_UPS;
         loop {

@@ -1,2 +1,0 @@
-def increment(x):
-    return x + 1
