@@ -1,6 +1,7 @@
 //! What the agent knows of jobs, so that the server need not send it with every lease.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ const REMEMBERED: usize = 256;
 /// Jobs named to the server as known. Far fewer than remembered, so that none is forgotten between
 /// the request that names it and the lease that relies on that.
 const NAMED: usize = 64;
+/// Jobs remembered that have ended: a lease of one may still be on its way.
+const ENDED: usize = 16;
+/// Bytes of what it is made of up to which a job is encoded where that is asked for: to have another thread do it takes longer.
+const AT_ONCE: usize = 64 << 10;
 /// Bytes kept of what sets up remembered jobs. Those of jobs with a lease stay beyond it.
 const SET_UPS_KEPT: u64 = 64 << 20;
 
@@ -32,6 +37,7 @@ pub struct Job {
     set_ups: Mutex<BTreeMap<u32, Arc<OnceCell<SetUp>>>>,
     /// How quick its elements were, the last time that somebody looked.
     learned: Mutex<Option<Learned>>,
+    has_ended: AtomicBool,
 }
 
 /// What sets a job up in a worker. The files that the frame names are there while this lives.
@@ -57,7 +63,12 @@ impl SetUp {
 
 impl Job {
     fn new(spec: JobSpec) -> Self {
-        Self { spec, set_ups: Mutex::default(), learned: Mutex::default() }
+        Self {
+            spec,
+            set_ups: Mutex::default(),
+            learned: Mutex::default(),
+            has_ended: AtomicBool::new(false),
+        }
     }
 
     /// What a lane has learned of how quick the elements are.
@@ -93,6 +104,10 @@ impl Job {
         cell.get_or_try_init(|| self.make_set_up(cores, blobs)).await.cloned()
     }
 
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
     /// Bytes of what there is to set it up.
     fn set_up_bytes(&self) -> u64 {
         self.lock().values().filter_map(|set_up| set_up.get()).map(SetUp::size).sum()
@@ -122,10 +137,15 @@ impl Job {
             options: spec.options.clone(),
         };
         let files = resolver.files;
-        let encode = move || runtimes::encode_job(runtime, &job);
-        let body = tokio::task::spawn_blocking(encode)
-            .await
-            .unwrap_or_else(|panic| Err(fatal(format!("the job could not be encoded: {panic}"))))?;
+        let body = if job.n_bytes() <= AT_ONCE {
+            runtimes::encode_job(runtime, &job)?
+        } else {
+            tokio::task::spawn_blocking(move || runtimes::encode_job(runtime, &job))
+                .await
+                .unwrap_or_else(|panic| {
+                    Err(fatal(format!("the job could not be encoded: {panic}")))
+                })?
+        };
         let frame = frame::encode(kind::JOB, body)
             .ok_or_else(|| fatal("args and globals together are larger than 4 GiB".to_owned()))?;
         Ok(SetUp { frame, files })
@@ -210,9 +230,28 @@ impl Jobs {
         Some(job)
     }
 
-    /// The jobs to name as known, the latest first.
+    /// The jobs to name as known, the latest first: of those that have ended nothing more is leased.
     pub fn known(&self) -> Vec<JobId> {
-        self.lock().iter().rev().take(NAMED).map(|job| job.spec.id).collect()
+        let jobs = self.lock();
+        let going_on = jobs.iter().rev().filter(|job| !job.has_ended());
+        going_on.take(NAMED).map(|job| job.spec.id).collect()
+    }
+
+    /// Notes that jobs have ended.
+    pub fn ended(&self, ids: &[JobId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let mut jobs = self.lock();
+        for job in jobs.iter().filter(|job| ids.contains(&job.spec.id)) {
+            job.has_ended.store(true, Ordering::Relaxed);
+        }
+        let mut excess = jobs.iter().filter(|job| job.has_ended()).count().saturating_sub(ENDED);
+        jobs.retain(|job| {
+            let is_excess = excess > 0 && job.has_ended();
+            excess -= usize::from(is_excess);
+            !is_excess
+        });
     }
 
     /// The lock is held for moments only and never while something is waited for.
@@ -274,6 +313,24 @@ mod tests {
         assert!(jobs.get(ids[1]).is_some());
         let known = jobs.known();
         assert_eq!((known.len(), known[0], known[1]), (NAMED, ids[1], ids[REMEMBERED]));
+    }
+
+    #[test]
+    fn jobs_that_have_ended_are_named_no_more_and_few_of_them_remembered() {
+        let jobs = Jobs::default();
+        let ids: Vec<JobId> = (0..ENDED + 3)
+            .map(|_| {
+                let spec = spec();
+                let id = spec.id;
+                jobs.learn(spec);
+                id
+            })
+            .collect();
+        jobs.ended(&ids[1..]);
+        assert_eq!(jobs.known(), [ids[0]]);
+        let is_remembered = |id: &&JobId| jobs.get(**id).is_some();
+        let forgotten: Vec<&JobId> = ids.iter().filter(|id| !is_remembered(id)).collect();
+        assert_eq!(forgotten, [&ids[1], &ids[2]], "the first of them");
     }
 
     #[test]

@@ -41,6 +41,7 @@ async fn report(agent: &Agent, parcels: Vec<Arc<Parcel>>) {
                 agent.slots.note_way(clock::now() - began);
                 judge(&agent.outbox, &agent.held, &parcels, &reported.verdicts);
                 agent.pool.forget(&reported.ended);
+                agent.jobs.ended(&reported.ended);
             }
             Err(problem) if problem.status == TOO_LARGE => stack.extend(smaller(parcels, &problem)),
             Err(problem) => {

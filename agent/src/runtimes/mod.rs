@@ -176,6 +176,19 @@ pub struct WorkerJob {
     pub options: Options,
 }
 
+impl WorkerJob {
+    /// Bytes of its texts and of the constants that are here, about.
+    pub fn n_bytes(&self) -> usize {
+        let constants = self.args.values().chain(self.globals.values());
+        let constants: usize = constants.map(|constant| constant.content.bytes().len()).sum();
+        let function = match &self.function {
+            Function::Source(source) => source.len(),
+            Function::Command(words) => words.iter().map(String::len).sum(),
+        };
+        constants + function + self.setup.len()
+    }
+}
+
 /// What became of elements: values in the job's encoding, or errors.
 pub type Outcomes = Vec<Result<Vec<u8>, ElementError>>;
 
