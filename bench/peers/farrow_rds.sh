@@ -8,11 +8,11 @@ say() { curl -sS -H @headers "$@"; }
 
 digest=sha256:$(sha256sum elements | cut -d ' ' -f 1)
 job="{$(cat job), \"elements\": {\"blob\": \"$digest\"}}"
-# One connection for both.
-id=$(say -T elements "$api/blobs/$digest" --next -sS -H @headers -H Content-Type:application/json \
-  --data-binary "$job" "$api/jobs" | sed -n 's/.*"id":"\([^"]*\)".*/\1/p')
-status=202
+# One connection for both. The answer to the second is the value, if it is there in time; else where to ask for it.
+status=$(say -T elements -o blob "$api/blobs/$digest" --next -sS -H @headers -H Content-Type:application/json \
+  --data-binary "$job" -D answer -o value -w '%{http_code}' "$api/jobs?wait=30")
 while [ "$status" = 202 ]; do
-  status=$(say -o value -w '%{http_code}' "$api/jobs/$id/value?wait=30")
+  place=$(sed -n 's/^[Ll]ocation: *\([^[:cntrl:]]*\).*/\1/p' answer)
+  status=$(say -o value -w '%{http_code}' "${api%/v1}$place/value?wait=30")
 done
 [ "$status" = 200 ]
