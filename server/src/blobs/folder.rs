@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -141,7 +142,7 @@ impl Folder {
                 Some(Part::Bytes(bytes)) => {
                     hasher.update(&bytes);
                     if let Some(temporary) = &mut temporary {
-                        temporary.file.write_all(&bytes)?;
+                        temporary.write(&bytes)?;
                     }
                 }
                 Some(Part::End) => break,
@@ -190,21 +191,50 @@ fn write_once(folder: &Path, hex: &str, data: &[u8]) -> io::Result<()> {
     flush_names(&path)
 }
 
+/// Bytes of an upload after which the disk begins to write them, while more arrive: at the end it has less to do.
+const AHEAD: u64 = 16 << 20;
+
 /// A file that is removed again unless it is kept.
 struct Temporary {
     file: File,
     path: PathBuf,
     is_kept: bool,
+    /// Bytes that were written since the disk was last asked to begin.
+    n_left: u64,
+    flushing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Temporary {
     fn new(folder: &Path) -> io::Result<Self> {
         let path = folder.join(INCOMING).join(protocol::LeaseId::new().to_string());
-        Ok(Self { file: File::create(&path)?, path, is_kept: false })
+        let file = File::create(&path)?;
+        Ok(Self { file, path, is_kept: false, n_left: 0, flushing: None })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.n_left += bytes.len() as u64;
+        if self.n_left >= AHEAD && self.flushing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.end_flushing()?;
+            self.n_left = 0;
+            let file = self.file.try_clone()?;
+            // Without a thread for it all is flushed at the end.
+            let flushing = thread::Builder::new().spawn(move || file.sync_data());
+            self.flushing = flushing.ok();
+        }
+        Ok(())
+    }
+
+    /// Waits for the flush that is under way. It is the only one that is told what it could not write: the system tells
+    /// that once.
+    fn end_flushing(&mut self) -> io::Result<()> {
+        let Some(flushing) = self.flushing.take() else { return Ok(()) };
+        flushing.join().unwrap_or_else(|_| Err(io::Error::other("a flush panicked")))
     }
 
     /// Flushes it and gives it its name.
     fn keep_as(mut self, folder: &Path, path: &Path) -> io::Result<()> {
+        self.end_flushing()?;
         self.file.sync_all()?;
         std::fs::create_dir_all(folder_of(path)?)?;
         // A slow upload is not old when it gets its name.
