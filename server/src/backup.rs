@@ -30,6 +30,8 @@ const PAGE: u32 = 500;
 pub struct Backup {
     /// Where it is.
     pub folder: PathBuf,
+    /// The data folder that it is a copy of.
+    pub of: PathBuf,
     /// Bytes of the database.
     pub database_bytes: u64,
     /// How many blobs.
@@ -109,6 +111,7 @@ pub async fn backup(options: BackupOptions) -> Result<Backup, BackupError> {
     drop(snapshot);
     let mut backup = Backup {
         folder: target.clone(),
+        of: std::path::absolute(&data).unwrap_or_else(|_| data.clone()),
         database_bytes: 0,
         blobs: 0,
         blob_bytes: 0,

@@ -196,11 +196,14 @@ fn integrity(connection: &rusqlite::Connection) -> Vec<String> {
 
 /// Says that there is no database, before SQLite says something else.
 pub(super) fn must_exist(file: &Path) -> Result<(), StoreError> {
-    if file.is_file() {
-        return Ok(());
-    }
-    Err(StoreError::Open(format!(
-        "there is no database {}: give the data folder of a server with --data",
-        file.display()
-    )))
+    let file_name = file.display();
+    Err(StoreError::Open(match file.metadata() {
+        Ok(metadata) if metadata.is_file() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            format!("{file_name} cannot be read: {error}; run this as the user of the server")
+        }
+        Ok(_) | Err(_) => format!(
+            "there is no database {file_name}: give the data folder of a server with --data"
+        ),
+    }))
 }

@@ -79,8 +79,9 @@ fn text(made: &server::Backup) -> String {
     let damaged: String =
         made.damaged.iter().map(|blob| format!("  {}  {}\n", blob.digest, blob.why)).collect();
     format!(
-        "{}\n  database  {}\n  blobs     {} ({}{links})\n{damaged}",
+        "{}\n  of        {}\n  database  {}\n  blobs     {} ({}{links})\n{damaged}",
         made.folder.display(),
+        made.of.display(),
         size::of(made.database_bytes),
         made.blobs,
         size::of(made.blob_bytes),

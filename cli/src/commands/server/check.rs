@@ -43,8 +43,14 @@ impl Check {
     pub(super) async fn run(self) -> Result<(), Failure> {
         check_database_url(self.database_url.as_deref())?;
         check_blobs(self.blobs.as_ref(), self.database_url.as_deref())?;
+        let data = self.data.folder()?;
+        let place = match &self.database_url {
+            // It may hold a password.
+            Some(_) => String::new(),
+            None => format!(", in {}", data.display()),
+        };
         let options = server::CheckOptions {
-            data: self.data.folder()?,
+            data,
             database_url: self.database_url,
             blobs: self.blobs,
             deep: self.deep,
@@ -52,7 +58,7 @@ impl Check {
         let report = server::check(options)
             .await
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        self.output.print(&report, text)?;
+        self.output.print(&report, |report| text(report, &place))?;
         match report.n_findings {
             0 => Ok(()),
             1 => Err(wrong("one thing is wrong with this data".to_owned())),
@@ -66,7 +72,7 @@ fn wrong(what: String) -> Failure {
         .remedy("restore a backup, or ask for help with this list: docs/operations.md")
 }
 
-fn text(report: &server::Report) -> String {
+fn text(report: &server::Report, place: &str) -> String {
     let line = |finding: &server::Finding| {
         let job = finding.job.map(|job| format!("job {job}: ")).unwrap_or_default();
         format!("{:<12}  {job}{}\n", finding.kind.as_str(), finding.text)
@@ -78,10 +84,10 @@ fn text(report: &server::Report) -> String {
     }
     let verdict = if report.n_findings == 0 { "all is well" } else { "not all is well" };
     if report.jobs + report.outcomes + report.blobs == 0 && report.n_findings > 0 {
-        return text + verdict + "\n";
+        return text + verdict + place + "\n";
     }
     text + &format!(
-        "{verdict}: {} jobs, {} outcomes, {} references to blobs\n",
+        "{verdict}: {} jobs, {} outcomes, {} references to blobs{place}\n",
         report.jobs, report.outcomes, report.blobs
     )
 }
