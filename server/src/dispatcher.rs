@@ -18,8 +18,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use protocol::{AgentId, JobId, LeaseId};
-use tokio::sync::{Notify, RwLock, oneshot};
+use tokio::sync::{Notify, RwLock, RwLockWriteGuard, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::asks::Asks;
@@ -31,7 +32,7 @@ use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::runnable::Walk;
-use crate::store::{Store, StoreError, agents, offers, runnable, spares};
+use crate::store::{Manner, Store, StoreError, agents, offers, runnable, spares};
 use crate::watchers::Watchers;
 use waiting::Waiting;
 
@@ -41,6 +42,9 @@ const MAX_JOBS: u32 = 64;
 /// Agents that one transaction serves at the most.
 const MAX_AGENTS: usize = 256;
 
+/// Agents up to which a round takes no longer than a flush.
+const FEW_AGENTS: usize = 16;
+
 /// Leases that one transaction looks at for what others could take over.
 const MAX_SPARES: usize = 256;
 
@@ -49,6 +53,9 @@ const MAX_COMING: usize = 64;
 
 /// How long a round waits before it is tried again after the database has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// Agents that a round is to look at, each with the number of its arrival.
+type Due = Vec<(u64, AgentId)>;
 
 /// Matches agents that wait with jobs that can run.
 #[derive(Clone)]
@@ -61,7 +68,7 @@ pub struct Dispatcher {
     asks: Arc<Asks>,
     /// Tells the other servers of the database.
     outbound: Option<Arc<Outbound>>,
-    /// Held for writing by a round, for reading by an agent that arrives.
+    /// Held for writing by a round, also by that of a submission, for reading by an agent that arrives.
     rounds: Arc<RwLock<()>>,
     /// What jobs require that the next round is to give, and that may not be committed yet.
     coming: Arc<Mutex<HashSet<Requirements>>>,
@@ -77,7 +84,7 @@ pub struct Given {
 }
 
 impl Dispatcher {
-    /// A dispatcher on `store`; nothing is given before [`Dispatcher::run`].
+    /// A dispatcher on `store`; before [`Dispatcher::run`] nothing is given but by [`Dispatcher::submit`].
     pub fn new(
         store: Store,
         clock: Arc<Clock>,
@@ -106,7 +113,7 @@ impl Dispatcher {
 
     /// Says to those who wait at this server that jobs that were just put into the writer's queue may be
     /// given, and what these require: the round comes behind them, and its leases may be on disk with them.
-    pub fn wake_behind_write(&self, jobs: impl IntoIterator<Item = Requirements>) {
+    fn wake_behind_write(&self, jobs: HashSet<Requirements>) {
         let mut coming = self.coming();
         coming.extend(jobs);
         if coming.len() > MAX_COMING {
@@ -115,6 +122,86 @@ impl Dispatcher {
         }
         drop(coming);
         self.wake_here();
+    }
+
+    /// Has `submission` written, of jobs that require one of these, and leases of what it submits with it, if agents wait
+    /// for that; it is done when this returns.
+    ///
+    /// # Errors
+    /// The submission's or the database's.
+    pub async fn submit<T, F>(
+        &self,
+        manner: Manner,
+        jobs: HashSet<Requirements>,
+        submission: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+    {
+        let round = if self.store.is_free(manner) { self.round_behind(&jobs) } else { None };
+        let Some((due, no_round)) = round else {
+            return self.submit_before_round(manner, jobs, submission).await;
+        };
+        let (now, waiting) = (self.clock.now(), Arc::clone(&self.waiting));
+        let asked = self.asks.recent(now);
+        let both = self.store.put_both_at_once(manner, submission, move |tx| {
+            Box::pin(async move {
+                let agents = lock(&waiting).look_at(&due);
+                decide(tx, agents, &asked, now).await
+            })
+        });
+        let (submitted, decided) = match both {
+            Ok(both) => both,
+            Err((submission, _)) => {
+                // A round is to come behind it, at once.
+                drop(no_round);
+                return self.submit_before_round(manner, jobs, submission).await;
+            }
+        };
+        match decided {
+            Ok(decided) => decided.into_iter().for_each(|decided| self.answer_all(decided, now)),
+            Err(error) => tracing::error!(%error, "what was submitted is leased a little later"),
+        }
+        // For what is left, and for those who wait for something else.
+        self.wake_here();
+        submitted
+    }
+
+    /// Has `submission` written, and wakes the next round once it is in the queue, which comes behind it then.
+    async fn submit_before_round<T, F>(
+        &self,
+        manner: Manner,
+        jobs: HashSet<Requirements>,
+        submission: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+    {
+        let submitted = self.store.put(manner, submission).await?;
+        self.wake_behind_write(jobs);
+        submitted.await
+    }
+
+    /// Those who wait at this server and can run something that requires one of these, and what keeps rounds from beginning.
+    /// `None`: nobody does, or too many do for a short operation, or a round is at work.
+    fn round_behind(
+        &self,
+        jobs: &HashSet<Requirements>,
+    ) -> Option<(Due, RwLockWriteGuard<'_, ()>)> {
+        let no_round = self.rounds.try_write().ok()?;
+        let due = self.waiting().due_after(0, jobs, &HashSet::new(), FEW_AGENTS + 1);
+        (1..=FEW_AGENTS).contains(&due.len()).then_some((due, no_round))
+    }
+
+    /// Answers those for whom `decided` has something.
+    fn answer_all(&self, decided: Decided, now: Millis) {
+        for grant in &decided.grants {
+            self.job_watchers.wake(&grant.job);
+        }
+        self.answer(decided.grants, decided.more);
+        self.asks.ask(&decided.wanted, now);
     }
 
     /// Forgets an agent that is gone.
@@ -236,16 +323,14 @@ impl Dispatcher {
         let agents = self.waiting().look_at(due);
         let now = self.clock.now();
         let asked = self.asks.recent(now);
-        let decided = self
+        // An agent that runs what the database has lost with its machine runs it in vain, and it is leased anew.
+        let manner = if agents.len() <= FEW_AGENTS { Manner::Unflushed } else { Manner::InTurn };
+        let deciding = self
             .store
-            .write(move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }))
-            .await?;
-        let Some(decided) = decided else { return Ok(()) };
-        for grant in &decided.grants {
-            self.job_watchers.wake(&grant.job);
+            .put(manner, move |tx| Box::pin(async move { decide(tx, agents, &asked, now).await }));
+        if let Some(decided) = deciding.await?.await? {
+            self.answer_all(decided, now);
         }
-        self.answer(decided.grants, decided.more);
-        self.asks.ask(&decided.wanted, now);
         Ok(())
     }
 
@@ -286,8 +371,12 @@ impl Dispatcher {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An agent's place among the waiting, given up when its request ends.

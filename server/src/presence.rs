@@ -103,3 +103,20 @@ pub async fn leave(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<JobId>, StoreE
     agents::set_state(tx, agent, AgentState::Gone).await?;
     Ok(jobs)
 }
+
+/// The agents of the token of this id leave, because it is good no more: they can report nothing. Says who they
+/// are, and whose elements can be leased anew.
+///
+/// # Errors
+/// The database's.
+pub async fn leave_with_token(
+    tx: &mut Tx<'_>,
+    token: &str,
+) -> Result<(Vec<AgentId>, Vec<JobId>), StoreError> {
+    let agents = agents::of_token(tx, token).await?;
+    let mut jobs = Vec::new();
+    for &agent in &agents {
+        jobs.extend(leave(tx, agent).await?);
+    }
+    Ok((agents, jobs))
+}

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use protocol::agent::{
     Heartbeat, LeaseRequest, Leases, MOST_AHEAD, Orders, Piece, Register, Registered, Release,
-    Report, Reported,
+    Released, Report, Reported,
 };
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
@@ -30,15 +30,20 @@ use crate::presence;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::store;
-use crate::store::agents;
 use crate::store::blocks::{Place, StoredBlock};
+use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
+use crate::store::{Manner, agents};
 
 /// The longest that an agent's request is held, whatever it asks.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 
 /// Seconds that a piece may have taken at the most: a hundred years, of which many can be summed.
 const MAX_SECONDS: f64 = 3.2e9;
+
+/// Pieces, and bytes of the body, of a report that takes no longer to write down than the disk does to flush it.
+const FEW_PIECES: usize = 16;
+const SMALL_BYTES: usize = 64 << 10;
 
 /// Slots that an agent may have at the most.
 const MAX_SLOTS: u32 = 4096;
@@ -168,11 +173,29 @@ pub async fn lease(
     let known = known.filter(|known| known.state != AgentState::Gone);
     let known = known.ok_or(ApiError::UnknownAgent)?;
     let given = wait_for_work(&state, &known, &request).await?;
-    // The token may have ended meanwhile: what was granted comes back when the agent lapses.
-    auth::still_good(&state, &caller).await?;
+    // The token may have ended meanwhile: others are to have what was granted.
+    if let Err(refused) = auth::still_good(&state, &caller).await {
+        give_back(&state, agent, given.grants).await?;
+        return Err(refused);
+    }
     let (mut header, body) = inputs::leases(&state, given.grants, &request.known_jobs).await?;
     header.more = given.more;
     envelope_response(&header, &body)
+}
+
+/// Gives back what was granted to an agent that is not to be told of it.
+async fn give_back(state: &AppState, agent: AgentId, grants: Vec<Grant>) -> Result<(), ApiError> {
+    if grants.is_empty() {
+        return Ok(());
+    }
+    let given: Vec<Released> =
+        grants.into_iter().map(|grant| Released::whole(grant.id, grant.deaths)).collect();
+    state
+        .store
+        .write(move |tx| Box::pin(async move { presence::release(tx, agent, &given).await }))
+        .await?;
+    state.dispatcher.wake();
+    Ok(())
 }
 
 async fn wait_for_work(
@@ -241,10 +264,12 @@ pub async fn report(
     let mut pieces = read_pieces(&state.limits, &state.blobs, report, payload).await?;
     label_failures(&state, &mut pieces).await;
     let now = state.clock.now();
-    let outcome = state
-        .store
-        .write(move |tx| Box::pin(async move { reports::report(tx, agent, pieces, now).await }))
-        .await?;
+    let is_small = pieces.len() <= FEW_PIECES && body.len() <= SMALL_BYTES;
+    let manner = if is_small { Manner::AtOnce } else { Manner::InTurn };
+    let accepting = state.store.put(manner, move |tx| {
+        Box::pin(async move { reports::report(tx, agent, pieces, now).await })
+    });
+    let outcome = accepting.await?.await?;
     state.moved(&outcome);
     Ok(axum::Json(Reported { verdicts: outcome.verdicts, ended: outcome.ended }))
 }
@@ -349,13 +374,14 @@ pub async fn heartbeat(
     let told = state.agent_watchers.register(&agent);
     let told = told.notified();
     let sent = heartbeat.clone();
-    let stayed = state.store.write(move |tx| {
+    // A server that starts takes all agents for alive, so this life need not outlast the machine.
+    let staying = state.store.put(Manner::Unflushed, move |tx| {
         Box::pin(async move {
             // As in `register`: from when it is written down.
             presence::stay(tx, agent, &sent, clock.now() + lease).await
         })
     });
-    let orders = stayed.await?.ok_or(ApiError::UnknownAgent)?;
+    let orders = staying.await?.await?.ok_or(ApiError::UnknownAgent)?;
     let orders = with_asks(&state, &heartbeat, orders);
     if orders == Orders::default() {
         // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that

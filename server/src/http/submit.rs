@@ -19,13 +19,17 @@ use crate::elements::Draft;
 use crate::error::ApiError;
 use crate::scheduler::requirements::Requirements;
 use crate::state::AppState;
-use crate::store::audit;
 use crate::store::jobs::{self, NewJob};
 use crate::store::submissions::{self, Accepted, Key};
+use crate::store::{Manner, audit};
 use crate::submission;
 
 /// Names a submission, so that it is accepted once however often it is sent.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Elements, and bytes of the body, of a submission that takes no longer to write down than the disk does to flush it.
+const SMALL: u64 = 1000;
+const SMALL_BYTES: usize = 64 << 10;
 
 /// Characters of an `Idempotency-Key` at the most.
 const MAX_KEY: usize = 255;
@@ -82,12 +86,20 @@ pub async fn submit(
             state.limits.room(state.clock.now())?;
             let mut draft = Draft::new(&state);
             let job = prepared(&state, &caller, &body, &mut draft).await?;
+            let n_bytes = body.len();
             drop(body);
             let id = job.id;
             if patience.is_some() {
                 early = JobWaiter::for_end_of_new(&state, &caller, id, patience.time).ok();
             }
-            let ids = accept(&state, &caller, key, vec![job], |_| String::new()).await?;
+            let is_small = n_bytes <= SMALL_BYTES && job.elements.total <= SMALL;
+            let manner = match (is_small, patience.is_some()) {
+                (false, _) => Manner::InTurn,
+                (true, false) => Manner::AtOnce,
+                // Nobody knows of it before it is answered, as below.
+                (true, true) => Manner::Unflushed,
+            };
+            let ids = accept(&state, &caller, key, manner, vec![job], |_| String::new()).await?;
             // Of two that are the same and are sent at once one is given up.
             if ids == [id] {
                 draft.done();
@@ -101,9 +113,13 @@ pub async fn submit(
         return Err(ApiError::Internal("a submission that is not one job".to_owned()));
     };
     if patience.is_some() {
+        let written = state.store.n_committed();
         let waiter =
             early.map_or_else(|| JobWaiter::for_end(&state, &caller, *id, patience.time), Ok);
-        return Ok(patience.applied(ended(&state, &caller, *id, waiter).await));
+        let answer = ended(&state, &caller, *id, waiter).await;
+        // Whoever has its value has it because an outcome was flushed, and the submission with it.
+        state.store.flushed(written).await?;
+        return Ok(patience.applied(answer));
     }
     accepted(&state, &caller, *id).await
 }
@@ -188,7 +204,7 @@ pub async fn submit_batch(
             let blobs = state.blobs.seen_by(&state.store, caller.blob_scope());
             let owner = &caller.identity.owner;
             let jobs = submission::prepare_all(submissions.jobs, owner, &blobs).await?;
-            accept(&state, &caller, key, jobs, |i| format!("jobs[{i}].")).await?
+            accept(&state, &caller, key, Manner::InTurn, jobs, |i| format!("jobs[{i}].")).await?
         }
     };
     let rows = state
@@ -258,7 +274,10 @@ async fn known(
         .read(|tx| Box::pin(async move { submissions::known(tx, &owner, &wanted).await }))
         .await?;
     match known {
-        Some(Accepted::Before(jobs)) => Ok(Some(jobs)),
+        Some(Accepted::Before(jobs)) => {
+            state.store.all_flushed().await?;
+            Ok(Some(jobs))
+        }
         Some(_) => Err(ApiError::IdempotencyKeyReused(key.key.clone())),
         None => Ok(None),
     }
@@ -269,6 +288,7 @@ async fn accept(
     state: &AppState,
     caller: &Caller,
     key: Option<Key>,
+    manner: Manner,
     jobs: Vec<NewJob>,
     place: impl Fn(usize) -> String,
 ) -> Result<Vec<JobId>, ApiError> {
@@ -280,8 +300,7 @@ async fn accept(
     let required = |job: &NewJob| Requirements::new(job.spec.runtime, job.options.labels.clone());
     let required: HashSet<Requirements> = jobs.iter().map(required).collect();
     let (used, submitted) = (key.clone(), ids.clone());
-    let is_followed = state.dispatcher.n_waiting() > 0;
-    let accepted = state.store.enqueue(is_followed, move |tx| {
+    let accepted = state.dispatcher.submit(manner, required, move |tx| {
         Box::pin(async move {
             let accepted = submissions::accept(tx, &actor.token, &scope, used, jobs, now).await?;
             if matches!(accepted, Accepted::Now(_)) {
@@ -290,15 +309,16 @@ async fn accept(
             Ok(accepted)
         })
     });
-    let accepted = accepted.await?;
-    state.dispatcher.wake_behind_write(required);
     match accepted.await? {
         Accepted::Now(ending) => {
             state.metrics.jobs_submitted.add(ids.len() as u64);
             state.all_ended(&ending);
             Ok(ids)
         }
-        Accepted::Before(ids) => Ok(ids),
+        Accepted::Before(ids) => {
+            state.store.all_flushed().await?;
+            Ok(ids)
+        }
         Accepted::KeyReused => {
             Err(ApiError::IdempotencyKeyReused(key.map(|key| key.key).unwrap_or_default()))
         }
@@ -311,3 +331,6 @@ async fn accept(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use super::extract::{Id, Json, Params};
 use super::page::{self, Cursor};
 use crate::clock::{Millis, rfc3339};
 use crate::error::ApiError;
+use crate::presence;
 use crate::state::AppState;
 use crate::store::audit;
 use crate::store::tokens::{self, NewToken, Revoked};
@@ -148,7 +149,8 @@ pub async fn list(
 /// Revokes a token.
 ///
 /// From now on it lets nobody in; at other servers of the same database within a second. What it has
-/// submitted stays. Revoking again changes nothing.
+/// submitted stays. Its agents are gone, and what they have not reported runs elsewhere. Revoking again
+/// changes nothing.
 #[utoipa::path(delete, path = "/v1/tokens/{id}", operation_id = "revoke_token", tag = "rights",
     params(("id" = TokenId, Path, description = "The token.")),
     responses(
@@ -163,21 +165,27 @@ pub async fn revoke(
     Id(id): Id<TokenId>,
 ) -> Result<StatusCode, ApiError> {
     let (actor, now) = (caller.actor(), state.clock.now());
-    let revoked = state
+    let (revoked, left) = state
         .store
         .write(move |tx| {
             Box::pin(async move {
                 let revoked = tokens::revoke(tx, id, now).await?;
+                let mut left = Default::default();
                 if matches!(revoked, Revoked::Now(_)) {
                     audit::record(tx, &actor, Action::TokenRevoked, &[id], now).await?;
+                    left = presence::leave_with_token(tx, &id.to_string()).await?;
                 }
-                Ok(revoked)
+                Ok((revoked, left))
             })
         })
         .await?;
     match revoked {
         Revoked::Now(hash) => {
             state.tokens.forget(&hash);
+            let (agents, jobs) = left;
+            agents.into_iter().for_each(|agent| state.dispatcher.waits_elsewhere(agent));
+            jobs.iter().for_each(|job| state.job_watchers.wake(job));
+            state.wake_for_agents();
             Ok(StatusCode::NO_CONTENT)
         }
         Revoked::Before => Ok(StatusCode::NO_CONTENT),

@@ -88,6 +88,20 @@ pub async fn give(tx: &mut Tx<'_>, agent: AgentId, token: &str) -> Result<(), St
     Ok(())
 }
 
+/// The agents of the token of this id that are not gone.
+///
+/// # Errors
+/// The database's.
+pub async fn of_token(tx: &mut Tx<'_>, token: &str) -> Result<Vec<AgentId>, StoreError> {
+    let rows = tx
+        .all(
+            "select id from agents where token_id = $1 and state <> 'gone' order by id",
+            args![token],
+        )
+        .await?;
+    rows.iter().map(|row| row.id("id")).collect()
+}
+
 /// Whether an agent of the token of this id holds a lease under which it may report.
 ///
 /// # Errors

@@ -84,7 +84,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::clock::{Clock, Millis};
 use db::{Tx, args};
-use writer::{Place, Writer, WriterStats};
+pub use writer::Manner;
+use writer::{Both, Place, Writer, WriterStats};
 
 /// The file of the database in its folder.
 pub const FILE: &str = "farrow.db";
@@ -192,25 +193,79 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.enqueue(false, operation).await?.await
+        self.put(Manner::InTurn, operation).await?.await
     }
 
-    /// Puts `operation` into the writer's queue, as [`Store::write`] does; what is returned answers
-    /// once it is on disk. Whatever is written from now on finds it done, and may be on disk with it;
-    /// `is_followed`: somebody is about to write what should be.
+    /// Puts `operation` into the writer's queue, or has it written as its `manner` says; what is returned answers once
+    /// it is. Whatever is written from now on finds it done.
     ///
     /// # Errors
     /// As [`Store::write`]'s.
-    pub async fn enqueue<T, F>(
+    pub async fn put<T, F>(
         &self,
-        is_followed: bool,
+        manner: Manner,
         operation: F,
     ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        self.writer.enqueue(is_followed, operation).await
+        self.writer.put(manner, operation).await
+    }
+
+    /// Has two operations written at once, the second behind the first, in one transaction; or gives them back, if others
+    /// are being written. Neither changes what becomes of the other.
+    pub fn put_both_at_once<T, U, F, G>(
+        &self,
+        manner: Manner,
+        first: F,
+        second: G,
+    ) -> Both<T, U, F, G>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+        G: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<U, StoreError>> + Send + 'static,
+    {
+        self.writer.put_both_at_once(manner, first, second)
+    }
+
+    /// Whether [`Store::put_both_at_once`] would write now.
+    pub fn is_free(&self, manner: Manner) -> bool {
+        self.writer.is_free(manner)
+    }
+
+    /// Returns once all that anybody can have read by now is on disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn all_flushed(&self) -> Result<(), StoreError> {
+        self.writer.all_flushed().await
+    }
+
+    /// The number of this server's last commit, for [`Store::flushed`].
+    pub fn n_committed(&self) -> u64 {
+        self.writer.n_committed()
+    }
+
+    /// The number of the last commit that is on disk for sure.
+    #[cfg(test)]
+    pub fn n_flushed(&self) -> u64 {
+        self.writer.n_flushed()
+    }
+
+    /// Waits until nobody writes, and takes what was written to have been quick.
+    #[cfg(test)]
+    pub async fn settle(&self) {
+        self.writer.settle().await;
+    }
+
+    /// Returns once the commits up to number `until` are on disk, the unflushed ones among them too.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn flushed(&self, until: u64) -> Result<(), StoreError> {
+        self.writer.flushed(until).await
     }
 
     /// Runs `operation` on one snapshot of the database.

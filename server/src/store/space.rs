@@ -128,6 +128,8 @@ impl Store {
             return Ok(());
         }
         let patience = if log > LONG_LOG { PATIENCE } else { std::time::Duration::ZERO };
+        // Who writes at once must not wait for this on a thread that others need.
+        let _nobody_writes = self.writer.held_up().await;
         // Not one of the pool's: it would keep this patience.
         let mut connection = options.clone().busy_timeout(patience).connect().await?;
         sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut connection).await?;

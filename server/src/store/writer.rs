@@ -11,23 +11,35 @@
 //! reads stays so until it commits, nothing deadlocks, and every operation is written once for both
 //! databases. A server that is stopped in mid-batch is cut off by the database after a few seconds
 //! of silence (`postgres::SILENCE`).
+//!
+//! On SQLite two things make a short operation quicker, of which a call has two one after the other ([`Manner`]):
+//!
+//! * While nothing else is written it is run where it is asked for. To wake the writer's thread, and to be woken by it,
+//!   takes as long as the operation. Where the disk is slow ([`QUICK`]), and whenever others wait, the thread does it.
+//! * What nobody is told of is not flushed by itself: leases, and a submission whose client waits for the value. The
+//!   outcomes are flushed before they are acknowledged, and all that was committed before with them ([`log`]).
 
-use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+mod log;
+mod operation;
+mod place;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 
+use super::StoreError;
 use super::db::Tx;
-use super::{StoreError, sqlite};
 use crate::clock::Clock;
 use crate::metrics::Counter;
+use log::Log;
+use operation::{Answer, Finish, Operation, asked, outcome, outcome_now};
+pub use place::Place;
+use place::Session;
 
 /// Operations that one transaction takes at the most: the first answered must not wait long for
 /// the last.
@@ -36,11 +48,9 @@ const MAX_BATCH: usize = 128;
 /// Operations that may wait before callers do.
 const QUEUE: usize = 4096;
 
-/// For how long an operation is looked for that is about to come: less than a flush takes.
-const FOLLOWS: Duration = Duration::from_micros(100);
-
-/// For how long a batch may take on a database that is somewhere else, which may have gone.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Batches that take less on the average are run by their callers: a thread of the server that runs one has others
+/// wait no longer than they do for many an answer.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// What the writer has done since it was started.
 #[derive(Debug, Default)]
@@ -53,12 +63,28 @@ pub struct WriterStats {
     pub operations: Counter,
 }
 
-/// Sends operations to the writer task.
+/// How an operation is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// In its turn; it is on disk when its caller is answered.
+    InTurn,
+    /// So, but at once if nothing else is being written, by its caller: it takes no longer than a flush.
+    AtOnce,
+    /// At once, too; and it need not be on disk when its caller is answered, because that caller tells nobody of it
+    /// who could rely on it, or sees to that ([`Writer::flushed`]).
+    Unflushed,
+}
+
+/// Takes operations, and has them written.
 #[derive(Clone)]
 pub struct Writer {
     operations: mpsc::Sender<Box<dyn Operation>>,
-    stats: Arc<WriterStats>,
+    desk: Arc<Desk>,
 }
+
+/// What [`Writer::put_both_at_once`] comes to: what its operations do, or these themselves, if others are being
+/// written.
+pub type Both<T, U, F, G> = Result<(Result<T, StoreError>, Result<U, StoreError>), (F, G)>;
 
 impl Writer {
     /// Opens the writer's connection and starts its task.
@@ -66,11 +92,23 @@ impl Writer {
     /// # Errors
     /// When the database cannot be opened.
     pub async fn start(place: Place) -> Result<Self, StoreError> {
-        let session = place.connect().await?;
+        let mut session = place.connect().await?;
         let (operations, receiver) = mpsc::channel(QUEUE);
-        let stats = Arc::<WriterStats>::default();
-        let is_file = matches!(place, Place::Sqlite(_));
-        let running = run(place, session, receiver, Arc::clone(&stats));
+        let (is_file, mut log) = (place.is_file(), None);
+        if let Place::Sqlite(file) = &place {
+            // So that the log is there.
+            session.script("begin immediate; rollback").await?;
+            log = Log::open(file);
+        }
+        let desk = Arc::new(Desk {
+            place,
+            session: Arc::new(Mutex::new(Some(session))),
+            log,
+            n_queued: AtomicUsize::new(0),
+            pace: Pace::default(),
+            stats: WriterStats::default(),
+        });
+        let running = run(Arc::clone(&desk), receiver);
         if is_file {
             // Statements, and the flush of each commit, keep the thread on which they run.
             let runtime = tokio::runtime::Handle::current();
@@ -81,12 +119,12 @@ impl Writer {
         } else {
             tokio::spawn(running);
         }
-        Ok(Self { operations, stats })
+        Ok(Self { operations, desk })
     }
 
     /// What it has done.
     pub fn stats(&self) -> &WriterStats {
-        &self.stats
+        &self.desk.stats
     }
 
     /// Operations that wait for a transaction.
@@ -94,111 +132,268 @@ impl Writer {
         self.operations.max_capacity() - self.operations.capacity()
     }
 
-    /// Puts `operation` into the queue: it is run before whatever is put in from now on. What is
-    /// returned answers once it is on disk. `is_followed`: the caller is about to have another one put in
-    /// that is to be on disk with it.
+    /// The number of the last commit, of those of this writer.
+    pub fn n_committed(&self) -> u64 {
+        self.desk.log.as_ref().map_or(0, Log::n_committed)
+    }
+
+    /// The number of the last commit that is on disk for sure.
+    #[cfg(test)]
+    pub fn n_flushed(&self) -> u64 {
+        self.desk.log.as_ref().map_or(0, Log::n_flushed)
+    }
+
+    /// Waits until nobody writes, and takes what was written to have been quick.
+    #[cfg(test)]
+    pub async fn settle(&self) {
+        drop(self.desk.session.lock().await);
+        self.took(Duration::ZERO);
+    }
+
+    /// Takes batches to have been as slow as this.
+    #[cfg(test)]
+    pub fn took(&self, time: Duration) {
+        for is_flushed in [true, false] {
+            let micros = u64::try_from(time.as_micros()).unwrap();
+            self.desk.pace.of(is_flushed).store(micros, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns once all that anybody can have read by now is on disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn all_flushed(&self) -> Result<(), StoreError> {
+        // What is being committed can be read a moment before it is counted.
+        drop(self.desk.session.lock().await);
+        self.flushed(self.n_committed()).await
+    }
+
+    /// Keeps everybody from writing while what is returned is held.
+    pub async fn held_up(&self) -> impl Drop + use<> {
+        Arc::clone(&self.desk.session).lock_owned().await
+    }
+
+    /// Returns once the commits up to number `until` are on disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn flushed(&self, until: u64) -> Result<(), StoreError> {
+        if self.desk.log.as_ref().is_none_or(|log| log.n_flushed() >= until) {
+            return Ok(());
+        }
+        let desk = Arc::clone(&self.desk);
+        let flush = move || desk.log.as_ref().map_or(Ok(()), Log::flush);
+        let flushed = tokio::task::spawn_blocking(flush).await;
+        flushed.map_err(|_| StoreError::Panicked)?.map_err(|e| StoreError::Database(Arc::new(e)))
+    }
+
+    /// Has `operation` written: it is run before whatever is put in from now on. What is returned answers once it is
+    /// committed.
     ///
     /// # Errors
     /// The operation's, the commit's, or that the store is closed.
-    pub async fn enqueue<T, F>(
+    pub async fn put<T, F>(
         &self,
-        is_followed: bool,
+        manner: Manner,
         operation: F,
     ) -> Result<impl Future<Output = Result<T, StoreError>> + use<T, F>, StoreError>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let operation = Box::new(Asked { operation, is_followed, answer });
-        self.operations.send(operation).await.map_err(|_| StoreError::Closed)?;
-        // It was begun, and cut off with its connection.
-        let cut_off = |_| StoreError::Unavailable("a write was cut off".into());
-        Ok(async move { answered.await.map_err(cut_off)? })
-    }
-}
-
-/// An operation that somebody waits for.
-trait Operation: Send {
-    /// Runs it. Says whether it succeeded, and how to answer its caller after the commit.
-    fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)>;
-
-    /// Answers its caller that it was not run.
-    fn refuse(self: Box<Self>, error: StoreError);
-
-    /// Whether another one is about to come that is to be committed with it.
-    fn is_followed(&self) -> bool;
-}
-
-/// Told whether the transaction was committed; answers the caller.
-type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-struct Asked<T, F> {
-    operation: F,
-    is_followed: bool,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-}
-
-// A caller that has gone needs no answer.
-impl<T, F> Operation for Asked<T, F>
-where
-    T: Send + 'static,
-    F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
-{
-    fn run<'a>(self: Box<Self>, tx: &'a mut Tx<'_>) -> BoxFuture<'a, (bool, Finish)> {
-        let Self { operation, answer, .. } = *self;
-        let running = AssertUnwindSafe(operation(tx)).catch_unwind();
-        Box::pin(async move {
-            // A panic is a bug of one operation: it is undone like a failure, and the writer goes on.
-            let result = running.await.unwrap_or(Err(StoreError::Panicked));
-            let succeeded = result.is_ok();
-            let finish: Finish = Box::new(move |committed| {
-                let _ = answer.send(committed.and(result));
-            });
-            (succeeded, finish)
-        })
-    }
-
-    fn refuse(self: Box<Self>, error: StoreError) {
-        let _ = self.answer.send(Err(error));
-    }
-
-    fn is_followed(&self) -> bool {
-        self.is_followed
-    }
-}
-
-/// Operations that share a transaction, and what is to be told of those that were run.
-#[derive(Default)]
-struct Batch {
-    operations: Vec<Box<dyn Operation>>,
-    finishes: Vec<Finish>,
-}
-
-async fn run(
-    place: Place,
-    session: Session,
-    mut operations: mpsc::Receiver<Box<dyn Operation>>,
-    stats: Arc<WriterStats>,
-) {
-    let mut session = Some(session);
-    let mut batch = Batch::default();
-    while operations.recv_many(&mut batch.operations, MAX_BATCH).await > 0 {
-        let writing = write_batch(&place, &mut session, &mut batch, &mut operations);
-        let committed = place.limited(writing).await;
-        stats.operations.add((batch.finishes.len() + batch.operations.len()) as u64);
-        let outcome = if committed.is_ok() { &stats.commits } else { &stats.failures };
-        outcome.add(1);
-        if let Err(error) = &committed {
-            tracing::error!(%error, "a transaction was not committed");
-            session = place.after_failure(session).await;
+        let (operation, answered): (_, Answer<T>) = asked(manner, operation);
+        if let Some(session) = self.desk.free(manner) {
+            self.desk.write_at_once(session, vec![operation]);
+        } else {
+            // Counted once there is room: who is dropped while it waits for that has put in nothing.
+            let room = self.operations.reserve().await.map_err(|_| StoreError::Closed)?;
+            self.desk.n_queued.fetch_add(1, Ordering::AcqRel);
+            room.send(operation);
         }
+        Ok(outcome(answered))
+    }
+
+    /// Whether [`Writer::put_both_at_once`] would write now.
+    pub fn is_free(&self, manner: Manner) -> bool {
+        self.desk.free(manner).is_some()
+    }
+
+    /// Has two operations written at once, the second behind the first, in one transaction. Neither changes what becomes
+    /// of the other.
+    pub fn put_both_at_once<T, U, F, G>(
+        &self,
+        manner: Manner,
+        first: F,
+        second: G,
+    ) -> Both<T, U, F, G>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
+        G: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<U, StoreError>> + Send + 'static,
+    {
+        let Some(session) = self.desk.free(manner) else { return Err((first, second)) };
+        let (first, of_first): (_, Answer<T>) = asked(manner, first);
+        let (second, of_second): (_, Answer<U>) = asked(manner, second);
+        self.desk.write_at_once(session, vec![first, second]);
+        Ok((outcome_now(of_first), outcome_now(of_second)))
+    }
+}
+
+/// The connection, held by who writes.
+type Held<'a> = MutexGuard<'a, Option<Session>>;
+
+/// Where one batch at a time is written.
+struct Desk {
+    place: Place,
+    session: Arc<Mutex<Option<Session>>>,
+    /// SQLite's, if it can be flushed by itself.
+    log: Option<Log>,
+    /// Operations that were put into the queue and are not written yet.
+    n_queued: AtomicUsize,
+    /// Microseconds that a batch takes, of late.
+    pace: Pace,
+    stats: WriterStats,
+}
+
+/// How long batches take: of those that are flushed at once, most of it is the disk's time.
+#[derive(Default)]
+struct Pace {
+    flushed: AtomicU64,
+    unflushed: AtomicU64,
+}
+
+impl Pace {
+    fn of(&self, is_flushed: bool) -> &AtomicU64 {
+        if is_flushed { &self.flushed } else { &self.unflushed }
+    }
+
+    fn is_quick(&self, is_flushed: bool) -> bool {
+        u128::from(self.of(is_flushed).load(Ordering::Relaxed)) < QUICK.as_micros()
+    }
+
+    /// Only who writes does so, and a number that is a little old does no harm.
+    fn note(&self, is_flushed: bool, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8);
+        let before = self.of(is_flushed).load(Ordering::Relaxed);
+        self.of(is_flushed).store((before * 7 + took) / 8, Ordering::Relaxed);
+    }
+}
+
+impl Desk {
+    /// The connection, if an operation of this manner can be written at once: nobody writes or waits for that, and it is
+    /// not slow. What is in the queue must be written first.
+    fn free(&self, manner: Manner) -> Option<Held<'_>> {
+        let is_flushed = match manner {
+            Manner::InTurn => return None,
+            Manner::AtOnce => true,
+            Manner::Unflushed => self.must_be_flushed(),
+        };
+        if !self.pace.is_quick(is_flushed) || !self.place.is_file() {
+            return None;
+        }
+        let session = self.session.try_lock().ok()?;
+        (self.n_queued.load(Ordering::Acquire) == 0).then_some(session)
+    }
+
+    /// Whether nothing may be left unflushed: it could not be flushed later.
+    fn must_be_flushed(&self) -> bool {
+        self.log.as_ref().is_none_or(Log::has_failed)
+    }
+
+    /// Writes these operations, on a file: they wait for nothing.
+    fn write_at_once(&self, mut session: Held<'_>, operations: Vec<Box<dyn Operation>>) {
+        let mut batch = Batch::of(operations);
+        // In a box, because it is large, and so would be all who write.
+        let written = Box::pin(self.write(&mut session, &mut batch, None)).now_or_never();
+        if written.is_none() {
+            tracing::error!(
+                "an operation that waits for something was to be written at once: this is a bug of farrow"
+            );
+            if let Some(Session::Sqlite { connection, .. }) = &*session {
+                let _ = connection.execute_batch("rollback");
+            }
+        }
+    }
+
+    /// Writes a batch, with what comes meanwhile, and answers the callers. Says how many these were.
+    async fn write(
+        &self,
+        session: &mut Option<Session>,
+        batch: &mut Batch,
+        coming: Option<&mut mpsc::Receiver<Box<dyn Operation>>>,
+    ) -> usize {
+        let began = Clock::start();
+        let is_flushed = self.must_be_flushed() || batch.is_to_be_flushed();
+        let writing = write_batch(&self.place, session, batch, coming, is_flushed);
+        let written = self.place.limited(writing).await;
+        let n_operations = batch.finishes.len() + batch.operations.len();
+        self.stats.operations.add(n_operations as u64);
+        let outcome = if written.is_ok() { &self.stats.commits } else { &self.stats.failures };
+        outcome.add(1);
+        match (&written, &self.log) {
+            (Err(error), _) => {
+                tracing::error!(%error, "a transaction was not committed");
+                *session = self.place.after_failure(session.take()).await;
+            }
+            // What changes nothing is not flushed either.
+            (Ok(Changed(true)), Some(log)) => log.committed(is_flushed),
+            (Ok(_), _) => {}
+        }
+        self.pace.note(is_flushed, began.uptime());
+        let committed = written.map(drop);
         for finish in batch.finishes.drain(..) {
             finish(committed.clone());
         }
         for operation in batch.operations.drain(..) {
             operation.refuse(committed.clone().err().unwrap_or(StoreError::Closed));
         }
+        n_operations
+    }
+}
+
+/// Operations that share a transaction, and what is to be told of those that were run.
+struct Batch {
+    /// Those that are left, the next one last, so that those that a broken connection leaves over can be refused.
+    operations: Vec<Box<dyn Operation>>,
+    finishes: Vec<Finish>,
+}
+
+impl Batch {
+    fn of(mut operations: Vec<Box<dyn Operation>>) -> Self {
+        operations.reverse();
+        Self { operations, finishes: Vec::new() }
+    }
+
+    fn is_to_be_flushed(&self) -> bool {
+        self.operations.iter().any(|operation| operation.manner() != Manner::Unflushed)
+    }
+}
+
+/// Writes what is put into the queue, and flushes what was left over, until nobody can write any more.
+async fn run(desk: Arc<Desk>, operations: mpsc::Receiver<Box<dyn Operation>>) {
+    let Some(log) = &desk.log else {
+        return write_all(&desk, operations).await;
+    };
+    tokio::select! {
+        () = write_all(&desk, operations) => {}
+        () = log.keep_flushed() => {}
+    }
+    if let Err(error) = log.flush() {
+        tracing::error!(%error, "the log of the database could not be flushed at the end");
+    }
+}
+
+/// Writes what is put into the queue, until nobody can.
+async fn write_all(desk: &Desk, mut coming: mpsc::Receiver<Box<dyn Operation>>) {
+    let mut queued = Vec::new();
+    while coming.recv_many(&mut queued, MAX_BATCH).await > 0 {
+        let mut batch = Batch::of(std::mem::take(&mut queued));
+        let mut session = desk.session.lock().await;
+        let n_written = desk.write(&mut session, &mut batch, Some(&mut coming)).await;
+        // While it still holds the connection: who finds that free must find written what was queued before.
+        desk.n_queued.fetch_sub(n_written, Ordering::AcqRel);
     }
 }
 
@@ -208,20 +403,20 @@ async fn write_batch(
     place: &Place,
     session: &mut Option<Session>,
     batch: &mut Batch,
-    coming: &mut mpsc::Receiver<Box<dyn Operation>>,
-) -> Result<(), StoreError> {
-    let session = place.begin(session).await?;
+    mut coming: Option<&mut mpsc::Receiver<Box<dyn Operation>>>,
+    is_flushed: bool,
+) -> Result<Changed, StoreError> {
+    let session = place.begin(session, is_flushed).await?;
+    let n_changes = session.n_changes();
     // The first needs none if it is alone: then it is undone with its transaction.
     let mut needs_savepoint = batch.operations.len() > 1;
     let mut savepoint = "savepoint operation";
     let mut last_succeeded = true;
-    // From behind, so that those that a broken connection leaves over can be refused.
-    batch.operations.reverse();
-    while let Some(operation) = batch.operations.pop() {
+    while !batch.operations.is_empty() {
         if needs_savepoint {
             session.script(savepoint).await?;
         }
-        let is_followed = operation.is_followed();
+        let Some(operation) = batch.operations.pop() else { break };
         let (succeeded, finish) = operation.run(&mut session.tx()).await;
         last_succeeded = succeeded;
         batch.finishes.push(finish);
@@ -233,138 +428,28 @@ async fn write_batch(
             }
         };
         let may_go_on = needs_savepoint || last_succeeded;
+        // What is not flushed takes nothing in that might have to be.
         if batch.operations.is_empty()
             && may_go_on
+            && is_flushed
             && batch.finishes.len() < MAX_BATCH
-            && let Some(next) = place.next(coming, is_followed)
+            && let Some(next) = coming.as_mut().and_then(|coming| coming.try_recv().ok())
         {
             batch.operations.push(next);
             needs_savepoint = true;
         }
     }
-    match (needs_savepoint, last_succeeded) {
-        (false, false) => session.script("rollback").await,
-        (true, false) => session.script("rollback to savepoint operation; commit").await,
-        _ => session.script("commit").await,
-    }
+    let end = match (needs_savepoint, last_succeeded) {
+        (false, false) => "rollback",
+        (true, false) => "rollback to savepoint operation; commit",
+        _ => "commit",
+    };
+    session.script(end).await?;
+    Ok(Changed(end != "rollback" && session.n_changes() != n_changes))
 }
 
-/// Where the writer writes.
-pub enum Place {
-    /// A file of which this process is the only writer.
-    Sqlite(PathBuf),
-    /// A database on which other servers write as well.
-    Postgres(Box<PgConnectOptions>),
-}
+/// Whether a transaction has changed anything, as far as that is known (it is on SQLite).
+struct Changed(bool);
 
-impl Place {
-    async fn connect(&self) -> Result<Session, StoreError> {
-        Ok(match self {
-            Self::Sqlite(file) => Session::Sqlite(sqlite::open(file)?),
-            Self::Postgres(options) => Session::Postgres(options.connect().await?),
-        })
-    }
-
-    /// Begins a transaction. A database that was restarted since is connected to anew.
-    async fn begin<'a>(
-        &self,
-        session: &'a mut Option<Session>,
-    ) -> Result<&'a mut Session, StoreError> {
-        let begun = match session {
-            Some(session) => session.begin().await,
-            None => Err(StoreError::Closed),
-        };
-        if let (Err(error), Self::Sqlite(_)) = (&begun, self) {
-            return Err(error.clone());
-        }
-        if begun.is_err() {
-            *session = None;
-            session.insert(self.connect().await?).begin().await?;
-        }
-        session.as_mut().ok_or(StoreError::Closed)
-    }
-
-    /// The next operation, if it is there. On SQLite, which has a thread for this, it is looked for a
-    /// moment longer if it is about to come: less than the flush takes that its own commit would need.
-    fn next(
-        &self,
-        coming: &mut mpsc::Receiver<Box<dyn Operation>>,
-        is_followed: bool,
-    ) -> Option<Box<dyn Operation>> {
-        let began = Clock::start();
-        loop {
-            let next = coming.try_recv().ok();
-            let is_worth_it = is_followed && matches!(self, Self::Sqlite(_));
-            if next.is_some() || !is_worth_it || began.uptime() > FOLLOWS {
-                return next;
-            }
-            thread::yield_now();
-        }
-    }
-
-    /// The session after a batch that was not committed. A connection to another process may be
-    /// broken, or still be busy with the batch.
-    async fn after_failure(&self, session: Option<Session>) -> Option<Session> {
-        match session {
-            Some(Session::Sqlite(connection)) => {
-                let _ = connection.execute_batch("rollback");
-                Some(Session::Sqlite(connection))
-            }
-            Some(Session::Postgres(connection)) => {
-                // Its transaction, and the lock that it holds, end when it is closed.
-                let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
-                None
-            }
-            None => None,
-        }
-    }
-
-    async fn limited(
-        &self,
-        batch: impl Future<Output = Result<(), StoreError>>,
-    ) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(_) => batch.await,
-            Self::Postgres(_) => tokio::time::timeout(LIMIT, batch)
-                .await
-                .unwrap_or_else(|_| Err(StoreError::unanswered(LIMIT))),
-        }
-    }
-}
-
-/// A connection that writes.
-enum Session {
-    Sqlite(rusqlite::Connection),
-    Postgres(PgConnection),
-}
-
-impl Session {
-    fn tx(&mut self) -> Tx<'_> {
-        match self {
-            Self::Sqlite(connection) => Tx::new(connection),
-            Self::Postgres(connection) => Tx::new(connection),
-        }
-    }
-
-    /// The lock is taken by a statement of its own: those behind it see all that was committed
-    /// before it was granted.
-    async fn begin(&mut self) -> Result<(), StoreError> {
-        self.script(match self {
-            Self::Sqlite(_) => "begin immediate",
-            // The key is "farrow" in ASCII.
-            Self::Postgres(_) => {
-                "begin isolation level read committed; select pg_advisory_xact_lock(112568717963127)"
-            },
-        })
-        .await
-    }
-
-    /// Runs statements that have no arguments and give nothing.
-    async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(connection) => connection.execute_batch(sql)?,
-            Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -32,11 +32,20 @@ impl Slow {
     }
 
     async fn send(&self, uri: &str, body: Value) -> u16 {
-        let request = Request::post(uri)
-            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+        self.send_by(&self.token, "POST", uri, body).await.0
+    }
+
+    async fn send_by(&self, token: &str, method: &str, uri: &str, body: Value) -> (u16, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(AUTHORIZATION, format!("Bearer {token}"))
             .body(Body::from(body.to_string()))
             .unwrap();
-        self.router.clone().oneshot(request).await.unwrap().status().as_u16()
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
     /// Sends while the writer is held up, until the request waits for it and `late` has passed.
@@ -82,14 +91,58 @@ async fn who_has_just_been_answered_is_not_lost_at_once() {
     let server = Slow::new(folder.path()).await;
     let lease = super::lease_millis(&server.state);
     let id = AgentId::new();
-    let register = json!({"id": id, "name": "a", "protocol": protocol::PROTOCOL_VERSION, "slots": 1,
-        "physical_cores": 1, "logical_cores": 1, "memory": 1, "runtimes": {}, "labels": {},
-        "leases": [], "version": "0"});
+    let register = registration(id);
     let beat = json!({"held": [], "draining": false, "wait": 0});
     for (uri, body) in
         [("/v1/agents".to_owned(), register), (format!("/v1/agents/{id}/heartbeat"), beat)]
     {
         assert_eq!(server.send_held_up(&uri, body, 2 * lease).await, 200, "{uri}");
         assert!(!server.overdue().await.contains(&id), "{uri}");
+    }
+}
+
+fn registration(id: AgentId) -> Value {
+    json!({"id": id, "name": "a", "protocol": protocol::PROTOCOL_VERSION, "slots": 1,
+        "physical_cores": 1, "logical_cores": 1, "memory": 1, "runtimes": {"python": "3"},
+        "labels": {}, "leases": [], "version": "0"})
+}
+
+/// Its token ends in either way while its request for work is held.
+#[tokio::test]
+async fn an_agent_whose_token_ends_while_it_waits_keeps_nothing_from_others() {
+    for is_revoked in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Slow::new(folder.path()).await;
+        let new = json!({"name": "fleet", "role": "agent", "expires_in": 3600});
+        let (status, made) = server.send_by(&server.token, "POST", "/v1/tokens", new).await;
+        assert_eq!(status, 201, "{made}");
+        let (token, token_id) = (made["token"].as_str().unwrap(), made["id"].as_str().unwrap());
+        let id = AgentId::new();
+        let (status, _) = server.send_by(token, "POST", "/v1/agents", registration(id)).await;
+        assert_eq!(status, 200);
+
+        let ask = json!({"free": 1, "ahead": 0, "held": [], "known_jobs": [], "wait": 60});
+        let uri = format!("/v1/agents/{id}/lease");
+        let waiting = server.send_by(token, "POST", &uri, ask);
+        let rest = async {
+            while server.state.dispatcher.n_waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+            if is_revoked {
+                let uri = format!("/v1/tokens/{token_id}");
+                assert_eq!(server.send_by(&server.token, "DELETE", &uri, json!(null)).await.0, 204);
+                assert_eq!(server.state.dispatcher.n_waiting(), 0);
+            } else {
+                server.state.clock.not_before(server.state.clock.now() + 3_700_000);
+            }
+            server.state.store.settle().await;
+            let map = json!({"runtime": "python", "function": "abs", "elements": [1]});
+            server.send_by(&server.token, "POST", "/v1/jobs", map).await.1
+        };
+        let ((status, _), job) = tokio::join!(waiting, rest);
+        assert_eq!(status, 401, "revoked: {is_revoked}");
+        let uri = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+        let (_, job) = server.send_by(&server.token, "GET", &uri, json!(null)).await;
+        assert_eq!(job["elements"]["running"], 0, "revoked: {is_revoked}: {job}");
     }
 }

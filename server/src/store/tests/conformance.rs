@@ -5,6 +5,7 @@ use protocol::job::{JobState, Level, Strategy};
 use protocol::{JobId, Range, RangeSet};
 use tokio::sync::oneshot;
 
+use super::super::Manner;
 use super::super::blocks::{self, Kind};
 use super::super::ends::{Ended, Ending};
 use super::super::jobs::{JobRow, Shape};
@@ -256,7 +257,7 @@ async fn what_comes_while_an_operation_runs_is_on_disk_with_it() {
     let store = &fixture.store;
     let (begun, has_begun) = oneshot::channel();
     let (go_on, may_go_on) = oneshot::channel();
-    let first = store.enqueue(true, |tx| {
+    let first = store.put(Manner::InTurn, |tx| {
         Box::pin(async move {
             tokens::ensure_admin(tx, "first", 0).await?;
             begun.send(()).unwrap();
@@ -269,7 +270,7 @@ async fn what_comes_while_an_operation_runs_is_on_disk_with_it() {
     let before = store.writer_stats().commits.get();
     let mut others = Vec::new();
     for name in ["second", "third, which fails", "fourth"] {
-        let other = store.enqueue(true, move |tx| {
+        let other = store.put(Manner::InTurn, move |tx| {
             Box::pin(async move {
                 tokens::ensure_admin(tx, name, 0).await?;
                 if name.contains("fails") { Err(StoreError::Closed) } else { Ok(()) }

@@ -12,6 +12,7 @@ use super::super::tokens::{self, NewToken, Revoked, Scope};
 use super::super::{agents, jobs, uploads};
 use super::{Fixture, actor, new_job, read, write};
 use crate::clock::Millis;
+use crate::presence;
 
 async fn token(
     fixture: &Fixture,
@@ -215,6 +216,24 @@ async fn the_audit_log_is_read_the_newest_first_and_by_object() {
     let place = all[0].0.clone();
     let older = read!(fixture, |tx| audit::list(tx, Some(&place), Some(object), 9));
     assert_eq!(older, [all[2].clone()]);
+}
+
+#[tokio::test]
+async fn agents_leave_with_their_token() {
+    let fixture = Fixture::new().await;
+    let (leaving, other) = (fixture.agent(2).await, fixture.agent(2).await);
+    for (agent, token) in [(leaving, "fleet"), (other, "another fleet")] {
+        write!(fixture, |tx| agents::give(tx, agent, token));
+    }
+    let job = fixture.map(1).await;
+    assert_eq!(fixture.grant(leaving, 1).await.len(), 1);
+    assert!(!fixture.is_runnable(job).await);
+    assert_eq!(read!(fixture, |tx| agents::of_token(tx, "fleet")), [leaving]);
+    let left = write!(fixture, |tx| presence::leave_with_token(tx, "fleet"));
+    assert_eq!(left, (vec![leaving], vec![job]));
+    assert!(fixture.is_runnable(job).await);
+    assert_eq!(read!(fixture, |tx| agents::of_token(tx, "fleet")), []);
+    assert_eq!(read!(fixture, |tx| agents::of_token(tx, "another fleet")), [other]);
 }
 
 #[tokio::test]
