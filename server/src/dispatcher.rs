@@ -42,7 +42,8 @@ const MAX_JOBS: u32 = 64;
 /// Agents that one transaction serves at the most.
 const MAX_AGENTS: usize = 256;
 
-/// Agents up to which a round takes no longer than a flush.
+/// Agents with free slots that a submission is given to at first: most are for few, and to look at so many takes no
+/// longer than a flush.
 const FEW_AGENTS: usize = 16;
 
 /// Leases that one transaction looks at for what others could take over.
@@ -184,15 +185,15 @@ impl Dispatcher {
         submitted.await
     }
 
-    /// Those who wait at this server and can run something that requires one of these, and what keeps rounds from beginning.
-    /// `None`: nobody does, or too many do for a short operation, or a round is at work.
+    /// A few of those who wait at this server with free slots and can run something that requires one of these, and what
+    /// keeps rounds from beginning. `None`: nobody does, or a round is at work.
     fn round_behind(
         &self,
         jobs: &HashSet<Requirements>,
     ) -> Option<(Due, RwLockWriteGuard<'_, ()>)> {
         let no_round = self.rounds.try_write().ok()?;
-        let due = self.waiting().due_after(0, jobs, &HashSet::new(), FEW_AGENTS + 1);
-        (1..=FEW_AGENTS).contains(&due.len()).then_some((due, no_round))
+        let due = self.waiting().free(jobs, FEW_AGENTS);
+        (!due.is_empty()).then_some((due, no_round))
     }
 
     /// Answers those for whom `decided` has something.
@@ -341,7 +342,10 @@ impl Dispatcher {
         if coming.is_empty() {
             return Vec::new();
         }
-        let due = self.waiting().due_after(0, &coming, &HashSet::new(), MAX_AGENTS);
+        let mut due = self.waiting().free(&coming, FEW_AGENTS);
+        if due.is_empty() {
+            due = self.waiting().due_after(0, &coming, &HashSet::new(), MAX_AGENTS);
+        }
         if !due.is_empty() {
             coming.clear();
         }

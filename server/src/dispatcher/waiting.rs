@@ -17,7 +17,7 @@ use crate::scheduler::requirements::Requirements;
 pub(super) struct Waiting {
     agents: HashMap<AgentId, Waiter>,
     /// Those of them that a round is to look at, by their arrival.
-    due: HashMap<Arc<Kind>, BTreeMap<u64, AgentId>>,
+    due: HashMap<Arc<Kind>, DueOfKind>,
     arrivals: u64,
     /// Agents that have asked here, and since then nowhere else.
     pub regulars: HashSet<AgentId>,
@@ -33,6 +33,20 @@ struct Kind {
 impl Kind {
     fn meets(&self, requirements: &HashSet<Requirements>) -> bool {
         requirements.iter().any(|one| one.are_met(&self.runtimes, &self.labels))
+    }
+}
+
+/// Those of a kind that are due, by their arrival.
+#[derive(Default)]
+struct DueOfKind {
+    with_free_slots: BTreeMap<u64, AgentId>,
+    /// They wait for a lease ahead.
+    without: BTreeMap<u64, AgentId>,
+}
+
+impl DueOfKind {
+    fn is_empty(&self) -> bool {
+        self.with_free_slots.is_empty() && self.without.is_empty()
     }
 }
 
@@ -53,7 +67,9 @@ impl Waiting {
         let kind = Kind { runtimes: agent.runtimes.clone(), labels: agent.labels.clone() };
         let known = self.due.get_key_value(&kind).map(|(kind, _)| Arc::clone(kind));
         let kind = known.unwrap_or_else(|| Arc::new(kind));
-        self.due.entry(Arc::clone(&kind)).or_default().insert(arrival, id);
+        let of_kind = self.due.entry(Arc::clone(&kind)).or_default();
+        let due = if agent.free > 0 { &mut of_kind.with_free_slots } else { &mut of_kind.without };
+        due.insert(arrival, id);
         self.agents.insert(id, Waiter { agent, kind, arrival, answer });
         arrival
     }
@@ -88,7 +104,8 @@ impl Waiting {
 
     fn is_due_no_more(&mut self, kind: &Arc<Kind>, arrival: u64) {
         if let Some(due) = self.due.get_mut(kind) {
-            due.remove(&arrival);
+            due.with_free_slots.remove(&arrival);
+            due.without.remove(&arrival);
             if due.is_empty() {
                 self.due.remove(kind);
             }
@@ -104,15 +121,16 @@ impl Waiting {
         without: &HashSet<u64>,
         limit: usize,
     ) -> Vec<(u64, AgentId)> {
-        let mut due: Vec<(u64, AgentId)> = Vec::new();
-        for (_, of_kind) in self.due.iter().filter(|(kind, _)| kind.meets(requirements)) {
-            let later =
-                of_kind.range(after + 1..).filter(|(arrival, _)| !without.contains(arrival));
-            due.extend(later.take(limit).map(|(&arrival, &id)| (arrival, id)));
-        }
-        due.sort_unstable();
-        due.truncate(limit);
-        due
+        let of_kinds = self.due.iter().filter(|(kind, _)| kind.meets(requirements));
+        let due = of_kinds.flat_map(|(_, due)| [&due.with_free_slots, &due.without]);
+        first_of(due, limit, |due| due.range(after + 1..).filter(|it| !without.contains(it.0)))
+    }
+
+    /// The first `limit` of those that are due, have free slots, and meet one of `requirements`; in the order of their
+    /// arrival.
+    pub fn free(&self, requirements: &HashSet<Requirements>, limit: usize) -> Vec<(u64, AgentId)> {
+        let of_kinds = self.due.iter().filter(|(kind, _)| kind.meets(requirements));
+        first_of(of_kinds.map(|(_, due)| &due.with_free_slots), limit, BTreeMap::iter)
     }
 
     /// These agents as they wait. Those with no free slot are looked at once.
@@ -131,6 +149,24 @@ impl Waiting {
         looked_at.iter().for_each(|(kind, arrival)| self.is_due_no_more(kind, *arrival));
         agents
     }
+}
+
+/// The first `limit` of what `select` takes of each, in the order of their arrival.
+fn first_of<'a, I>(
+    each: impl Iterator<Item = &'a BTreeMap<u64, AgentId>>,
+    limit: usize,
+    select: impl Fn(&'a BTreeMap<u64, AgentId>) -> I,
+) -> Vec<(u64, AgentId)>
+where
+    I: Iterator<Item = (&'a u64, &'a AgentId)>,
+{
+    let mut first = Vec::new();
+    for arrivals in each {
+        first.extend(select(arrivals).take(limit).map(|(&arrival, &id)| (arrival, id)));
+    }
+    first.sort_unstable();
+    first.truncate(limit);
+    first
 }
 
 #[cfg(test)]
@@ -198,6 +234,16 @@ mod tests {
         answered.try_recv().unwrap();
         waiting.remove(&idle);
         assert!(!waiting.is_any_due() && waiting.len() == 0);
+    }
+
+    #[test]
+    fn who_has_free_slots_is_found_behind_those_who_have_none() {
+        let mut waiting = Waiting::default();
+        let all: Vec<AgentId> = [("a", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 1)]
+            .map(|(zone, free)| wait(&mut waiting, zone, free).0)
+            .into();
+        assert_eq!(waiting.free(&of_zone("a"), 2), [(2, all[1]), (4, all[3])]);
+        assert_eq!(waiting.free(&of_zone("c"), 2), []);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ const LATEST: Duration = Duration::from_millis(10);
 
 /// The log, and how far it is flushed. Commits are numbered from 1.
 pub struct Log {
+    path: PathBuf,
     file: File,
     committed: AtomicU64,
     flushed: AtomicU64,
@@ -32,14 +33,21 @@ impl Log {
     pub fn open(file: &Path) -> Option<Self> {
         let mut path = file.as_os_str().to_owned();
         path.push("-wal");
-        Some(Self {
-            file: File::options().write(true).open(path).ok()?,
+        let path = PathBuf::from(path);
+        let opened = File::options().write(true).open(&path).ok()?;
+        Some(Self::of(path, opened))
+    }
+
+    fn of(path: PathBuf, file: File) -> Self {
+        Self {
+            path,
+            file,
             committed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             has_failed: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
             left_over: Notify::new(),
-        })
+        }
     }
 
     /// Notes a commit, by the only one who writes. `is_flushed`: it is on disk, and all before it are.
@@ -87,13 +95,21 @@ impl Log {
             return Ok(());
         }
         if self.has_failed() {
-            return Err(io::Error::other(
-                "an earlier flush of the database's log has failed: see to its disk, and start the server again",
-            ));
+            return Err(self.failure("an earlier flush has failed"));
         }
-        self.file.sync_data().inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
+        self.file.sync_data().map_err(|error| {
+            self.has_failed.store(true, Ordering::Release);
+            self.failure(&error.to_string())
+        })?;
         self.flushed.fetch_max(committed, Ordering::AcqRel);
         Ok(())
+    }
+
+    fn failure(&self, why: &str) -> io::Error {
+        io::Error::other(format!(
+            "the log of the database, {}, could not be flushed: {why}; see to its disk, and start the server again",
+            self.path.display()
+        ))
     }
 
     /// Flushes whatever is left over, [`LATEST`] after it was committed, for ever.
@@ -104,8 +120,50 @@ impl Log {
             // What is committed from now on needs another look.
             self.is_watched.swap(false, Ordering::AcqRel);
             if let Err(error) = self.flush() {
-                tracing::error!(%error, "the log of the database could not be flushed");
+                tracing::error!("{error}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_at(path: impl Into<PathBuf>) -> Log {
+        let path = path.into();
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        Log::of(path, file.expect("the log's file"))
+    }
+
+    #[test]
+    fn after_a_flush_that_failed_nothing_is_said_to_be_flushed() {
+        // There is nothing behind this device that could be flushed.
+        let log = log_at("/dev/null");
+        log.committed(false);
+        for why in ["Invalid argument", "an earlier flush has failed"] {
+            let error = log.flush().expect_err("a flush of a device").to_string();
+            for part in [why, "/dev/null", "start the server again"] {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        }
+        log.committed(true);
+        assert_eq!((log.n_committed(), log.n_flushed()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_left_over_is_flushed_a_little_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = log_at(folder.path().join("wal"));
+        let commits = async {
+            for number in 1..=3 {
+                log.committed(false);
+                while log.n_flushed() < number {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let all = async { tokio::select! { () = log.keep_flushed() => {}, () = commits => {} } };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("each is flushed");
     }
 }
