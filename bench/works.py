@@ -2,6 +2,7 @@
 
 import statistics
 
+import memory
 from parts import quantile
 
 
@@ -80,7 +81,12 @@ class Large:
 
     @staticmethod
     def measure(program, options, _limits):
-        return {"there": program.do("give", options.bytes)[0], "back": program.do("take", options.bytes // 4)[0]}
+        figures = {}
+        for figure, work, size in [("there", "give", options.bytes), ("back", "take", options.bytes // 4)]:
+            # For copies with each worker, with agents and server, in files, and on their way.
+            memory.have_at_hand(16 * options.bytes)
+            figures[figure] = program.do(work, size)[0]
+        return figures
 
 
 WORKS = {"rate": Rate, "call": Call, "sleeps": Sleeps, "balance": Balance, "large": Large}

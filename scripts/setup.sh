@@ -15,6 +15,11 @@ module_from() { # module_from PACKAGE MODULE: Debian's package that brings a mod
   python3 -c "import $2" 2>/dev/null || packages+=("$1")
 }
 
+package_of_r() { # package_of_r PACKAGE: of R, from the package of Debian that is called after it
+  local has="quit(status = !requireNamespace('$1', quietly = TRUE))"
+  Rscript --vanilla -e "$has" >/dev/null 2>&1 || packages+=("r-cran-$1")
+}
+
 # What agents run, and what the demo speaks with.
 command_from r-base-core Rscript
 command_from python3 python3
@@ -29,8 +34,7 @@ module_from python3-venv ensurepip
 module_from python3-pip pip
 command_from parallel parallel
 command_from imagemagick identify
-has_furrr='quit(status = if (requireNamespace("furrr", quietly = TRUE)) 0L else 1L)'
-Rscript --vanilla -e "$has_furrr" >/dev/null 2>&1 || packages+=(r-cran-furrr)
+package_of_r furrr
 
 # What tests break things with: the other database, clocks that jump, networks of one's own.
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
@@ -40,9 +44,12 @@ compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfa
 command_from util-linux setpriv
 command_from iproute2 ip
 
-# What `make bench-peers` installs beside Python's packages: Celery speaks by Redis.
+# What `make bench-peers` installs beside Python's packages: Celery speaks by Redis, and the client of farrow in R by
+# curl, with digests by OpenSSL.
 if [ "${1:-}" = peers ]; then
   command_from redis-server redis-server
+  package_of_r curl
+  package_of_r openssl
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then

@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// For how long a report may take, besides what its bytes take.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of a report that is sent again from its beginning only if it must be.
-const LARGE: usize = 256 << 10;
+const LARGE: u64 = 256 << 10;
 /// For how long the answer to a request for work is waited for that another one has superseded.
 const SUPERSEDED_LIMIT: Duration = Duration::from_secs(5);
 /// What a request that the server holds may take beyond the time for which it holds it.
@@ -202,10 +202,10 @@ impl Client {
         agent: AgentId,
         parcels: &[Arc<Parcel>],
     ) -> Result<Reported, Problem> {
-        let (report, body) = parcel::report_of(parcels);
-        let sealed = envelope::seal(&report, &body).map(Bytes::from).unwrap_or_default();
-        let is_large = sealed.len() > LARGE;
-        let upload = Upload::new(sealed);
+        let (report, bodies) = parcel::report_of(parcels);
+        let head = envelope::seal(&report, &[]).map(Bytes::from).unwrap_or_default();
+        let upload = Upload::new(std::iter::once(head).chain(bodies).collect());
+        let is_large = upload.n_bytes() > LARGE;
         let stay = if is_large { Stay::WhileItMoves(&upload) } else { Stay::No };
         self.persist("reporting", stay, || async {
             let request = self.transport.request(Method::POST, &format!("agents/{agent}/report"));

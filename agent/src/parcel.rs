@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use protocol::agent::{Note, Piece, Report};
 use protocol::artifact::MOST_ARTIFACTS;
 use protocol::job::ElementError;
 use protocol::{JobId, LeaseId};
 
+use crate::runtimes::Outcomes;
+
 /// Bytes of payload at which a piece is full.
 pub const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of a single value that is not copied, but shared with the frame that it came in.
+const LARGE: usize = 64 << 10;
 /// Outcomes at which a piece is full.
 const PIECE_OUTCOMES: usize = 100_000;
 
@@ -22,7 +27,7 @@ pub struct Finished {
     /// The index of the first.
     pub first: u64,
     /// What became of each: the JSON of its value, or its error.
-    pub outcomes: Vec<Result<Vec<u8>, ElementError>>,
+    pub outcomes: Outcomes,
     /// What else is to say of some, by their position from 0.
     pub notes: Vec<Note>,
     /// The slot that ran them.
@@ -43,7 +48,7 @@ pub struct Parcel {
     /// The piece.
     pub piece: Piece,
     /// The bytes that belong to it.
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// Whether it may end its job.
     pub may_end_job: bool,
 }
@@ -65,6 +70,12 @@ impl Parcel {
             seconds,
             notes,
         };
+        if let [Ok(value)] = &outcomes[..]
+            && value.len() >= LARGE
+        {
+            piece.lengths.push(position(value.len()));
+            return Self { piece, body: value.clone(), may_end_job };
+        }
         let mut body = Vec::new();
         for outcome in outcomes {
             let start = body.len();
@@ -78,7 +89,7 @@ impl Parcel {
             }
             piece.lengths.push(position(body.len() - start));
         }
-        Self { piece, body, may_end_job }
+        Self { piece, body: body.into(), may_end_job }
     }
 
     /// How many outcomes it holds.
@@ -127,7 +138,11 @@ impl Parcel {
         own.lengths.extend(next.piece.lengths);
         own.seconds += next.piece.seconds;
         self.may_end_job |= next.may_end_job;
-        self.body.extend(next.body);
+        // In place, if it has room for more.
+        let joined = std::mem::take(&mut self.body).try_into_mut();
+        let mut joined = joined.unwrap_or_else(|body| BytesMut::from(&body[..]));
+        joined.extend_from_slice(&next.body);
+        self.body = joined.freeze();
     }
 }
 
@@ -138,10 +153,10 @@ fn position(n: usize) -> u32 {
 }
 
 /// The header and the payloads of the report that carries these parcels.
-pub fn report_of(parcels: &[Arc<Parcel>]) -> (Report, Vec<u8>) {
+pub fn report_of(parcels: &[Arc<Parcel>]) -> (Report, Vec<Bytes>) {
     let pieces = parcels.iter().map(|parcel| parcel.piece.clone()).collect();
-    let bodies: Vec<&[u8]> = parcels.iter().map(|parcel| &parcel.body[..]).collect();
-    (Report { pieces }, bodies.concat())
+    let bodies = parcels.iter().map(|parcel| parcel.body.clone()).collect();
+    (Report { pieces }, bodies)
 }
 
 /// Takes a parcel apart into parcels of one outcome each.
@@ -160,7 +175,7 @@ pub fn split(parcel: &Parcel) -> Vec<Parcel> {
             seconds: parcel.piece.seconds / f64::from(position(parcel.count())),
             ..parcel.piece.clone()
         };
-        let body = parcel.body[start..end].to_vec();
+        let body = parcel.body.slice(start..end);
         parts.push(Parcel { piece, body, may_end_job: parcel.may_end_job });
         start = end;
     }
@@ -176,7 +191,7 @@ pub fn replace(parcel: &Parcel, error: &ElementError) -> Parcel {
         notes: Vec::new(),
         ..parcel.piece.clone()
     };
-    Parcel { piece, body, may_end_job: parcel.may_end_job }
+    Parcel { piece, body: body.into(), may_end_job: parcel.may_end_job }
 }
 
 #[cfg(test)]
@@ -185,7 +200,8 @@ pub mod tests {
 
     /// Values of elements from `first` on, the first of which printed itself.
     pub fn finished(lease: LeaseId, first: u64, values: &[&str]) -> Finished {
-        let outcomes = values.iter().map(|value| Ok(value.as_bytes().to_vec())).collect();
+        let outcomes =
+            values.iter().map(|value| Ok(Bytes::copy_from_slice(value.as_bytes()))).collect();
         let job = JobId::new();
         let notes = vec![Note { position: 0, stdout: values[0].to_owned(), ..Note::default() }];
         Finished {
@@ -219,7 +235,7 @@ pub mod tests {
         whole.outcomes.push(Err(error("no")));
         let parts = split(&Parcel::of(whole));
         assert_eq!(parts.iter().map(|p| p.piece.first).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(parts[1].body, b"22");
+        assert_eq!(&parts[1].body[..], b"22");
         assert_eq!((parts[0].piece.notes.len(), parts[1].piece.notes.len()), (1, 0));
         assert_eq!((&parts[1].piece.errors[..], &parts[2].piece.errors[..]), (&[][..], &[0][..]));
         let replaced = replace(&parts[1], &error("too large"));

@@ -58,7 +58,7 @@ pub struct Kept {
 impl Kept {
     /// The parcel that was kept.
     pub fn parcel(self, body: Vec<u8>) -> Parcel {
-        Parcel { piece: self.piece, body, may_end_job: self.may_end_job }
+        Parcel { piece: self.piece, body: body.into(), may_end_job: self.may_end_job }
     }
 }
 

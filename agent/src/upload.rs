@@ -41,15 +41,16 @@ pub struct Upload {
 /// Where its bytes are.
 #[derive(Clone, Debug)]
 enum Source {
-    Memory(Bytes),
+    /// In memory, one behind the other.
+    Memory(Arc<[Bytes]>),
     /// In a file, so many of them.
     File(Arc<File>, u64),
 }
 
 impl Upload {
-    /// One that has not begun.
-    pub fn new(body: Bytes) -> Self {
-        Self { source: Source::Memory(body), n_taken: watch::Sender::new(0) }
+    /// One of these, one behind the other, that has not begun.
+    pub fn new(bodies: Arc<[Bytes]>) -> Self {
+        Self { source: Source::Memory(bodies), n_taken: watch::Sender::new(0) }
     }
 
     /// The first `n_bytes` of a file, wherever it is being read.
@@ -60,7 +61,7 @@ impl Upload {
     /// How many bytes it has.
     pub fn n_bytes(&self) -> u64 {
         match &self.source {
-            Source::Memory(body) => body.len() as u64,
+            Source::Memory(bodies) => bodies.iter().map(|body| body.len() as u64).sum(),
             Source::File(_, n_bytes) => *n_bytes,
         }
     }
@@ -68,7 +69,7 @@ impl Upload {
     /// All of it at once, for what is small.
     pub fn whole(&self) -> Body {
         match &self.source {
-            Source::Memory(body) => body.clone().into(),
+            Source::Memory(bodies) => bodies.concat().into(),
             Source::File(..) => self.begin(),
         }
     }
@@ -78,8 +79,9 @@ impl Upload {
         self.n_taken.send_replace(0);
         let n_taken = self.n_taken.clone();
         match self.source.clone() {
-            Source::Memory(body) => {
-                let pieces = stream::iter(pieces(body)).map(move |piece| {
+            Source::Memory(bodies) => {
+                let all = (0..bodies.len()).flat_map(move |n| pieces(bodies[n].clone()));
+                let pieces = stream::iter(all).map(move |piece| {
                     n_taken.send_modify(|n_taken| *n_taken += piece.len());
                     Ok::<_, io::Error>(piece)
                 });
@@ -187,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_of_which_nothing_moves_stands_still() {
-        let upload = Upload::new(vec![0; 2 * PIECE].into());
+        let upload = Upload::new([vec![0; 2 * PIECE].into()].into());
         upload.stands_still(Duration::from_millis(1)).await;
     }
 }

@@ -20,6 +20,7 @@ use crate::pace::Pace;
 use crate::parcel::Finished;
 use crate::pool::WorkerPool;
 use crate::prepared::Environment;
+use crate::runtimes::Outcomes;
 use crate::slots::Slots;
 use crate::tap::Tap;
 
@@ -88,12 +89,7 @@ impl Work {
     }
 
     /// Puts the outcomes of elements into the outbox, neighbours together.
-    pub fn deliver(
-        &self,
-        indexes: &[u64],
-        outcomes: Vec<Result<Vec<u8>, ElementError>>,
-        mut batch: Batch,
-    ) {
+    pub fn deliver(&self, indexes: &[u64], outcomes: Outcomes, mut batch: Batch) {
         let count = indexes.len();
         let fails_job =
             self.job.spec.options.on_error == OnError::Stop && outcomes.iter().any(Result::is_err);

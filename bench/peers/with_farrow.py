@@ -35,6 +35,9 @@ class Peer(work.Contender):
         self.session = None
         if self.runtime == "r" and not shutil.which("Rscript"):
             raise work.Missing("R")
+        for package in ("curl", "openssl") if variant == "rds" else ():
+            if not has_r_package(package):
+                raise work.Missing(f"{package}, a package of R")
 
     def start(self):
         self.cluster.__enter__()
@@ -49,6 +52,8 @@ class Peer(work.Contender):
     def warm_up(self):
         self.cluster.warm_up(self.runtime)
         self.map(work.increment, list(range(self.workers)))
+        if self.session:
+            self.session.do("rate", self.workers)
 
     def do(self, name, size):
         return self.session.do(name, size) if self.session else super().do(name, size)
@@ -89,12 +94,17 @@ class Peer(work.Contender):
                 fail(body)
 
 
+def has_r_package(name):
+    look = f"quit(status = !requireNamespace('{name}', quietly = TRUE))"
+    return subprocess.run(["Rscript", "--vanilla", "-e", look], stderr=subprocess.DEVNULL).returncode == 0
+
+
 class Session:
     """An R that is the client, and speaks as `program.py` does."""
 
     def __init__(self, cluster):
         environment = cluster.environment | {"FARROW_URL": f"http://{cluster.address}"}
-        self.process = subprocess.Popen(["Rscript", "--vanilla", str(HERE / "farrow_rds.R"), cluster.folder],
+        self.process = subprocess.Popen(["Rscript", "--vanilla", str(HERE / "farrow_rds.R")],
                                         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def do(self, name, size):

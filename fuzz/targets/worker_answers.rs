@@ -6,6 +6,7 @@
 
 use agent::rserial;
 use agent::runtimes::{self, Answer};
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use protocol::job::Runtime;
 use serde_json::value::RawValue;
@@ -17,8 +18,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, body)) = data.split_first() else { return };
     let runtime = [Runtime::R, Runtime::Python, Runtime::Command][usize::from(choice % 3)];
     let kind = b"hjcopr"[usize::from(choice / 3 % 6)];
-    let answer = runtimes::decode(runtime, kind, body);
-    assert_eq!(answer, runtimes::decode(runtime, kind, body), "it depends on the frame alone");
+    let body = Bytes::copy_from_slice(body);
+    let answer = runtimes::decode(runtime, kind, &body);
+    assert_eq!(answer, runtimes::decode(runtime, kind, &body), "it depends on the frame alone");
     let Ok(answer) = answer else { return };
     let is_right = match &answer {
         Answer::Hello { version } => kind == b'h' && version.len() <= body.len(),

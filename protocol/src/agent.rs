@@ -349,6 +349,13 @@ pub struct Piece {
     pub notes: Vec<Note>,
 }
 
+impl Piece {
+    /// The bytes of all its outcomes.
+    pub fn n_bytes(&self) -> u64 {
+        self.lengths.iter().map(|&length| u64::from(length)).sum()
+    }
+}
+
 /// What an element printed and signalled, and how often it was run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({

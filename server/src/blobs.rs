@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -248,9 +248,9 @@ impl Blobs {
         // In a task of its own: whoever uploads may be gone at any moment, and what there is must be
         // cleared away then.
         let writing = match self.kept.clone() {
-            Kept::Folder(folder) => {
-                tokio::task::spawn_blocking(move || folder.receive(&hex, receiver))
-            }
+            Kept::Folder(folder) => tokio::task::spawn_blocking(move || {
+                folder.receive(Some(&hex), receiver).map(|(_, is_new)| is_new)
+            }),
             Kept::Bucket(objects) => {
                 tokio::spawn(async move { objects.receive(&hex, receiver).await })
             }
@@ -261,6 +261,31 @@ impl Blobs {
         let written = writing.await.map_err(io::Error::other)?;
         let size = sent?;
         Ok(Uploaded { size, is_new: written? })
+    }
+
+    /// Stores the parts of `body`, whatever they are, as [`put`](Self::put) does with what is there whole. In a folder they
+    /// are written as they come.
+    ///
+    /// # Errors
+    /// When it breaks off or cannot be written; then nothing is stored.
+    pub async fn store<S, E>(&self, body: S) -> Result<String, UploadError>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let Kept::Folder(folder) = &self.kept else {
+            let parts: Result<Vec<Bytes>, E> = body.try_collect().await;
+            let parts = parts.map_err(|error| UploadError::Interrupted(error.to_string()))?;
+            return Ok(self.put(parts.concat().into()).await?);
+        };
+        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        let folder = folder.clone();
+        let writing = tokio::task::spawn_blocking(move || folder.receive(None, receiver));
+        let sent = send(body, u64::MAX, &parts).await;
+        drop(parts);
+        let written = writing.await.map_err(io::Error::other)?;
+        sent?;
+        written.map(|(digest, _)| digest)
     }
 
     /// Finds a blob that something is to refer to, and so makes it young. Gives its size in bytes;

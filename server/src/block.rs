@@ -13,6 +13,9 @@ pub const MAX_BYTES: usize = 256 << 10;
 /// Compressed bytes above which a block's data stands in a blob instead of a row.
 pub const MAX_INLINE: usize = 64 << 10;
 
+/// Bytes above which data is put into a blob as it is: what compresses so well is rare, and to find out takes a while.
+pub const MAX_COMPRESSED: usize = 1 << 20;
+
 /// Neighbouring payloads, back to back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {

@@ -7,8 +7,6 @@ use std::path::Path;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use clap::Parser as _;
-use protocol::agent::Report;
-use protocol::envelope;
 use protocol::job::{Encoding, SubmitJobs, Variant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,10 +108,9 @@ impl Bodies {
     /// # Errors
     /// The status of its refusal.
     pub fn report(&self, body: &Bytes) -> Result<Vec<TakenPiece>, u16> {
-        let (report, start) = envelope::open::<Report>(body).map_err(|_| 400_u16)?;
-        let payload = body.slice(start..);
         let taken = async {
-            let pieces = fuzzed::read_pieces(&self.limits, &self.blobs, report, payload).await?;
+            let mut body = body.clone().into();
+            let pieces = fuzzed::read_pieces(&self.limits, &self.blobs, &mut body).await?;
             let mut all = Vec::new();
             for piece in pieces {
                 all.push(TakenPiece {

@@ -104,3 +104,79 @@ async fn a_large_chunk_travels_as_digests_also_if_a_part_of_it_compresses_well()
     let lengths: Vec<usize> = elements.iter().map(String::len).collect();
     assert_eq!(world.client.value(&id).await, json!(lengths));
 }
+
+/// Elements whose values are a letter each, so often: beside one another in a row, in blobs together, in blobs of their
+/// own, and errors among them.
+const SIZES: [u64; 7] = [5, 100_000, 3_000_000, 0, 1_500_000, 7, 300_000];
+
+fn repeated(i: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(i).expect("few"));
+    letter.to_string().repeat(usize::try_from(SIZES[i]).expect("small"))
+}
+
+#[tokio::test]
+async fn large_values_come_whole_and_with_their_length_wherever_errors_stand() {
+    let world = World::start().await;
+    let _agent = world.agent("one", 2).await;
+    let elements: Vec<Value> = (0..).zip(SIZES).map(|(i, size)| json!([i, size])).collect();
+    let json_of = |i: usize| match SIZES[i] {
+        0 => json!({"type": "ValueError", "message": "none"}),
+        _ => json!(repeated(i)),
+    };
+    let function = "def f(x):\n    if not x[1]:\n        raise ValueError('none')\n    return chr(97 + x[0]) * x[1]\n";
+    for names in [false, true] {
+        let named = || (0..).zip(&elements).map(|(i, x)| (i.to_string(), x.clone())).collect();
+        let elements = if names { Value::Object(named()) } else { json!(elements) };
+        let job = json!({
+            "runtime": "python", "function": function, "elements": elements, "options": {"on_error": "collect"}
+        });
+        let id = world.client.submit(&job).await;
+        let answer = world.client.outcome(&id).await;
+        assert_eq!(answer.status, 200);
+        // With names in it the length is not known beforehand.
+        let length = if names { String::new() } else { answer.body.len().to_string() };
+        assert_eq!(answer.header("content-length"), length);
+        let value = answer.json();
+        for i in 0..SIZES.len() {
+            let own = if names { &value[i.to_string()] } else { &value[i] };
+            let own = own.get("error").map_or(
+                own.clone(),
+                |error| json!({"type": error["type"], "message": error["message"]}),
+            );
+            assert!(own == json_of(i), "value {i}");
+        }
+    }
+    let job = json!({
+        "runtime": "python", "function": "def f(i):\n    return bytes([97 + i]) * sizes[i]\n", "elements": {"range": [0, SIZES.len()]},
+        "globals": {"sizes": SIZES}, "options": {"encoding": "bytes"}
+    });
+    let id = world.client.submit(&job).await;
+    let answer = world.client.outcome(&id).await;
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
+    let frame = |i: usize| {
+        let length = u32::try_from(SIZES[i]).expect("small").to_le_bytes();
+        [&length[..], b"v", repeated(i).as_bytes()].concat()
+    };
+    assert!(answer.body == (0..SIZES.len()).map(frame).collect::<Vec<_>>().concat());
+}
+
+#[tokio::test]
+async fn a_value_of_which_a_part_is_damaged_is_never_taken_for_whole() {
+    let world = World::start().await;
+    let _agent = world.python_agent("one", 1).await;
+    let job =
+        json!({"runtime": "python", "function": "lambda x: x * 2_000_000", "elements": ["a", "b"]});
+    let id = world.client.submit(&job).await;
+    assert_eq!(world.client.outcome(&id).await.status, 200);
+    let digest = tests::client::digest(format!("\"{}\"", "b".repeat(2_000_000)).as_bytes());
+    let hex = digest.trim_start_matches("sha256:");
+    let blob = world.data().join("blobs").join(&hex[..2]).join(hex);
+    let file = std::fs::File::options().write(true).open(&blob).expect("the blob of a large value");
+    file.set_len(1_000_000).expect("to be cut");
+    let path = format!("/v1/jobs/{id}/value");
+    let answer = world.client.try_send("GET", &path, &[], Vec::new()).await;
+    assert!(answer.is_err(), "a part of the value came as if it were all of it");
+    std::fs::remove_file(&blob).expect("to be removed");
+    let answer = world.client.try_send("GET", &path, &[], Vec::new()).await;
+    assert!(answer.is_err(), "a part of the value came as if it were all of it");
+}

@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use protocol::JobId;
 use protocol::envelope::{self, EnvelopeError};
 use protocol::job::{ElementError, Options};
@@ -113,9 +114,9 @@ pub fn outcome(outcome: &Result<Vec<u8>, ElementError>) -> (u8, Cow<'_, [u8]>) {
 }
 
 /// What became of an element, or nothing if the body does not say that.
-pub fn open_outcome(body: &[u8]) -> Option<Result<Vec<u8>, ElementError>> {
+pub fn open_outcome(body: &Bytes) -> Option<Result<Bytes, ElementError>> {
     match body.split_first()? {
-        (&VALUE, value) => Some(Ok(value.to_vec())),
+        (&VALUE, value) => Some(Ok(body.slice_ref(value))),
         (&ERROR, error) => serde_json::from_slice(error).ok().map(Err),
         _ => None,
     }
@@ -153,11 +154,11 @@ mod tests {
         };
         for outcome in [Ok(b"\0v".to_vec()), Ok(Vec::new()), Err(error)] {
             let (tag, rest) = super::outcome(&outcome);
-            let body = [&[tag], &*rest].concat();
-            assert_eq!(open_outcome(&body), Some(outcome));
+            let body = [&[tag], &*rest].concat().into();
+            assert_eq!(open_outcome(&body), Some(outcome.map(Bytes::from)));
         }
-        assert_eq!(open_outcome(b""), None);
-        assert_eq!(open_outcome(b"x"), None);
-        assert_eq!(open_outcome(b"e{}"), None);
+        for none in ["", "x", "e{}"] {
+            assert_eq!(open_outcome(&none.into()), None);
+        }
     }
 }

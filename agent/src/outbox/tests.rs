@@ -59,7 +59,7 @@ fn neighbours_become_one_piece() {
     assert_eq!(piece.lengths[..3], [1, 2, 3]);
     assert_eq!(piece.notes.iter().map(|note| note.position).collect::<Vec<_>>(), [0, 2]);
     assert!((piece.seconds - 1.0).abs() < 1e-9);
-    assert_eq!(body, br#"122333{"type":"E","message":"no"}"#);
+    assert_eq!(&body[..], &br#"122333{"type":"E","message":"no"}"#[..]);
 }
 
 #[test]

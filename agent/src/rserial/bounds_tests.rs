@@ -157,7 +157,7 @@ fn positions_that_are_a_long_sequence_of_nothing_are_not_counted_through() {
         integers(&[7]),
         words(&[tag::LIST, 0]),
     ];
-    let answer = r::decode(kind::OUTCOMES, &serialized(&outcomes.concat()));
+    let answer = r::decode(kind::OUTCOMES, &serialized(&outcomes.concat()).into());
     assert!(answer.is_ok(), "{answer:?}");
 }
 

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use protocol::job::{ElementError, Encoding, Function, Seed};
 
 use super::{
@@ -118,7 +119,7 @@ fn entry<'a>(element: &Element<'a>) -> (Entry, &'a [u8]) {
 ///
 /// # Errors
 /// When it is none of the worker's.
-pub fn decode(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     let kind = char::from(frame);
     let misfit = || ProtocolError(format!("its frame `{kind}` has another shape"));
     match frame {

@@ -189,8 +189,9 @@ impl WorkerJob {
     }
 }
 
-/// What became of elements: values in the job's encoding, or errors.
-pub type Outcomes = Vec<Result<Vec<u8>, ElementError>>;
+/// What became of elements: values in the job's encoding, or errors. Values are not copied where the frame that they came
+/// in holds them as they are.
+pub type Outcomes = Vec<Result<Bytes, ElementError>>;
 
 /// What a worker said in one frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -332,13 +333,13 @@ fn is_seeded(seed: Option<&Seed>) -> bool {
 /// # Errors
 /// When the frame is none that a worker of this runtime writes: it is beyond trust and must be
 /// replaced.
-pub fn decode(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+pub fn decode(runtime: Runtime, frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     let mut answer = decode_whole(runtime, frame, body)?;
     answer.clip();
     Ok(answer)
 }
 
-fn decode_whole(runtime: Runtime, frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+fn decode_whole(runtime: Runtime, frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     match (frame, runtime) {
         (kind::HELLO, _) => hello(body),
         (kind::RESET_DONE, _) => Ok(Answer::ResetDone),
@@ -394,7 +395,7 @@ mod tests {
         let long = "x".repeat(1 << 20);
         let error =
             serde_json::json!({"type": "E", "message": long, "call": long, "traceback": [long]});
-        let body = error.to_string().into_bytes();
+        let body = error.to_string().into();
         let Answer::Refused(error) = decode(Runtime::Python, kind::READY, &body).unwrap() else {
             panic!("it refuses")
         };
@@ -402,7 +403,7 @@ mod tests {
             assert!(text.unwrap().len() < 70_000);
         }
         let condition = serde_json::json!({"position": 0, "kind": "warning", "message": long});
-        let body = condition.to_string().into_bytes();
+        let body = condition.to_string().into();
         let answer = decode(Runtime::Python, kind::CONDITION, &body).unwrap();
         let Answer::Condition { condition, .. } = answer else { panic!("a condition") };
         assert!(condition.message.contains("bytes are not kept"));

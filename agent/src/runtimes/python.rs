@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, Seed};
 use serde::Deserialize;
@@ -170,7 +171,7 @@ fn key(index: u64, name: Option<&str>) -> serde_json::Value {
 ///
 /// # Errors
 /// When it is none of the worker's.
-pub fn decode(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     match frame {
         kind::READY => json(frame, body).map(Answer::Refused),
         kind::CONDITION => condition(frame, body),
@@ -197,7 +198,7 @@ fn condition(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
 }
 
 /// Their number, the length of each with a bit that says error, and the texts back to back.
-fn outcomes(body: &[u8]) -> Result<Outcomes, ProtocolError> {
+fn outcomes(body: &Bytes) -> Result<Outcomes, ProtocolError> {
     let short = || ProtocolError("its frame of outcomes ends early".into());
     let (count, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
     let count = u32::from_le_bytes(*count) as usize;
@@ -209,7 +210,7 @@ fn outcomes(body: &[u8]) -> Result<Outcomes, ProtocolError> {
         let (text, rest) = texts.split_at_checked(size).ok_or_else(short)?;
         texts = rest;
         outcomes.push(match length & MARK {
-            0 => Ok(text.to_vec()),
+            0 => Ok(body.slice_ref(text)),
             _ => Err(json(kind::OUTCOMES, text)?),
         });
     }

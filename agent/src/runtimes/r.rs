@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::{env, io};
 
+use bytes::Bytes;
 use protocol::agent::Condition;
 use protocol::job::{ElementError, Encoding, Function, Options, ValueType, Variant};
 use tokio::process::Command;
@@ -324,14 +325,14 @@ fn seeds(options: &Options, elements: &[Element<'_>]) -> Result<Vec<i32>, Elemen
 ///
 /// # Errors
 /// When it is none of the worker's.
-pub fn decode(frame: u8, body: &[u8]) -> Result<Answer, ProtocolError> {
+pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     let value = rserial::read(body).map_err(|why| ProtocolError(why.to_string()))?;
     let answer = match frame {
         kind::READY => {
             error(value).map(|error| Answer::Refused(ElementError { fatal: true, ..error }))
         }
         kind::CONDITION => condition(value),
-        _ => outcomes(value)
+        _ => outcomes(body, value)
             .map(|outcomes| Answer::Outcomes { outcomes, printed: frame == kind::PRINTED }),
     };
     let kind = char::from(frame);
@@ -365,13 +366,16 @@ fn error(value: Value<'_>) -> Option<ElementError> {
 /// `list(apart, values, failed)`: the positions of values that are serialized apart, the values,
 /// and the errors, each with its position in front. If an encoding stands behind them, values are
 /// what the job wants: raw vectors, or all in one serialization ([`rserial::take_apart`]).
-fn outcomes(value: Value<'_>) -> Option<Outcomes> {
+fn outcomes(frame: &Bytes, value: Value<'_>) -> Option<Outcomes> {
     let mut parts = value.into_list()?;
     let encoded = parts.len() == 4 && parts.pop().is_some();
     let [apart, values, failed] = parts.try_into().ok()?;
     let mut outcomes = match values.data {
-        Data::Raw(joined) if encoded => rserial::take_apart(joined)?.into_iter().map(Ok).collect(),
-        Data::List(values) if encoded => raw(values)?,
+        Data::Raw(joined) if encoded => {
+            let values = rserial::take_apart(joined)?.into_iter();
+            values.map(|value| Ok(value.into())).collect()
+        }
+        Data::List(values) if encoded => raw(frame, values)?,
         Data::List(values) => translated(&apart, &values)?,
         _ => return None,
     };
@@ -384,11 +388,11 @@ fn outcomes(value: Value<'_>) -> Option<Outcomes> {
     Some(outcomes)
 }
 
-fn raw(values: Vec<Value<'_>>) -> Option<Outcomes> {
+fn raw(frame: &Bytes, values: Vec<Value<'_>>) -> Option<Outcomes> {
     let bytes = |value: Value<'_>| match value.data {
-        Data::Raw(bytes) => Some(Ok(bytes.to_vec())),
+        Data::Raw(bytes) => Some(Ok(frame.slice_ref(bytes))),
         // In the place of an error.
-        Data::Null => Some(Ok(Vec::new())),
+        Data::Null => Some(Ok(Bytes::new())),
         _ => None,
     };
     values.into_iter().map(bytes).collect()
@@ -406,7 +410,7 @@ fn translated(apart: &Value<'_>, values: &[Value<'_>]) -> Option<Outcomes> {
                 _ => return None,
             },
         };
-        outcomes.push(outcome.map_err(|why| unsayable(&why)));
+        outcomes.push(outcome.map(Bytes::from).map_err(|why| unsayable(&why)));
     }
     Some(outcomes)
 }

@@ -305,8 +305,7 @@ fn a_batch_is_sent_before_its_frame_is_finished() {
             std::fs::write(gate, "").unwrap();
             let second = worker.answer();
             for (answer, value) in [(first, "1"), (second, "2")] {
-                let value = value.as_bytes().to_vec();
-                let outcomes = vec![Ok(value)];
+                let outcomes = vec![Ok(value.into())];
                 assert_eq!(answer, Some(Answer::Outcomes { outcomes, printed: false }));
             }
             std::fs::remove_file(gate).unwrap();

@@ -40,7 +40,7 @@ fn outcome(job: &WorkerJob, element: Element<'_>) -> Result<Vec<u8>, ElementErro
     let body = runtimes::encode_elements(Runtime::Command, &job.options, &[element]).unwrap();
     worker.send(kind::ELEMENTS, &body);
     let Some(Answer::Outcomes { mut outcomes, .. }) = worker.answer() else { panic!("no outcome") };
-    outcomes.remove(0)
+    outcomes.remove(0).map(Vec::from)
 }
 
 fn refusal(job: &WorkerJob) -> ElementError {

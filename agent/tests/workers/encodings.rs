@@ -5,13 +5,13 @@ use std::io::Write;
 use std::path::Path;
 
 use agent::rserial;
-use agent::runtimes::{self, ConstantValue, Content, Element, Input, Outcomes, WorkerJob};
+use agent::runtimes::{self, ConstantValue, Content, Element, Input, WorkerJob};
 use protocol::job::Runtime::{self, Python, R};
 use protocol::job::{Encoding, Options, ValueType, Variant};
 use serde_json::json;
 
 use crate::both::both;
-use crate::harness::{CALL, Worker, elements, job, json_values};
+use crate::harness::{CALL, Outcomes, Worker, elements, job, json_values};
 
 fn encoded(encoding: Encoding, function: &str) -> WorkerJob {
     let options = Options { encoding, ..Options::default() };

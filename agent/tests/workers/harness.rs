@@ -8,9 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use agent::frame::{self, kind};
-use agent::runtimes::{
-    self, Answer, ConstantValue, Constants, Element, Input, Key, Outcomes, WorkerJob,
-};
+use agent::runtimes::{self, Answer, ConstantValue, Constants, Element, Input, Key, WorkerJob};
 use bytes::{Buf, BytesMut};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -60,6 +58,9 @@ pub fn elements<'a>(texts: &[&'a str]) -> Vec<Element<'a>> {
 
 /// What a call is run with.
 pub const CALL: Element<'static> = Element { index: 0, input: Input::Nothing, key: None };
+
+/// Values in the job's encoding, or errors.
+pub type Outcomes = Vec<Result<Vec<u8>, ElementError>>;
 
 /// The values of outcomes that are JSON; every one must be a value.
 pub fn json_values(outcomes: Outcomes) -> Vec<Value> {
@@ -250,7 +251,7 @@ impl Worker {
         while all.len() < count {
             match self.answer() {
                 Some(Answer::Outcomes { outcomes, printed }) => {
-                    all.extend(outcomes);
+                    all.extend(outcomes.into_iter().map(|outcome| outcome.map(Vec::from)));
                     let ends = all.len() == count;
                     if printed || ends {
                         self.take_printed(&mut run, all.len() - 1);

@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use agent::runtimes::{Outcomes, WorkerJob};
+use agent::runtimes::WorkerJob;
 use protocol::job::Runtime::{self, Python, R};
 use protocol::job::{ElementError, Encoding, Options, ValueType, Variant};
 use serde_json::{Value, json};
 
-use crate::harness::{Worker, elements, job};
+use crate::harness::{Outcomes, Worker, elements, job};
 
 const TYPES: [(ValueType, &str); 4] = [
     (ValueType::Chr, "chr"),

@@ -6,15 +6,15 @@ mod old;
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use tokio_util::io::ReaderStream;
 
 use super::{
     Opened, Part, UploadError, checked, cut_off, hex, hex_digest, parse_digest, run, was_removed,
@@ -117,8 +117,13 @@ impl Folder {
 
     pub(super) async fn open_blob(&self, hex: String) -> io::Result<Opened> {
         let (file, size) = self.file(hex).await?;
-        let parts = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ);
-        Ok(Opened { size, parts: parts.boxed() })
+        let file = Arc::new(file);
+        let parts = stream::iter((0..size).step_by(READ)).map(move |start| {
+            let file = Arc::clone(&file);
+            run(move || read_at(&file, start, size))
+        });
+        // One is read while the one before is sent.
+        Ok(Opened { size, parts: parts.buffered(2).boxed() })
     }
 
     pub(super) async fn get(&self, hex: String) -> io::Result<Bytes> {
@@ -126,16 +131,17 @@ impl Folder {
         run(move || std::fs::read(path).map(Bytes::from)).await
     }
 
-    /// Writes the parts of an upload. Says whether the blob was not there before.
+    /// Writes the parts of an upload, whose digest must be `hex` if that is given. Gives its digest, and whether the blob
+    /// was not there before.
     pub(super) fn receive(
         &self,
-        hex: &str,
+        hex: Option<&str>,
         mut parts: mpsc::Receiver<Part>,
-    ) -> Result<bool, UploadError> {
+    ) -> Result<(String, bool), UploadError> {
         let folder = &*self.0;
-        let path = path_of(folder, hex);
-        let is_new = find(folder, &path)?.is_none();
-        let mut temporary = if is_new { Some(Temporary::new(folder)?) } else { None };
+        let is_there = |hex: &str| find(folder, &path_of(folder, hex)).map(|size| size.is_some());
+        let is_known = hex.map_or(Ok(false), is_there)?;
+        let mut temporary = if is_known { None } else { Some(Temporary::new(folder)?) };
         let mut hasher = Sha256::new();
         loop {
             match parts.blocking_recv() {
@@ -150,18 +156,27 @@ impl Folder {
             }
         }
         let found = self::hex(&hasher.finalize());
-        if found != hex {
+        if hex.is_some_and(|hex| found != hex) {
             return Err(UploadError::Mismatch(found));
         }
+        // Its age counts from the end of the upload.
+        let is_there = is_there(&found)?;
+        let path = path_of(folder, &found);
         match temporary {
-            Some(temporary) => temporary.keep_as(folder, &path)?,
-            // Its age counts from the end of the upload.
-            None if find(folder, &path)?.is_none() => return Err(was_removed()),
-            None => {}
+            Some(temporary) if !is_there => temporary.keep_as(folder, &path)?,
+            None if !is_there => return Err(was_removed()),
+            Some(_) | None => {}
         }
         flush_names(&path)?;
-        Ok(is_new)
+        Ok((format!("sha256:{found}"), !is_there))
     }
+}
+
+/// A part of a file of so many bytes, from `start` on.
+fn read_at(file: &File, start: u64, size: u64) -> io::Result<Bytes> {
+    let mut part = vec![0; usize::try_from(size - start).unwrap_or(READ).min(READ)];
+    file.read_exact_at(&mut part, start)?;
+    Ok(part.into())
 }
 
 fn path_of(folder: &Path, digest: &str) -> PathBuf {

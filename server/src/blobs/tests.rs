@@ -58,6 +58,36 @@ async fn an_upload_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn what_has_no_digest_yet_is_stored_whole_or_not_at_all_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(folder.path()).unwrap();
+    let broken = parts(&["farrow"]).chain(stream::iter([Err("gone".to_owned())]));
+    let broken = blobs.store(broken).await;
+    assert!(matches!(broken, Err(UploadError::Interrupted(why)) if why == "gone"));
+    assert_eq!(files(folder.path()), 0);
+    for texts in [["far", "row"], ["", "farrow"]] {
+        let digest = blobs.store(parts(&texts)).await.unwrap();
+        assert_eq!(digest, format!("sha256:{}", hex_digest(b"farrow")));
+        assert_eq!(blobs.get(&digest).await.unwrap(), "farrow");
+        assert_eq!(files(folder.path()), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_large_blob_is_read_in_parts_and_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(folder.path()).unwrap();
+    for size in [0, 1, 256 << 10, (1 << 20) + 1] {
+        let data: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
+        let digest = blobs.put(data.clone().into()).await.unwrap();
+        let opened = blobs.open_blob(&digest).await.unwrap();
+        assert_eq!(opened.size, u64::from(size));
+        let parts: Vec<Bytes> = opened.parts.try_collect().await.unwrap();
+        assert!(parts.concat() == data, "{size}");
+    }
+}
+
+#[tokio::test]
 async fn what_an_upload_left_behind_is_swept() {
     let folder = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(folder.path()).unwrap();

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use protocol::agent::{
     Heartbeat, LeaseRequest, Leases, MOST_AHEAD, Orders, Piece, Register, Registered, Release,
     Released, Report, Reported,
@@ -16,11 +15,13 @@ use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
 
+use super::arriving::Arriving;
 use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
-use super::extract::{Body, Json};
+use super::extract::Json;
 use crate::artifacts;
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, UploadError};
+use crate::block::MAX_COMPRESSED;
 use crate::dispatcher::Given;
 use crate::error::{ApiError, unreadable};
 use crate::inputs;
@@ -256,15 +257,16 @@ fn envelope_response<T: serde::Serialize>(header: &T, body: &[u8]) -> Result<Res
 pub async fn report(
     State(state): State<AppState>,
     OwnAgent(agent): OwnAgent,
-    Body(body): Body,
+    mut body: Arriving,
 ) -> Result<axum::Json<Reported>, ApiError> {
-    let (report, start) = envelope::open::<Report>(&body)
-        .map_err(|e| ApiError::BadRequest(format!("not a report: {e}")))?;
-    let payload = body.slice(start..);
-    let mut pieces = read_pieces(&state.limits, &state.blobs, report, payload).await?;
+    let read = read_pieces(&state.limits, &state.blobs, &mut body).await;
+    if read.is_err() {
+        body.drain().await;
+    }
+    let mut pieces = read?;
     label_failures(&state, &mut pieces).await;
     let now = state.clock.now();
-    let is_small = pieces.len() <= FEW_PIECES && body.len() <= SMALL_BYTES;
+    let is_small = pieces.len() <= FEW_PIECES && body.n_read() <= SMALL_BYTES;
     let manner = if is_small { Manner::AtOnce } else { Manner::InTurn };
     let accepting = state.store.put(manner, move |tx| {
         Box::pin(async move { reports::report(tx, agent, pieces, now).await })
@@ -274,46 +276,45 @@ pub async fn report(
     Ok(axum::Json(Reported { verdicts: outcome.verdicts, ended: outcome.ended }))
 }
 
-/// Takes a report apart and stores the large outcomes.
+/// Takes a report apart as it arrives, and stores the large outcomes.
 ///
 /// # Errors
-/// Which piece cannot be, or when a blob cannot be written.
+/// Which piece cannot be, or when the body or a blob cannot be read or written.
 pub async fn read_pieces(
     limits: &Limits,
     blobs: &Blobs,
-    report: Report,
-    mut payload: Bytes,
+    body: &mut Arriving,
 ) -> Result<Vec<NewPiece>, ApiError> {
+    let report: Report = body.header().await.map_err(|error| match error {
+        ApiError::BadRequest(why) => ApiError::BadRequest(format!("not a report: {why}")),
+        other => other,
+    })?;
     let mut pieces = Vec::with_capacity(report.pieces.len());
     for (i, mut piece) in report.pieces.into_iter().enumerate() {
         let field = |name: &str| format!("pieces[{i}].{name}");
-        let n_bytes: usize = piece.lengths.iter().map(|&length| length as usize).sum();
-        if piece.lengths.is_empty() || n_bytes > payload.len() {
-            let message = format!("sum to {n_bytes} bytes, the body holds {}", payload.len());
-            return Err(ApiError::field(field("lengths"), message));
-        }
-        check_numbers(&piece, field)?;
-        if let Some(&largest) = piece.lengths.iter().max() {
-            limits.outcome(largest.into())?;
-        }
-        let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
-        let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
-        if !sorted || !inside {
-            return Err(ApiError::field(
-                field("errors"),
-                "must ascend and be positions in the piece",
-            ));
-        }
+        check(&piece, limits, body.n_left(), field)?;
         for (k, note) in piece.notes.iter_mut().enumerate() {
             artifacts::take(blobs, note, &field(&format!("notes[{k}].artifacts"))).await?;
         }
-        pieces.push(new_piece(blobs, piece, payload.split_to(n_bytes)).await?);
+        pieces.push(new_piece(blobs, piece, body).await?);
     }
     Ok(pieces)
 }
 
-/// Refuses what no element can have, and what the database has no number for.
-fn check_numbers(piece: &Piece, field: impl Fn(&str) -> String) -> Result<(), ApiError> {
+/// Refuses what no element can have, what the database has no number for, and lengths that are none
+/// of the `n_left` bytes that follow, if it is known how many do.
+fn check(
+    piece: &Piece,
+    limits: &Limits,
+    n_left: Option<u64>,
+    field: impl Fn(&str) -> String,
+) -> Result<(), ApiError> {
+    let n_bytes = piece.n_bytes();
+    if piece.lengths.is_empty() || n_left.is_some_and(|n_left| n_bytes > n_left) {
+        let holds = n_left.map_or("more".to_owned(), |n_left| n_left.to_string());
+        let message = format!("sum to {n_bytes} bytes, the body holds {holds}");
+        return Err(ApiError::field(field("lengths"), message));
+    }
     let (first, n) = (piece.first, piece.lengths.len() as u64);
     if first.checked_add(n).is_none_or(|end| i64::try_from(end).is_err()) {
         return Err(ApiError::field(field("first"), format!("is {first}, which is no element")));
@@ -322,17 +323,35 @@ fn check_numbers(piece: &Piece, field: impl Fn(&str) -> String) -> Result<(), Ap
         let message = format!("is {}, must be from 0 to {MAX_SECONDS}", piece.seconds);
         return Err(ApiError::field(field("seconds"), message));
     }
+    if let Some(&largest) = piece.lengths.iter().max() {
+        limits.outcome(largest.into())?;
+    }
+    let sorted = piece.errors.windows(2).all(|pair| pair[0] < pair[1]);
+    let inside = piece.errors.last().is_none_or(|&last| (last as usize) < piece.lengths.len());
+    if !sorted || !inside {
+        return Err(ApiError::field(field("errors"), "must ascend and be positions in the piece"));
+    }
     Ok(())
 }
 
-async fn new_piece(blobs: &Blobs, piece: Piece, data: Bytes) -> Result<NewPiece, ApiError> {
-    let first_error = piece.errors.first().map(|&position| {
-        let start: usize =
-            piece.lengths[..position as usize].iter().map(|&length| length as usize).sum();
-        let end = start + piece.lengths[position as usize] as usize;
-        FailedElement::new(piece.first + u64::from(position), element_error(&data[start..end]))
-    });
-    let place = Place::of(&data, blobs).await?;
+/// Reads what a piece speaks of. What is large is written to a blob as it arrives, unless there are
+/// errors in it.
+async fn new_piece(blobs: &Blobs, piece: Piece, body: &mut Arriving) -> Result<NewPiece, ApiError> {
+    let n_bytes = usize::try_from(piece.n_bytes()).unwrap_or(usize::MAX);
+    let (place, first_error) = if n_bytes > MAX_COMPRESSED && piece.errors.is_empty() {
+        let stored = blobs.store(body.parts(n_bytes)).await;
+        let digest = stored.map_err(|error| match error {
+            UploadError::Io(error) => error.into(),
+            _ => body.failure(),
+        })?;
+        (Place::Blob(digest), None)
+    } else {
+        let data = body.take(n_bytes).await?;
+        if data.len() < n_bytes {
+            return Err(body.failure());
+        }
+        (Place::of(&data, blobs).await?, first_error(&piece, &data))
+    };
     Ok(NewPiece {
         lease: piece.lease,
         job: piece.job,
@@ -345,6 +364,14 @@ async fn new_piece(blobs: &Blobs, piece: Piece, data: Bytes) -> Result<NewPiece,
         started_at: i64::try_from(piece.started_at).unwrap_or(i64::MAX),
         micros: (piece.seconds * 1e6) as u64,
     })
+}
+
+fn first_error(piece: &Piece, data: &[u8]) -> Option<FailedElement> {
+    let position = *piece.errors.first()? as usize;
+    let before = piece.lengths[..position].iter();
+    let start = before.map(|&length| length as usize).sum::<usize>();
+    let error = element_error(&data[start..start + piece.lengths[position] as usize]);
+    Some(FailedElement::new(piece.first + position as u64, error))
 }
 
 /// Reads an error as an agent wrote it; one that cannot be read is an error all the same.

@@ -87,12 +87,17 @@ impl FromRequest<AppState> for Body {
                 inflate(body, state.config.settings.limits.max_inflated_body).await
             }
             Ok(body) => Ok(Self(body)),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(ApiError::TooLarge(limit))
-            }
-            Err(error) => Err(ApiError::BadRequest(format!("the body ends early: {error}"))),
+            Err(error) => Err(unread(limit, &*error)),
         }
     }
+}
+
+/// Why a body of at most `limit` bytes cannot be read.
+pub fn unread(limit: usize, error: &(dyn std::error::Error + Send + Sync + 'static)) -> ApiError {
+    if error.is::<http_body_util::LengthLimitError>() {
+        return ApiError::TooLarge(limit);
+    }
+    ApiError::BadRequest(format!("the body ends early: {error}"))
 }
 
 /// All of a body, of which there is one copy at any time.
@@ -115,7 +120,7 @@ async fn collected<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) -> Result<Byt
 }
 
 /// Whether the body is compressed as we can read. Another encoding is taken for none, as it often is.
-fn is_gzip(headers: &HeaderMap) -> bool {
+pub fn is_gzip(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_ENCODING)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip"))

@@ -3,6 +3,7 @@
 mod admission;
 mod agent_api;
 mod agents;
+mod arriving;
 mod audit;
 pub mod auth;
 mod blobs;

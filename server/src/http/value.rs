@@ -1,7 +1,7 @@
 //! The value of a job: every outcome in element order, whole or not at all.
 
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::job::{JobState, JobStatus};
@@ -81,7 +81,8 @@ fn failed(row: JobRow) -> ApiError {
     }
 }
 
-/// The value: one that is small at once and with its length, which takes clients less to read; else in parts.
+/// The value: one that is small at once, else in parts. With its length wherever that is known, which takes clients less
+/// to read: they need not join what they do not know the end of.
 async fn whole(state: &AppState, row: &JobRow) -> Result<Response, ApiError> {
     let mut reader = ValueReader::new(state, row);
     let media_type = [(CONTENT_TYPE, reader.media_type())];
@@ -89,6 +90,7 @@ async fn whole(state: &AppState, row: &JobRow) -> Result<Response, ApiError> {
     if reader.is_at_end() {
         return Ok((media_type, first.unwrap_or_default()).into_response());
     }
+    let n_bytes = reader.n_bytes().await?;
     let parts = ndjson::streamed((first, reader), |(first, mut reader)| async move {
         let chunk = match first {
             Some(first) => Some(first),
@@ -96,5 +98,6 @@ async fn whole(state: &AppState, row: &JobRow) -> Result<Response, ApiError> {
         };
         Ok(chunk.map(|chunk| (chunk, (None, reader))))
     });
-    Ok((media_type, parts).into_response())
+    let length = n_bytes.map(|n_bytes| [(CONTENT_LENGTH, n_bytes)]);
+    Ok((media_type, length, parts).into_response())
 }

@@ -7,7 +7,7 @@ use protocol::JobId;
 
 use super::StoreError;
 use super::db::{Row, Tx, args};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Opened};
 use crate::block::{self, Block};
 
 /// What a block of a job holds.
@@ -50,9 +50,11 @@ impl Place {
     }
 
     async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> std::io::Result<Self> {
-        let compressed = block::compress(data);
-        if compressed.len() <= max_inline {
-            return Ok(Self::Row(compressed));
+        if data.len() <= block::MAX_COMPRESSED {
+            let compressed = block::compress(data);
+            if compressed.len() <= max_inline {
+                return Ok(Self::Row(compressed));
+            }
         }
         blobs.put(data.clone()).await.map(Self::Blob)
     }
@@ -83,11 +85,28 @@ impl Place {
             Self::Row(data) => block::decompress(data)
                 .map(Bytes::from)
                 .ok_or_else(|| StoreError::corrupt("data", "bytes that do not decompress")),
-            Self::Blob(digest) => blobs.get(digest).await.map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotConnected => StoreError::Blobs(e.to_string().into()),
-                _ => StoreError::corrupt("digest", &format!("{digest}: {e}")),
-            }),
+            Self::Blob(digest) => blobs.get(digest).await.map_err(|error| unread(digest, &error)),
         }
+    }
+}
+
+/// Opens the blob of a block, which must have so many bytes.
+///
+/// # Errors
+/// When it is missing or has not.
+pub async fn open(digest: &str, n_bytes: u64, blobs: &Blobs) -> Result<Opened, StoreError> {
+    let opened = blobs.open_blob(digest).await.map_err(|error| unread(digest, &error))?;
+    if opened.size == n_bytes {
+        return Ok(opened);
+    }
+    let sizes = format!("{digest}: {} bytes instead of {n_bytes}", opened.size);
+    Err(StoreError::corrupt("digest", &sizes))
+}
+
+fn unread(digest: &str, error: &std::io::Error) -> StoreError {
+    match error.kind() {
+        std::io::ErrorKind::NotConnected => StoreError::Blobs(error.to_string().into()),
+        _ => StoreError::corrupt("digest", &format!("{digest}: {error}")),
     }
 }
 

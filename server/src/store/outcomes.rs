@@ -117,6 +117,49 @@ pub async fn read(
     Ok(rows)
 }
 
+/// How much some outcomes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// How many they are.
+    pub n: u64,
+    /// How many of them are errors.
+    pub n_errors: u64,
+    /// Bytes of their values and errors.
+    pub n_bytes: u64,
+}
+
+/// Adds up outcomes of a job, `limit` rows from the one on that begins with element `from`. Nothing is added where there
+/// are none.
+///
+/// # Errors
+/// The database's.
+pub async fn extent(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    from: u64,
+    limit: u32,
+) -> Result<Extent, StoreError> {
+    let rows = tx
+        .all(
+            "select lengths, errors from outcomes where job_id = $1 and first >= $2 order by first limit $3 + 0",
+            args![job, from, limit],
+        )
+        .await?;
+    let mut extent = Extent::default();
+    for row in &rows {
+        let lengths = decoded_lengths(row)?;
+        extent.n += lengths.len() as u64;
+        extent.n_bytes += lengths.iter().map(|&length| u64::from(length)).sum::<u64>();
+        extent.n_errors += row.json::<Vec<u32>>("errors")?.len() as u64;
+    }
+    Ok(extent)
+}
+
+fn decoded_lengths(row: &Row) -> Result<Vec<u32>, StoreError> {
+    block::decode_lengths(&row.bytes("lengths")?)
+        .ok_or_else(|| StoreError::corrupt("lengths", "bytes that are no varints"))
+}
+
 /// In which order outcomes are read, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -181,9 +224,7 @@ pub async fn read_from(
 }
 
 fn outcomes(row: &Row) -> Result<Outcomes, StoreError> {
-    let lengths = block::decode_lengths(&row.bytes("lengths")?)
-        .ok_or_else(|| StoreError::corrupt("lengths", "bytes that are no varints"))?;
-    let place = Place::from_row(row)?;
+    let (lengths, place) = (decoded_lengths(row)?, Place::from_row(row)?);
     Ok(Outcomes {
         block: StoredBlock { first: row.count("first")?, lengths, place },
         rank: row.count("rank")?,

@@ -3,8 +3,13 @@
 
 use bytes::Bytes;
 
-use super::parts::Part;
+use super::parts::{Part, Payload};
+use super::written::Written;
 use crate::store::jobs::Shape;
+use crate::store::outcomes::Extent;
+
+/// What stands before an error; behind it stands a brace.
+const ERROR: &[u8] = b"{\"error\":";
 
 /// Writes the parts of a value, each behind the one before.
 pub struct JsonWriter {
@@ -21,14 +26,22 @@ impl JsonWriter {
         Self { shape, n_outermost: 0, in_group: 0 }
     }
 
+    /// How many bytes outcomes take, without names and groups.
+    pub fn n_bytes(&self, extent: Extent) -> u64 {
+        let around = if self.shape.is_call { 0 } else { 2 };
+        let commas = extent.n.saturating_sub(1);
+        let of_errors = (ERROR.len() + 1) as u64 * extent.n_errors;
+        around + commas + of_errors + extent.n_bytes
+    }
+
     /// Writes what stands before all parts.
-    pub fn start(&self, text: &mut Vec<u8>) {
-        self.outermost(b'[', b'{', text);
+    pub fn start(&self, written: &mut Written) {
+        self.outermost(b'[', b'{', written.text());
     }
 
     /// Writes what stands behind all parts.
-    pub fn end(&self, text: &mut Vec<u8>) {
-        self.outermost(b']', b'}', text);
+    pub fn end(&self, written: &mut Written) {
+        self.outermost(b']', b'}', written.text());
     }
 
     fn outermost(&self, array: u8, object: u8, text: &mut Vec<u8>) {
@@ -39,21 +52,21 @@ impl JsonWriter {
     }
 
     /// Writes a part.
-    pub fn write(&mut self, part: &Part, text: &mut Vec<u8>) {
+    pub fn write(&mut self, part: Part, written: &mut Written) {
         match part {
             Part::Group { n, name } => {
-                self.begin_outermost(name.as_ref(), text);
-                text.extend_from_slice(if *n == 0 { b"[]" } else { b"[" });
-                self.in_group = *n;
+                self.begin_outermost(name.as_ref(), written.text());
+                written.text().extend_from_slice(if n == 0 { b"[]" } else { b"[" });
+                self.in_group = n;
             }
             Part::Outcome { payload, is_error, .. } if self.shape.nested => {
-                write_outcome(payload, *is_error, text);
+                write_outcome(payload, is_error, written);
                 self.in_group -= 1;
-                text.push(if self.in_group > 0 { b',' } else { b']' });
+                written.text().push(if self.in_group > 0 { b',' } else { b']' });
             }
             Part::Outcome { name, payload, is_error } => {
-                self.begin_outermost(name.as_ref(), text);
-                write_outcome(payload, *is_error, text);
+                self.begin_outermost(name.as_ref(), written.text());
+                write_outcome(payload, is_error, written);
             }
         }
     }
@@ -70,13 +83,13 @@ impl JsonWriter {
     }
 }
 
-fn write_outcome(payload: &[u8], is_error: bool, text: &mut Vec<u8>) {
+fn write_outcome(payload: Payload, is_error: bool, written: &mut Written) {
     if is_error {
-        text.extend_from_slice(b"{\"error\":");
+        written.text().extend_from_slice(ERROR);
     }
-    text.extend_from_slice(payload);
+    written.payload(payload);
     if is_error {
-        text.push(b'}');
+        written.text().push(b'}');
     }
 }
 
@@ -84,31 +97,63 @@ fn write_outcome(payload: &[u8], is_error: bool, text: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn text(shape: Shape, parts: &[Part]) -> String {
+    fn text(shape: Shape, parts: impl IntoIterator<Item = Part>) -> String {
         let mut writer = JsonWriter::new(shape);
-        let mut text = Vec::new();
-        writer.start(&mut text);
-        parts.iter().for_each(|part| writer.write(part, &mut text));
-        writer.end(&mut text);
-        String::from_utf8(text).unwrap()
+        let mut written = Written::default();
+        writer.start(&mut written);
+        parts.into_iter().for_each(|part| writer.write(part, &mut written));
+        writer.end(&mut written);
+        String::from_utf8(std::mem::take(written.text())).unwrap()
     }
 
     fn outcome(name: Option<&'static str>, payload: &'static str) -> Part {
-        Part::Outcome { name: name.map(Bytes::from), payload: payload.into(), is_error: false }
+        Part::Outcome {
+            name: name.map(Bytes::from),
+            payload: payload.as_bytes().to_vec().into(),
+            is_error: false,
+        }
+    }
+
+    #[test]
+    fn the_length_is_known_before_it_is_written() {
+        let call = Shape { is_call: true, ..Shape::default() };
+        for (shape, n) in
+            [(Shape::default(), 0), (Shape::default(), 1), (Shape::default(), 3), (call, 1)]
+        {
+            for n_errors in 0..=n {
+                let payload = |i| if i < n_errors { "{}" } else { "1.5" };
+                let part = |i| Part::Outcome {
+                    name: None,
+                    payload: payload(i).as_bytes().to_vec().into(),
+                    is_error: i < n_errors,
+                };
+                let n_bytes = (0..n).map(|i| payload(i).len() as u64).sum();
+                let extent = Extent { n, n_errors, n_bytes };
+                let written = text(shape, (0..n).map(part));
+                assert_eq!(
+                    JsonWriter::new(shape).n_bytes(extent),
+                    written.len() as u64,
+                    "{written}"
+                );
+            }
+        }
     }
 
     #[test]
     fn values_have_the_shape_of_their_elements() {
-        let failed = Part::Outcome { name: None, payload: "{}".into(), is_error: true };
+        let failed = || {
+            let payload = b"{}".to_vec().into();
+            Part::Outcome { name: None, payload, is_error: true }
+        };
         let flat = Shape::default();
-        assert_eq!(text(flat, &[]), "[]");
-        assert_eq!(text(flat, &[outcome(None, "1"), failed.clone()]), r#"[1,{"error":{}}]"#);
+        assert_eq!(text(flat, []), "[]");
+        assert_eq!(text(flat, [outcome(None, "1"), failed()]), r#"[1,{"error":{}}]"#);
         let named = Shape { named: true, ..flat };
         let parts = [outcome(Some("\"a\""), "1"), outcome(Some("\"b\""), "2")];
-        assert_eq!(text(named, &parts), r#"{"a":1,"b":2}"#);
+        assert_eq!(text(named, parts), r#"{"a":1,"b":2}"#);
         let call = Shape { is_call: true, ..flat };
-        assert_eq!(text(call, &[outcome(None, "[7]")]), "[7]");
-        assert_eq!(text(call, &[failed]), r#"{"error":{}}"#);
+        assert_eq!(text(call, [outcome(None, "[7]")]), "[7]");
+        assert_eq!(text(call, [failed()]), r#"{"error":{}}"#);
         let nested = Shape { nested: true, outer_named: true, ..flat };
         let group = |n, name| Part::Group { n, name: Some(Bytes::from(name)) };
         let parts = [
@@ -119,6 +164,6 @@ mod tests {
             group(1, "\"c\""),
             outcome(None, "3"),
         ];
-        assert_eq!(text(nested, &parts), r#"{"a":[1,2],"b":[],"c":[3]}"#);
+        assert_eq!(text(nested, parts), r#"{"a":[1,2],"b":[],"c":[3]}"#);
     }
 }

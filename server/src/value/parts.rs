@@ -5,21 +5,24 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use protocol::JobId;
 
+use crate::blobs::Opened;
 use crate::names::Names;
 use crate::state::AppState;
 use crate::store::StoreError;
-use crate::store::blocks::Kind;
+use crate::store::blocks::{self, Kind, Place};
 use crate::store::jobs::{self, JobRow};
-use crate::store::outcomes::{self, Outcomes as StoredOutcomes};
+use crate::store::outcomes::{self, Extent, Outcomes as StoredOutcomes};
 
 /// Rows that one read takes: at most 64 KiB each, blobs apart.
 const ROWS: u32 = 16;
+
+/// Rows whose lengths one read adds up: 16 KiB each at the most.
+const EXTENTS: u32 = 256;
 
 /// Outer elements that one read takes.
 const GROUPS: u32 = 1024;
 
 /// A part of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// An outer element begins.
     Group {
@@ -33,10 +36,34 @@ pub enum Part {
         /// The element's name, a JSON string.
         name: Option<Bytes>,
         /// Its value, or the JSON of its error.
-        payload: Bytes,
+        payload: Payload,
         /// Which of both.
         is_error: bool,
     },
+}
+
+/// The bytes of an outcome.
+pub enum Payload {
+    /// Here.
+    Bytes(Bytes),
+    /// In a blob of their own, which is read as it is sent: it may be large.
+    Blob(Opened),
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl Payload {
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Blob(opened) => opened.size,
+        }
+    }
 }
 
 /// Reads the parts of a job's value in order.
@@ -80,6 +107,32 @@ impl Parts {
         }
     }
 
+    /// Whether there are outcomes only, without names and groups.
+    pub fn are_bare(&self) -> bool {
+        self.names.is_none() && self.groups.is_none()
+    }
+
+    /// How much all outcomes are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn extent(&mut self) -> Result<Extent, StoreError> {
+        let (store, job) = (&self.outcomes.state.store, self.outcomes.job);
+        let mut all = Extent::default();
+        loop {
+            let from = all.n;
+            let some = store
+                .query(|tx| Box::pin(async move { outcomes::extent(tx, job, from, EXTENTS).await }))
+                .await?;
+            if some.n == 0 {
+                return Ok(all);
+            }
+            all.n += some.n;
+            all.n_errors += some.n_errors;
+            all.n_bytes += some.n_bytes;
+        }
+    }
+
     /// The next part; `None` at the end.
     ///
     /// # Errors
@@ -114,11 +167,11 @@ struct Outcomes {
     /// Rows that were read; their blobs were not yet.
     rows: VecDeque<StoredOutcomes>,
     /// What stands in the row before these.
-    read: VecDeque<(Bytes, bool)>,
+    read: VecDeque<(Payload, bool)>,
 }
 
 impl Outcomes {
-    async fn next(&mut self) -> Result<(Bytes, bool), StoreError> {
+    async fn next(&mut self) -> Result<(Payload, bool), StoreError> {
         while self.read.is_empty() {
             if self.rows.is_empty() {
                 self.read_more().await?;
@@ -135,13 +188,19 @@ impl Outcomes {
         })
     }
 
-    /// Takes in one row: a value of many megabytes stands in memory alone.
+    /// Takes in one row. A large value is only opened.
     async fn load(&mut self, row: StoredOutcomes) -> Result<(), StoreError> {
         let errors = row.errors;
-        let block = row.block.load(&self.state.blobs).await?;
-        self.next = block.end();
         let is_error = |i: usize| u32::try_from(i).is_ok_and(|i| errors.binary_search(&i).is_ok());
-        self.read.extend(block.payloads().enumerate().map(|(i, bytes)| (bytes, is_error(i))));
+        self.next = row.block.end();
+        if let ([length], Place::Blob(digest)) = (&row.block.lengths[..], &row.block.place) {
+            let opened = blocks::open(digest, (*length).into(), &self.state.blobs).await?;
+            self.read.push_back((Payload::Blob(opened), is_error(0)));
+            return Ok(());
+        }
+        let block = row.block.load(&self.state.blobs).await?;
+        let payloads = block.payloads().map(Payload::Bytes).enumerate();
+        self.read.extend(payloads.map(|(i, payload)| (payload, is_error(i))));
         Ok(())
     }
 

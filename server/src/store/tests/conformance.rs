@@ -9,6 +9,7 @@ use super::super::Manner;
 use super::super::blocks::{self, Kind};
 use super::super::ends::{Ended, Ending};
 use super::super::jobs::{JobRow, Shape};
+use super::super::outcomes::{self, Extent, Outcomes};
 use super::super::{StoreError, ends, identity, jobs, leases, store_time, stored_time, tokens};
 use super::{Fixture, all_of, collecting, failing, new_job, piece, read, runnable_jobs, write};
 
@@ -117,6 +118,27 @@ async fn with_collect_errors_stand_in_their_places() {
     let row = fixture.job(job).await;
     assert_eq!((row.state, row.counts.done, row.counts.failed), (JobState::Resolved, 1, 1));
     assert_eq!(fixture.outcomes(job).await[0].errors, [0]);
+}
+
+#[tokio::test]
+async fn outcomes_are_added_up_in_slices() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(1).await;
+    let job = fixture.submit(collecting(3)).await;
+    for is_failing in [true, false, true] {
+        let grant = fixture.grant(agent, 1).await.remove(0);
+        let pieces = if is_failing { vec![failing(&grant, 0, false)] } else { all_of(&grant) };
+        fixture.report(agent, pieces).await;
+    }
+    let lengths = |rows: &[Outcomes]| rows.iter().map(|row| u64::from(row.block.lengths[0])).sum();
+    let all = fixture.outcomes(job).await;
+    for (from, limit, rows) in [(0, 9, &all[..]), (0, 2, &all[..2]), (1, 9, &all[1..]), (3, 9, &[])]
+    {
+        let extent = read!(fixture, |tx| outcomes::extent(tx, job, from, limit));
+        let n_errors = rows.iter().filter(|row| !row.errors.is_empty()).count() as u64;
+        let wanted = Extent { n: rows.len() as u64, n_errors, n_bytes: lengths(rows) };
+        assert_eq!(extent, wanted, "{limit} from {from}");
+    }
 }
 
 #[tokio::test]

@@ -163,7 +163,9 @@ mod tests {
                 }
             }
         };
-        let all = async { tokio::select! { () = log.keep_flushed() => {}, () = commits => {} } };
+        let all = async {
+            tokio::select! { () = log.keep_flushed() => {}, () = commits => {} }
+        };
         tokio::time::timeout(Duration::from_secs(60), all).await.expect("each is flushed");
     }
 }
