@@ -2,7 +2,6 @@
 
 import statistics
 
-import memory
 from parts import quantile
 
 
@@ -81,12 +80,7 @@ class Large:
 
     @staticmethod
     def measure(program, options, _limits):
-        figures = {}
-        for figure, work, size in [("there", "give", options.bytes), ("back", "take", options.bytes // 4)]:
-            # For copies with each worker, with agents and server, in files, and on their way.
-            memory.have_at_hand(16 * options.bytes)
-            figures[figure] = program.do(work, size)[0]
-        return figures
+        return {"there": program.do("give", options.bytes)[0], "back": program.do("take", options.bytes // 4)[0]}
 
 
 WORKS = {"rate": Rate, "call": Call, "sleeps": Sleeps, "balance": Balance, "large": Large}

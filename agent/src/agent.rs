@@ -1,6 +1,7 @@
 //! An agent from its start to its end.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,7 +234,15 @@ async fn work(agent: &Arc<Agent>, keeper: Keeper, grace: Duration) -> usize {
     let (client, logs) = (agent.client.clone(), Arc::clone(&agent.logs));
     let log = tokio::spawn(async move { logs::run(&client, &logs).await });
     let leases = TaskTracker::new();
-    poll::run(agent, &leases).await;
+    // In a task of its own: whoever runs the agent may do so on a thread that is none of the runtime's, and each lease would
+    // wait for that to wake, and for a thread of the runtime again.
+    let polling = (Arc::clone(agent), leases.clone());
+    let polling = tokio::spawn(async move { poll::run(&polling.0, &polling.1).await });
+    if let Err(panicked) = AbortOnDropHandle::new(polling).await
+        && panicked.is_panic()
+    {
+        resume_unwind(panicked.into_panic());
+    }
     tracing::info!(leases = leases.len(), "draining");
     leases.close();
     if timeout(grace, leases.wait()).await.is_err() {
