@@ -2,10 +2,11 @@
 """Many simulated agents in one process, parked in long-polls: each waits for work that it cannot do.
 
 They speak as agents do (`protocol/src/agent.rs`): each holds a request for work of 30 seconds on a
-connection of its own, and sends a heartbeat six times a lease. The heartbeats, which real agents have
-held for that long, are answered at once and share connections: so one process can have ten thousand of
-them with the open files that systems allow. Prints a line once all wait, and ends with its standard
-input, or with an answer that is none of the protocol's. Takes the token from FARROW_TOKEN.
+connection of its own, and sends a heartbeat three times a lease, as agents do that have none. The
+heartbeats, which real agents have held for that long, are answered at once and share connections: so
+one process can have ten thousand of them with the open files that systems allow. Prints a line once
+all wait, and ends with its standard input, or with an answer that is none of the protocol's. Takes the
+token from FARROW_TOKEN.
 """
 
 import argparse
@@ -106,7 +107,7 @@ class Park:
                  for agent in agents]
         await self.all_wait.wait()
         loop = asyncio.get_running_loop()
-        pause = min(10, self.lease_seconds / 6) / len(agents)
+        pause = min(10, self.lease_seconds / 3) / len(agents)
         due = loop.time()
         while True:
             for beat in beats:

@@ -59,6 +59,9 @@ const FROM_WORKER: [u8; 6] =
 /// Bytes for which room is made before they are there: user code may announce 4 GiB by a few bytes.
 const MOST_ROOM: usize = 16 << 20;
 
+/// Bytes of a frame whose memory no other shares.
+const LARGE: usize = 1 << 20;
+
 /// Bytes of a frame before its body.
 const HEAD: usize = 5;
 
@@ -121,7 +124,12 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Frame>, u8> {
         return Ok(None);
     }
     buffer.advance(HEAD);
-    Ok(Some(Frame { kind, body: buffer.split_to(length).freeze() }))
+    let body = buffer.split_to(length).freeze();
+    if length >= LARGE {
+        // Whoever keeps a part of what comes next would keep all of this one.
+        *buffer = BytesMut::from(&buffer[..]);
+    }
+    Ok(Some(Frame { kind, body }))
 }
 
 #[cfg(test)]

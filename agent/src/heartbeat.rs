@@ -52,11 +52,11 @@ impl Pulse {
     async fn run(&self, transport: Transport) {
         let client = Client::new(transport, Arc::clone(&self.registration));
         loop {
-            match client.heartbeat(|| self.heartbeat(), || self.wait()).await {
+            match client.heartbeat(|| self.heartbeat(), || self.margin()).await {
                 Ok(orders) => self.obey(&orders),
                 Err(problem) => {
                     tracing::error!(%problem, "the server refuses heartbeats; trying again");
-                    sleep(self.wait()).await;
+                    sleep(self.margin()).await;
                 }
             }
         }
@@ -64,14 +64,14 @@ impl Pulse {
 
     fn heartbeat(&self) -> Heartbeat {
         let draining = self.draining.is_cancelled();
-        Heartbeat { held: self.held.ids(), draining, wait: self.wait().as_secs_f64() }
+        let held = self.held.ids();
+        let wait = hold(self.registration.lease_time(), held.is_empty()).as_secs_f64();
+        Heartbeat { held, draining, wait }
     }
 
-    /// For how long the server holds a heartbeat, and for how long after that its answer is waited
-    /// for: a sixth of a lease each. So each lost answer costs a third of a lease, and the one after
-    /// two lost ones is sent when a third is left.
-    fn wait(&self) -> Duration {
-        wait(self.registration.lease_time())
+    /// For how long an answer is waited for after the server has held the heartbeat.
+    fn margin(&self) -> Duration {
+        margin(self.registration.lease_time())
     }
 
     fn obey(&self, orders: &Orders) {
@@ -84,8 +84,17 @@ impl Pulse {
     }
 }
 
-fn wait(lease: Duration) -> Duration {
+/// A sixth of a lease, as an agent's hold is that has leases. So each lost answer costs a third of a lease, and the one after
+/// two lost ones is sent when a third is left.
+fn margin(lease: Duration) -> Duration {
     (lease / 6).min(LONGEST)
+}
+
+/// For how long the server holds a heartbeat. Twice as long of an agent that is idle: there may be thousands, and what one
+/// could lose by it is that it must register again, after two lost answers. With the first lease that it gets it is as
+/// safe as others, though its heartbeat was sent before.
+fn hold(lease: Duration, is_idle: bool) -> Duration {
+    if is_idle { (lease / 3).min(LONGEST) } else { margin(lease) }
 }
 
 #[cfg(test)]
@@ -96,9 +105,12 @@ mod tests {
     fn two_answers_may_be_lost_before_a_lease_lapses() {
         for lease in [Duration::from_secs(3), Duration::from_secs(30), Duration::from_secs(300)] {
             // The server counts from the last heartbeat that it received, which may be the first
-            // of these: after it two are lost, with their holds, margins and back-offs of less.
-            let lost = (wait(lease) + wait(lease)) * 2;
-            assert!(lost < lease && wait(lease) <= LONGEST, "{lost:?} of {lease:?}");
+            // of these: after it two are lost, with their holds, margins and back-offs of less. The first may
+            // have been sent before there was a lease.
+            for was_idle in [false, true] {
+                let lost = hold(lease, was_idle) + hold(lease, false) + margin(lease) * 2;
+                assert!(lost < lease && hold(lease, was_idle) <= LONGEST, "{lost:?} of {lease:?}");
+            }
         }
     }
 }

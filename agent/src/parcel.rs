@@ -241,4 +241,26 @@ pub mod tests {
         let replaced = replace(&parts[1], &error("too large"));
         assert_eq!((replaced.piece.first, &replaced.piece.errors[..]), (4, &[0][..]));
     }
+
+    #[test]
+    fn a_large_value_is_shared_and_joined_with_what_follows_it() {
+        let large = Bytes::from(vec![b'1'; LARGE]);
+        let of = |first, value: &Bytes| {
+            let outcomes = vec![Ok(value.clone())];
+            Parcel::of(Finished { outcomes, ..finished(LeaseId::new(), first, &["", ""]) })
+        };
+        let mut parcel = of(3, &large);
+        assert_eq!(parcel.body.as_ptr(), large.as_ptr());
+        assert_ne!(of(3, &large.slice(1..)).body.as_ptr(), large[1..].as_ptr());
+        let next = of(4, &Bytes::from_static(b"22"));
+        assert!(parcel.has_room_for(&next));
+        parcel.append(next);
+        assert_eq!(parcel.piece.lengths, [position(LARGE), 2]);
+        assert_eq!(parcel.body, [&large[..], b"22"].concat());
+        let (report, bodies) = report_of(&[Arc::new(parcel), Arc::new(of(9, &large))]);
+        assert_eq!(
+            bodies.iter().map(|body| body.len() as u64).sum::<u64>(),
+            report.pieces.iter().map(Piece::n_bytes).sum::<u64>()
+        );
+    }
 }

@@ -188,6 +188,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bodies_are_sent_one_behind_the_other() {
+        let bodies = [&b"ab"[..], b"", &[b'c'; 3 * PIECE], b"d"].map(Bytes::copy_from_slice);
+        let upload = Upload::new(bodies.clone().into());
+        assert_eq!(upload.n_bytes(), bodies.concat().len() as u64);
+        for body in [upload.whole(), upload.begin()] {
+            let sent = axum::body::to_bytes(axum::body::Body::new(body), usize::MAX).await.unwrap();
+            assert!(sent == bodies.concat());
+        }
+        assert_eq!(*upload.n_taken.borrow() as u64, upload.n_bytes());
+    }
+
+    #[tokio::test]
     async fn one_of_which_nothing_moves_stands_still() {
         let upload = Upload::new([vec![0; 2 * PIECE].into()].into());
         upload.stands_still(Duration::from_millis(1)).await;

@@ -36,7 +36,7 @@ from_frames <- function(bytes, count) {
   if (length(bytes) %% count != 0) return(one_by_one(bytes, count))
   frames <- matrix(bytes, ncol = count)
   objects <- alike(frames[-front, ], count, endian_of(head))
-  if (is.null(objects) || !all_are(frames[front, ], frame(head, nrow(frames) - 5L))) return(one_by_one(bytes, count))
+  if (is.null(objects) || !all_are(frames[front, , drop = FALSE], frame(head, nrow(frames) - 5L))) return(one_by_one(bytes, count))
   unserialize(c(head, writeBin(c(19L, count), raw(), endian = endian_of(head)), objects))
 }
 
@@ -64,7 +64,7 @@ alike <- function(bytes, count, endian) {
   objects <- matrix(bytes, ncol = count)
   start <- readBin(objects[1:8], "integer", 2, endian = endian)
   width <- c(`10` = 4, `13` = 4, `14` = 8)[as.character(start[1])]
-  if (is.na(width) || nrow(objects) != 8 + width * start[2] || !all_are(objects[1:8, ], objects[1:8])) return()
+  if (is.na(width) || nrow(objects) != 8 + width * start[2] || !all_are(objects[1:8, , drop = FALSE], objects[1:8])) return()
   objects
 }
 

@@ -16,8 +16,9 @@ use std::path::Path;
 #[cfg(test)]
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -35,6 +36,9 @@ pub use objects::Objects;
 
 /// Parts of an upload that wait to be written at the most.
 const PARTS_AHEAD: usize = 8;
+
+/// For how long nothing may come of an upload that has begun: it keeps a thread, or a part in memory.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The blobs of one server.
 #[derive(Clone)]
@@ -244,6 +248,10 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let hex = checked(digest)?.to_owned();
+        let _turn = match &self.kept {
+            Kept::Folder(folder) => folder.turn().await,
+            Kept::Bucket(_) => None,
+        };
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
         // In a task of its own: whoever uploads may be gone at any moment, and what there is must be
         // cleared away then.
@@ -274,10 +282,15 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let Kept::Folder(folder) = &self.kept else {
-            let parts: Result<Vec<Bytes>, E> = body.try_collect().await;
-            let parts = parts.map_err(|error| UploadError::Interrupted(error.to_string()))?;
-            return Ok(self.put(parts.concat().into()).await?);
+            let gather = async |mut all: BytesMut, part: Bytes| {
+                all.extend_from_slice(&part);
+                Ok(all)
+            };
+            let all = body.try_fold(BytesMut::new(), gather).await;
+            let all = all.map_err(|error| UploadError::Interrupted(error.to_string()))?;
+            return Ok(self.put(all.freeze()).await?);
         };
+        let _turn = folder.turn().await;
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
         let folder = folder.clone();
         let writing = tokio::task::spawn_blocking(move || folder.receive(None, receiver));
@@ -447,7 +460,11 @@ where
 {
     let mut size = 0;
     let mut body = std::pin::pin!(body);
-    while let Some(part) = body.next().await {
+    loop {
+        let part = tokio::time::timeout(SILENCE, body.next()).await.map_err(|_| {
+            UploadError::Interrupted(format!("nothing came for {} s", SILENCE.as_secs()))
+        })?;
+        let Some(part) = part else { break };
         let part = part.map_err(|error| UploadError::Interrupted(error.to_string()))?;
         size += part.len() as u64;
         if size > limit {

@@ -3,7 +3,7 @@
 //! A note says only "look": what happened stands in the database. Notes are collected for a moment
 //! and sent outside of transactions; one that is lost (its server was killed between the commit and
 //! the note) costs a second, because each server also looks by itself. For orders to agents it does
-//! not: an agent learns of them with its next heartbeat, a sixth of a lease later at the most, or when
+//! not: an agent learns of them with its next heartbeat, a sixth of a lease later at the most (of an idle agent a third), or when
 //! whoever had no answer asks once more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

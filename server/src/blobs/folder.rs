@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     Opened, Part, UploadError, checked, cut_off, hex, hex_digest, parse_digest, run, was_removed,
@@ -29,9 +29,16 @@ const INCOMING: &str = "incoming";
 /// Bytes that one read takes.
 const READ: usize = 256 << 10;
 
+/// Uploads that are written at the same time: each keeps a thread, of which there are 512, for as long as it takes.
+const AT_ONCE: usize = 256;
+
 /// A folder of blobs.
 #[derive(Clone)]
-pub struct Folder(Arc<Path>);
+pub struct Folder {
+    path: Arc<Path>,
+    /// For uploads.
+    turns: Arc<Semaphore>,
+}
 
 impl Folder {
     /// Opens the folder, making it as needed.
@@ -41,12 +48,12 @@ impl Folder {
     pub fn open(folder: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join(INCOMING))?;
         std::fs::create_dir_all(folder.join(locks::LOCKS))?;
-        Ok(Self(folder.into()))
+        Ok(Self::at(folder))
     }
 
     /// A folder that is only read, and need not be there.
     pub fn at(folder: &Path) -> Self {
-        Self(folder.into())
+        Self { path: folder.into(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Removes what uploads left behind that were cut off with an earlier server. No other server
@@ -55,7 +62,7 @@ impl Folder {
     /// # Errors
     /// When the folder cannot be read or a file not be removed.
     pub fn sweep(&self) -> io::Result<()> {
-        for entry in std::fs::read_dir(self.0.join(INCOMING))? {
+        for entry in std::fs::read_dir(self.path.join(INCOMING))? {
             std::fs::remove_file(entry?.path())?;
         }
         Ok(())
@@ -66,7 +73,7 @@ impl Folder {
     /// # Errors
     /// When the folder cannot be written.
     pub async fn keep_all(&self) -> io::Result<Held> {
-        let folder = Arc::clone(&self.0);
+        let folder = Arc::clone(&self.path);
         run(move || locks::reading(&folder)).await
     }
 
@@ -75,11 +82,11 @@ impl Folder {
     /// # Errors
     /// `InvalidInput` when `digest` is not one.
     pub fn path(&self, digest: &str) -> io::Result<PathBuf> {
-        checked(digest).map(|hex| path_of(&self.0, hex))
+        checked(digest).map(|hex| path_of(&self.path, hex))
     }
 
     pub(super) async fn put(&self, data: Bytes) -> io::Result<String> {
-        let folder = Arc::clone(&self.0);
+        let folder = Arc::clone(&self.path);
         run(move || {
             let digest = hex_digest(&data);
             write_once(&folder, &digest, &data)?;
@@ -89,7 +96,7 @@ impl Folder {
     }
 
     pub(super) async fn find(&self, hex: String) -> io::Result<Option<u64>> {
-        let folder = Arc::clone(&self.0);
+        let folder = Arc::clone(&self.path);
         run(move || find(&folder, &path_of(&folder, &hex))).await
     }
 
@@ -106,7 +113,7 @@ impl Folder {
     }
 
     pub(super) async fn file(&self, hex: String) -> io::Result<(File, u64)> {
-        let path = path_of(&self.0, &hex);
+        let path = path_of(&self.path, &hex);
         run(move || {
             let file = File::open(path)?;
             let size = file.metadata()?.len();
@@ -127,8 +134,14 @@ impl Folder {
     }
 
     pub(super) async fn get(&self, hex: String) -> io::Result<Bytes> {
-        let path = path_of(&self.0, &hex);
+        let path = path_of(&self.path, &hex);
         run(move || std::fs::read(path).map(Bytes::from)).await
+    }
+
+    /// Waits until another upload may be written, for as long as the answer is held.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
     /// Writes the parts of an upload, whose digest must be `hex` if that is given. Gives its digest, and whether the blob
@@ -138,7 +151,7 @@ impl Folder {
         hex: Option<&str>,
         mut parts: mpsc::Receiver<Part>,
     ) -> Result<(String, bool), UploadError> {
-        let folder = &*self.0;
+        let folder = &*self.path;
         let is_there = |hex: &str| find(folder, &path_of(folder, hex)).map(|size| size.is_some());
         let is_known = hex.map_or(Ok(false), is_there)?;
         let mut temporary = if is_known { None } else { Some(Temporary::new(folder)?) };

@@ -290,13 +290,15 @@ pub async fn read_pieces(
         other => other,
     })?;
     let mut pieces = Vec::with_capacity(report.pieces.len());
-    for (i, mut piece) in report.pieces.into_iter().enumerate() {
-        let field = |name: &str| format!("pieces[{i}].{name}");
-        check(&piece, limits, body.n_left(), field)?;
-        for (k, note) in piece.notes.iter_mut().enumerate() {
-            artifacts::take(blobs, note, &field(&format!("notes[{k}].artifacts"))).await?;
-        }
+    for (i, piece) in report.pieces.into_iter().enumerate() {
+        check(&piece, limits, body.n_left(), |name| format!("pieces[{i}].{name}"))?;
         pieces.push(new_piece(blobs, piece, body).await?);
+    }
+    // Not before, for a body may take long to arrive: they are young when they are written down.
+    for (i, piece) in pieces.iter_mut().enumerate() {
+        for (k, note) in piece.notes.iter_mut().enumerate() {
+            artifacts::take(blobs, note, &format!("pieces[{i}].notes[{k}].artifacts")).await?;
+        }
     }
     Ok(pieces)
 }
@@ -412,13 +414,16 @@ pub async fn heartbeat(
     let orders = with_asks(&state, &heartbeat, orders);
     if orders == Orders::default() {
         // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that
-        // was granted since is not on its list. The next heartbeat comes at once and has it.
-        tokio::select! {
-            () = told => {}
-            () = tokio::time::sleep(wait) => {}
-            () = state.shutdown.cancelled() => {}
+        // was granted since is not on its list. The next heartbeat comes at once and has it, and all
+        // of which nobody has told.
+        let is_told = tokio::select! {
+            () = told => true,
+            () = tokio::time::sleep(wait) => false,
+            () = state.shutdown.cancelled() => false,
+        };
+        if is_told {
+            return Ok(axum::Json(orders_for(&state, agent, &heartbeat).await?));
         }
-        return Ok(axum::Json(orders_for(&state, agent, &heartbeat).await?));
     }
     Ok(axum::Json(orders))
 }

@@ -1,4 +1,4 @@
-//! A body that is read as it arrives: what is large in it never stands in memory whole.
+//! A body that is read as it arrives: what is large in it need not stand in memory whole.
 
 use axum::body::{self, HttpBody as _};
 use axum::extract::{FromRequest, Request};
@@ -34,9 +34,7 @@ impl FromRequest<AppState> for Arriving {
         if extract::is_gzip(request.headers()) {
             return Body::from_request(request, state).await.map(|Body(whole)| whole.into());
         }
-        let limit = state.config.settings.max_body;
-        let rest = Some(Limited::new(request.into_body(), limit));
-        Ok(Self { here: Bytes::new(), rest, limit, n_read: 0, failure: None })
+        Self::within(state.config.settings.max_body, request.into_body()).await
     }
 }
 
@@ -48,6 +46,21 @@ impl From<Bytes> for Arriving {
 }
 
 impl Arriving {
+    /// A body of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// When it says that it has more; then so many were read, for who still sends may not read the answer.
+    async fn within(limit: usize, body: body::Body) -> Result<Self, ApiError> {
+        let is_too_large = body.size_hint().lower() > limit as u64;
+        let rest = Some(Limited::new(body, limit));
+        let mut arriving = Self { here: Bytes::new(), rest, limit, n_read: 0, failure: None };
+        if is_too_large {
+            arriving.drain().await;
+            return Err(ApiError::TooLarge(limit));
+        }
+        Ok(arriving)
+    }
+
     /// How many bytes of it were read.
     pub fn n_read(&self) -> usize {
         self.n_read
@@ -198,6 +211,16 @@ mod tests {
         assert!(matches!(body.failure(), ApiError::TooLarge(14)));
         let taken = arriving(&envelope(), 3).header::<Vec<u32>>().await;
         assert!(matches!(taken, Err(ApiError::TooLarge(3))));
+    }
+
+    #[tokio::test]
+    async fn what_says_that_it_is_too_large_is_refused_at_once() {
+        let whole = || body::Body::from(envelope().concat());
+        assert!(matches!(Arriving::within(17, whole()).await, Err(ApiError::TooLarge(17))));
+        let mut body = Arriving::within(18, whole()).await.unwrap();
+        assert_eq!(body.n_left(), Some(18));
+        assert_eq!(body.header::<Vec<u32>>().await.unwrap(), [1, 2]);
+        assert_eq!((body.n_left(), arriving(&envelope(), 99).n_left()), (Some(9), None));
     }
 
     #[tokio::test]

@@ -1,8 +1,10 @@
 //! Inputs and names, in blocks that are read by range.
 
+use std::io;
 use std::ops::Range as Span;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use protocol::JobId;
 
 use super::StoreError;
@@ -45,11 +47,11 @@ impl Place {
     ///
     /// # Errors
     /// When the blob cannot be written.
-    pub async fn of(data: &Bytes, blobs: &Blobs) -> std::io::Result<Self> {
+    pub async fn of(data: &Bytes, blobs: &Blobs) -> io::Result<Self> {
         Self::within(data, blobs, block::MAX_INLINE).await
     }
 
-    async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> std::io::Result<Self> {
+    async fn within(data: &Bytes, blobs: &Blobs, max_inline: usize) -> io::Result<Self> {
         if data.len() <= block::MAX_COMPRESSED {
             let compressed = block::compress(data);
             if compressed.len() <= max_inline {
@@ -85,7 +87,9 @@ impl Place {
             Self::Row(data) => block::decompress(data)
                 .map(Bytes::from)
                 .ok_or_else(|| StoreError::corrupt("data", "bytes that do not decompress")),
-            Self::Blob(digest) => blobs.get(digest).await.map_err(|error| unread(digest, &error)),
+            Self::Blob(digest) => {
+                blobs.get(digest).await.map_err(|error| unread(&named(digest, &error)))
+            }
         }
     }
 }
@@ -95,18 +99,27 @@ impl Place {
 /// # Errors
 /// When it is missing or has not.
 pub async fn open(digest: &str, n_bytes: u64, blobs: &Blobs) -> Result<Opened, StoreError> {
-    let opened = blobs.open_blob(digest).await.map_err(|error| unread(digest, &error))?;
-    if opened.size == n_bytes {
-        return Ok(opened);
+    let opened = blobs.open_blob(digest).await;
+    let Opened { size, parts } = opened.map_err(|error| unread(&named(digest, &error)))?;
+    if size != n_bytes {
+        let sizes = format!("{digest}: {size} bytes instead of {n_bytes}");
+        return Err(StoreError::corrupt("digest", &sizes));
     }
-    let sizes = format!("{digest}: {} bytes instead of {n_bytes}", opened.size);
-    Err(StoreError::corrupt("digest", &sizes))
+    let digest = digest.to_owned();
+    let parts = parts.map_err(move |error| named(&digest, &error)).boxed();
+    Ok(Opened { size, parts })
 }
 
-fn unread(digest: &str, error: &std::io::Error) -> StoreError {
+/// Why a blob cannot be read, with its digest.
+fn named(digest: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{digest}: {error}"))
+}
+
+/// What it means that a blob cannot be read.
+pub fn unread(error: &io::Error) -> StoreError {
     match error.kind() {
-        std::io::ErrorKind::NotConnected => StoreError::Blobs(error.to_string().into()),
-        _ => StoreError::corrupt("digest", &format!("{digest}: {error}")),
+        io::ErrorKind::NotConnected => StoreError::Blobs(error.to_string().into()),
+        _ => StoreError::corrupt("digest", &error.to_string()),
     }
 }
 
@@ -134,7 +147,7 @@ impl Placing {
     ///
     /// # Errors
     /// When the blob cannot be written.
-    pub async fn place(&mut self, data: &Bytes, blobs: &Blobs) -> std::io::Result<Place> {
+    pub async fn place(&mut self, data: &Bytes, blobs: &Blobs) -> io::Result<Place> {
         let max_inline = if self.left > 0 { block::MAX_INLINE } else { SMALL };
         let place = Place::within(data, blobs, max_inline).await?;
         if let Place::Row(data) = &place {
@@ -160,7 +173,7 @@ impl StoredBlock {
     ///
     /// # Errors
     /// When a blob cannot be written.
-    pub async fn of(block: Block, blobs: &Blobs) -> std::io::Result<Self> {
+    pub async fn of(block: Block, blobs: &Blobs) -> io::Result<Self> {
         let place = Place::of(&block.data, blobs).await?;
         Ok(Self { first: block.first, lengths: block.lengths, place })
     }

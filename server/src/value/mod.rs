@@ -17,8 +17,8 @@ use protocol::job::Encoding;
 
 use crate::blobs::Opened;
 use crate::state::AppState;
-use crate::store::StoreError;
 use crate::store::jobs::JobRow;
+use crate::store::{StoreError, blocks};
 use json::JsonWriter;
 use parts::Parts;
 use written::{Piece, Written};
@@ -80,7 +80,7 @@ impl ValueReader {
     /// known beforehand.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database fails or outcomes are missing.
     pub async fn n_bytes(&mut self) -> Result<Option<u64>, StoreError> {
         if !self.parts.are_bare() {
             return Ok(None);
@@ -115,10 +115,7 @@ impl ValueReader {
 
     async fn next_of_blob(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some(blob) = &mut self.blob else { return Ok(None) };
-        let part = blob.parts.next().await.transpose().map_err(|error| StoreError::Corrupt {
-            column: "digest",
-            value: format!("a blob that ends early: {error}"),
-        })?;
+        let part = blob.parts.next().await.transpose().map_err(|error| blocks::unread(&error))?;
         if part.is_none() {
             self.blob = None;
         }

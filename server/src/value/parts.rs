@@ -16,8 +16,8 @@ use crate::store::outcomes::{self, Extent, Outcomes as StoredOutcomes};
 /// Rows that one read takes: at most 64 KiB each, blobs apart.
 const ROWS: u32 = 16;
 
-/// Rows whose lengths one read adds up: 16 KiB each at the most.
-const EXTENTS: u32 = 256;
+/// Rows whose lengths one read adds up: some hundred KiB each at the most.
+const EXTENTS: u32 = 16;
 
 /// Outer elements that one read takes.
 const GROUPS: u32 = 1024;
@@ -115,7 +115,7 @@ impl Parts {
     /// How much all outcomes are.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database fails or some are missing.
     pub async fn extent(&mut self) -> Result<Extent, StoreError> {
         let (store, job) = (&self.outcomes.state.store, self.outcomes.job);
         let mut all = Extent::default();
@@ -125,12 +125,20 @@ impl Parts {
                 .query(|tx| Box::pin(async move { outcomes::extent(tx, job, from, EXTENTS).await }))
                 .await?;
             if some.n == 0 {
-                return Ok(all);
+                break;
             }
             all.n += some.n;
             all.n_errors += some.n_errors;
             all.n_bytes += some.n_bytes;
         }
+        if all.n == self.total {
+            return Ok(all);
+        }
+        // It was deleted meanwhile: of what is left the length would be that of something else.
+        Err(StoreError::Corrupt {
+            column: "outcomes",
+            value: format!("{} outcomes of resolved job {job}, which has {}", all.n, self.total),
+        })
     }
 
     /// The next part; `None` at the end.

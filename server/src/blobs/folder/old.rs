@@ -34,7 +34,7 @@ impl Folder {
     /// # Errors
     /// When the folder cannot be read.
     pub async fn old(&self, part: usize, grace: Duration) -> io::Result<Vec<String>> {
-        let folder = Arc::clone(&self.0);
+        let folder = Arc::clone(&self.path);
         run(move || {
             let now = locks::now(&folder)?;
             let entries = match std::fs::read_dir(folder.join(format!("{part:02x}"))) {
@@ -63,8 +63,8 @@ impl Folder {
     pub async fn begin_removing(&self) -> io::Result<Option<Removing>> {
         let blobs = self.clone();
         run(move || {
-            let Some(collecting) = locks::collecting(&blobs.0)? else { return Ok(None) };
-            let removing = locks::removing(&blobs.0)?;
+            let Some(collecting) = locks::collecting(&blobs.path)? else { return Ok(None) };
+            let removing = locks::removing(&blobs.path)?;
             Ok(Some(Removing { blobs, _locks: [collecting, removing] }))
         })
         .await
@@ -75,7 +75,7 @@ impl Folder {
     /// # Errors
     /// When the folder cannot be read or a file not be removed.
     pub async fn remove_broken(&self, grace: Duration) -> io::Result<()> {
-        let folder = Arc::clone(&self.0);
+        let folder = Arc::clone(&self.path);
         run(move || {
             let now = locks::now(&folder)?;
             for entry in std::fs::read_dir(folder.join(INCOMING))? {
@@ -98,7 +98,7 @@ impl Removing {
     pub async fn remove(&self, digests: Vec<String>, grace: Duration) -> io::Result<Removed> {
         let blobs = self.blobs.clone();
         run(move || {
-            let folder = &blobs.0;
+            let folder = &blobs.path;
             let now = locks::now(folder)?;
             let mut removed = Removed::default();
             for hex in digests.iter().filter_map(|digest| parse_digest(digest)) {

@@ -1,4 +1,4 @@
-//! What agents are promised by a server whose writer is slow.
+//! What agents are promised by a server whose writer is slow, and of reports that do not arrive as they should.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::http::header::AUTHORIZATION;
+use futures::stream;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
@@ -13,9 +14,9 @@ use tower::ServiceExt as _;
 use crate::clock::Millis;
 use crate::http::router;
 use crate::state::AppState;
-use crate::state::tests::opened;
+use crate::state::tests::{opened, opened_with};
 use crate::store::agents;
-use protocol::AgentId;
+use protocol::{AgentId, JobId, LeaseId, envelope};
 
 /// A server without its timers, whose writer can be held up.
 struct Slow {
@@ -26,7 +27,10 @@ struct Slow {
 
 impl Slow {
     async fn new(folder: &Path) -> Self {
-        let state = opened(folder).await;
+        Self::of(opened(folder).await, folder)
+    }
+
+    fn of(state: AppState, folder: &Path) -> Self {
         let token = std::fs::read_to_string(folder.join(crate::TOKEN_FILE)).unwrap();
         Self { router: router(state.clone()), state, token: token.trim().to_owned() }
     }
@@ -36,11 +40,15 @@ impl Slow {
     }
 
     async fn send_by(&self, token: &str, method: &str, uri: &str, body: Value) -> (u16, Value) {
+        self.send_body(token, method, uri, Body::from(body.to_string())).await
+    }
+
+    async fn send_body(&self, token: &str, method: &str, uri: &str, body: Body) -> (u16, Value) {
         let request = Request::builder()
             .method(method)
             .uri(uri)
             .header(AUTHORIZATION, format!("Bearer {token}"))
-            .body(Body::from(body.to_string()))
+            .body(body)
             .unwrap();
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let status = answer.status().as_u16();
@@ -144,5 +152,51 @@ async fn an_agent_whose_token_ends_while_it_waits_keeps_nothing_from_others() {
         let uri = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
         let (_, job) = server.send_by(&server.token, "GET", &uri, json!(null)).await;
         assert_eq!(job["elements"]["running"], 0, "revoked: {is_revoked}: {job}");
+    }
+}
+
+/// A report of a value of 2 MB under a lease that does not exist, and that value's digest.
+fn large_report() -> (Vec<u8>, String) {
+    let value = vec![b'7'; 2_000_000];
+    let piece = json!({"lease": LeaseId::new(), "job": JobId::new(), "first": 0, "lengths": [value.len()],
+        "slot": 0, "pid": 1, "started_at": 1, "seconds": 0.5});
+    let digest = format!("sha256:{}", crate::blobs::hex_digest(&value));
+    (envelope::seal(&json!({"pieces": [piece]}), &value).unwrap(), digest)
+}
+
+#[tokio::test]
+async fn a_report_is_stored_whole_or_not_at_all_and_says_what_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Slow::of(opened_with(folder.path(), &["--max-body", "4MiB"]).await, folder.path());
+    let id = AgentId::new();
+    assert_eq!(server.send("/v1/agents", registration(id)).await, 200);
+    let (sealed, digest) = large_report();
+    let blob = format!("/v1/blobs/{digest}");
+    let n = sealed.len();
+    let parts = |end: usize| {
+        let parts: Vec<_> = sealed[..end].chunks(300_000).map(|part| Ok(part.to_vec())).collect();
+        parts.into_iter().map(|part: Result<_, std::io::Error>| part)
+    };
+    let cut = parts(n - 1).chain([Err(std::io::Error::other("gone"))]);
+    let cases = [
+        (Body::from_stream(stream::iter(cut)), 400, "ends early"),
+        (Body::from_stream(stream::iter(parts(n - 1))), 400, "ends early"),
+        (Body::from(sealed[..n - 1].to_vec()), 422, "sum to 2000000 bytes, the body holds 1999999"),
+        (Body::from([&sealed[..], &vec![0; 4 << 20]].concat()), 413, "--max-body"),
+        (Body::from("x"), 400, "not a report"),
+    ];
+    let report = format!("/v1/agents/{id}/report");
+    for (body, status, why) in cases {
+        let (found, problem) = server.send_body(&server.token, "POST", &report, body).await;
+        assert!(
+            found == status && problem.to_string().contains(why),
+            "{found}, not {status}: {problem}"
+        );
+        assert_eq!(server.send_by(&server.token, "HEAD", &blob, json!({})).await.0, 404);
+    }
+    for body in [Body::from_stream(stream::iter(parts(n))), Body::from(sealed.clone())] {
+        let (status, judged) = server.send_body(&server.token, "POST", &report, body).await;
+        assert_eq!((status, &judged["verdicts"]), (200, &json!(["stale"])));
+        assert_eq!(server.send_by(&server.token, "HEAD", &blob, json!({})).await.0, 200);
     }
 }
