@@ -21,6 +21,7 @@ async fn a_submission_is_answered_at_once_and_its_value_comes_when_it_is_there()
     let first =
         client.submit(&gate.hold_from(2, audit.python(&json!({"range": [0, 5]}), "x * 10"))).await;
     client.done(&first, 2).await;
+    audit.started(3).await;
 
     let quick = json!({"runtime": "python", "function": "lambda x: x", "elements": [7, 8]});
     let answer = client.post("/v1/jobs", &quick).await;
@@ -32,7 +33,6 @@ async fn a_submission_is_answered_at_once_and_its_value_comes_when_it_is_there()
     assert_eq!(waiting["waiting_for"], "a free slot: all are busy with other work");
     assert_eq!(waiting["elements"], counts(2, 0, 0, 2));
 
-    audit.started(3).await;
     let early = client.get(&format!("/v1/jobs/{first}/value")).await;
     assert_eq!((early.status, &*early.header("retry-after")), (202, "1"));
     let status = early.json();
