@@ -18,10 +18,8 @@ async fn a_submission_is_answered_at_once_and_its_value_comes_when_it_is_there()
     let _agent = world.python_agent("one", 1).await;
     let client = &world.client;
     let (audit, gate) = (Audit::new(&world, "first"), Gate::new(&world, "first"));
-    let mut job = gate.hold_from(2, audit.python(&json!({"range": [0, 5]}), "x * 10"));
-    // In one lease, which keeps the slot busy from its first element to its last.
-    job["options"]["chunk_size"] = json!(5);
-    let first = client.submit(&job).await;
+    let first =
+        client.submit(&gate.hold_from(2, audit.python(&json!({"range": [0, 5]}), "x * 10"))).await;
     client.done(&first, 2).await;
     audit.started(3).await;
 

@@ -7,7 +7,6 @@ use protocol::job::{AgentState, AgentStatus};
 use protocol::{AgentId, LeaseId};
 
 use super::db::{Row, Tx, args, json_text};
-use super::leases::slots_at_work;
 use super::{StoreError, offers};
 use crate::clock::{Millis, rfc3339};
 
@@ -279,13 +278,14 @@ pub struct Totals {
 pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
     let row = tx
         .first(
-            concat!("select cast(coalesce(sum(case when state = 'live' then 1 end), 0) as bigint) as live,
+            "select cast(coalesce(sum(case when state = 'live' then 1 end), 0) as bigint) as live,
                  cast(coalesce(sum(case when state = 'draining' then 1 end), 0) as bigint)
                      as draining,
                  cast(coalesce(sum(case when state = 'live' then slots end), 0) as bigint) as slots,
-                 cast((select coalesce(sum(", slots_at_work!(), "), 0) from leases
-                     where state = 'live') as bigint) as busy
-             from agents where state <> 'gone'"),
+                 cast((select coalesce(sum(case when held < a.slots then held else a.slots end), 0)
+                     from agents a join (select agent_id, sum(slots) as held from leases where state = 'live' group by agent_id) h
+                     on a.id = h.agent_id) as bigint) as busy
+             from agents where state <> 'gone'",
             args![],
         )
         .await?;
@@ -298,22 +298,22 @@ pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
     })
 }
 
-const SELECT_ONE: &str = concat!(
-    "
-    select a.*, cast(coalesce((select sum(",
-    slots_at_work!(),
-    ") from leases
-        where agent_id = a.id and state = 'live'), 0) as bigint) as busy
-    from agents a where id = $1"
-);
+/// The slots of an agent that are busy, by its leases. One of these waits only while others keep all slots busy: if it was
+/// granted when they had just ended, it is at work, though the server is told so only with the next report.
+macro_rules! busy {
+    () => {
+        "case when a.slots < (select sum(slots) from leases where agent_id = a.id and state = 'live') then a.slots
+             else cast(coalesce((select sum(slots) from leases where agent_id = a.id and state = 'live'), 0) as bigint)
+             end"
+    };
+}
+
+const SELECT_ONE: &str = concat!("select a.*, ", busy!(), " as busy from agents a where id = $1");
 
 const SELECT_PAGE: &str = concat!(
-    "
-    select a.*, cast(coalesce((select sum(",
-    slots_at_work!(),
-    ") from leases
-        where agent_id = a.id and state = 'live'), 0) as bigint) as busy
-    from agents a where id > $1 and (state <> 'gone' or $3) order by id limit $2"
+    "select a.*, ",
+    busy!(),
+    " as busy from agents a where id > $1 and (state <> 'gone' or $3) order by id limit $2"
 );
 
 /// What is known of an agent.

@@ -65,6 +65,7 @@ macro_rules! slots_at_work {
         "case when spare = remaining then 0 else slots end"
     };
 }
+#[cfg(test)]
 pub(crate) use slots_at_work;
 
 /// Writes what the scheduler decided: the leases, the cursor, and that what came back is taken.
