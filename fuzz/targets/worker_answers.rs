@@ -36,14 +36,14 @@ fuzz_target!(|data: &[u8]| {
     let Answer::Outcomes { outcomes, .. } = answer else { return };
     let values = || outcomes.iter().filter_map(|outcome| outcome.as_ref().ok());
     let is_translated = runtime == Runtime::R
-        && rserial::read(body).is_ok_and(|value| value.into_list().is_some_and(|l| l.len() == 3));
+        && rserial::read(&body).is_ok_and(|value| value.into_list().is_some_and(|l| l.len() == 3));
     if is_translated {
         for value in values() {
             let text = std::str::from_utf8(value).expect("JSON is UTF-8");
             serde_json::from_str::<&RawValue>(text).expect("what R's values become is JSON");
         }
     } else {
-        let n_bytes: usize = values().map(Vec::len).sum();
+        let n_bytes: usize = values().map(Bytes::len).sum();
         // Of R's, each may have got the head of the whole.
         let most = if runtime == Runtime::R { 24 * body.len() } else { body.len() };
         assert!(n_bytes <= most, "values are parts of the frame");
