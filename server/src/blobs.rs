@@ -23,6 +23,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::store::db::Tx;
@@ -248,27 +249,19 @@ impl Blobs {
         E: std::fmt::Display,
     {
         let hex = checked(digest)?.to_owned();
-        let _turn = match &self.kept {
-            Kept::Folder(folder) => folder.turn().await,
-            Kept::Bucket(_) => None,
-        };
-        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
-        // In a task of its own: whoever uploads may be gone at any moment, and what there is must be
-        // cleared away then.
-        let writing = match self.kept.clone() {
-            Kept::Folder(folder) => tokio::task::spawn_blocking(move || {
-                folder.receive(Some(&hex), receiver).map(|(_, is_new)| is_new)
-            }),
-            Kept::Bucket(objects) => {
-                tokio::spawn(async move { objects.receive(&hex, receiver).await })
+        let objects = match &self.kept {
+            Kept::Folder(folder) => {
+                return into_folder(folder, Some(hex), body, limit)
+                    .await
+                    .map(|(_, uploaded)| uploaded);
             }
+            Kept::Bucket(objects) => objects.clone(),
         };
-        let sent = send(body, limit, &parts).await;
-        // Without an end the writer leaves nothing behind; a refusal is told when that is so.
-        drop(parts);
-        let written = writing.await.map_err(io::Error::other)?;
-        let size = sent?;
-        Ok(Uploaded { size, is_new: written? })
+        let (size, is_new) = written(body, limit, |receiver| {
+            tokio::spawn(async move { objects.receive(&hex, receiver).await })
+        })
+        .await?;
+        Ok(Uploaded { size, is_new })
     }
 
     /// Stores the parts of `body`, whatever they are, as [`put`](Self::put) does with what is there whole. In a folder they
@@ -290,15 +283,7 @@ impl Blobs {
             let all = all.map_err(|error| UploadError::Interrupted(error.to_string()))?;
             return Ok(self.put(all.freeze()).await?);
         };
-        let _turn = folder.turn().await;
-        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
-        let folder = folder.clone();
-        let writing = tokio::task::spawn_blocking(move || folder.receive(None, receiver));
-        let sent = send(body, u64::MAX, &parts).await;
-        drop(parts);
-        let written = writing.await.map_err(io::Error::other)?;
-        sent?;
-        written.map(|(digest, _)| digest)
+        into_folder(folder, None, body, u64::MAX).await.map(|(digest, _)| digest)
     }
 
     /// Finds a blob that something is to refer to, and so makes it young. Gives its size in bytes;
@@ -450,6 +435,46 @@ fn cut_off() -> UploadError {
 /// A blob of which only the digest was to be checked, because it was there, is not there any more.
 fn was_removed() -> UploadError {
     UploadError::Interrupted("the blob was removed meanwhile".to_owned())
+}
+
+/// Writes a body of at most `limit` bytes into a folder, when it has its turn. Gives its digest.
+async fn into_folder<S, E>(
+    folder: &Folder,
+    hex: Option<String>,
+    body: S,
+    limit: u64,
+) -> Result<(String, Uploaded), UploadError>
+where
+    S: Stream<Item = Result<Bytes, E>>,
+    E: std::fmt::Display,
+{
+    let _turn = folder.turn().await;
+    let folder = folder.clone();
+    let (size, (digest, is_new)) = written(body, limit, |receiver| {
+        tokio::task::spawn_blocking(move || folder.receive(hex.as_deref(), receiver))
+    })
+    .await?;
+    Ok((digest, Uploaded { size, is_new }))
+}
+
+/// Gives the parts of a body to who writes them; its size, and what the writer says. In a task of its own: whoever uploads
+/// may be gone at any moment, and what there is must be cleared away then.
+async fn written<S, E, T>(
+    body: S,
+    limit: u64,
+    write: impl FnOnce(mpsc::Receiver<Part>) -> JoinHandle<Result<T, UploadError>>,
+) -> Result<(u64, T), UploadError>
+where
+    S: Stream<Item = Result<Bytes, E>>,
+    E: std::fmt::Display,
+{
+    let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+    let writing = write(receiver);
+    let sent = send(body, limit, &parts).await;
+    // Without an end the writer leaves nothing behind; a refusal is told when that is so.
+    drop(parts);
+    let written = writing.await.map_err(io::Error::other)?;
+    Ok((sent?, written?))
 }
 
 /// Sends the parts of a body, at most `limit` bytes, and its end. Gives its size.

@@ -344,13 +344,13 @@ async fn new_piece(blobs: &Blobs, piece: Piece, body: &mut Arriving) -> Result<N
         let stored = blobs.store(body.parts(n_bytes)).await;
         let digest = stored.map_err(|error| match error {
             UploadError::Io(error) => error.into(),
-            _ => body.failure(),
+            error => body.failure(&error.to_string()),
         })?;
         (Place::Blob(digest), None)
     } else {
         let data = body.take(n_bytes).await?;
         if data.len() < n_bytes {
-            return Err(body.failure());
+            return Err(body.failure("the body ends early"));
         }
         (Place::of(&data, blobs).await?, first_error(&piece, &data))
     };

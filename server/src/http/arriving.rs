@@ -119,10 +119,9 @@ impl Arriving {
         })
     }
 
-    /// Why [`parts`](Self::parts) failed.
-    pub fn failure(&mut self) -> ApiError {
-        let early = || ApiError::BadRequest("the body ends early".to_owned());
-        self.failure.take().unwrap_or_else(early)
+    /// Why [`parts`](Self::parts) failed; `otherwise`, if it did not by itself.
+    pub fn failure(&mut self, otherwise: &str) -> ApiError {
+        self.failure.take().unwrap_or_else(|| ApiError::BadRequest(otherwise.to_owned()))
     }
 
     /// Reads to the end what nobody wants: who is refused while it still sends may not read the answer.
@@ -199,7 +198,7 @@ mod tests {
             assert_eq!(parts.concat(), b"bcde");
             assert_eq!((body.n_read(), body.take(9).await.unwrap()), (14, "fghi".into()));
             assert!(body.parts(1).try_collect::<Vec<_>>().await.is_err());
-            assert!(matches!(body.failure(), ApiError::BadRequest(_)));
+            assert!(matches!(body.failure("the body ends early"), ApiError::BadRequest(_)));
         }
     }
 
@@ -208,7 +207,7 @@ mod tests {
         let mut body = arriving(&envelope(), 14);
         assert_eq!(body.header::<Vec<u32>>().await.unwrap(), [1, 2]);
         assert!(body.parts(9).try_collect::<Vec<_>>().await.is_err());
-        assert!(matches!(body.failure(), ApiError::TooLarge(14)));
+        assert!(matches!(body.failure("the body ends early"), ApiError::TooLarge(14)));
         let taken = arriving(&envelope(), 3).header::<Vec<u32>>().await;
         assert!(matches!(taken, Err(ApiError::TooLarge(3))));
     }
