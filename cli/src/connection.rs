@@ -30,8 +30,8 @@ pub struct Connection {
 /// Where the token is.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TokenSource {
-    /// A file that holds the token. Without it: the variable FARROW_TOKEN, else the file
-    /// admin.token in the data folder of this user's own server
+    /// A file that holds the token. Without it: the variable FARROW_TOKEN, else, for a server on this
+    /// machine, the file admin.token in the data folder of this user's own server
     #[arg(long, env = "FARROW_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -50,18 +50,33 @@ impl TokenSource {
         }
     }
 
-    /// The token that the user gave, else the one in the data folder.
-    pub fn token(&self) -> Result<String, Failure> {
+    /// The token that the user gave; else the one in the data folder, if all servers are on this machine: it is no
+    /// other server's, and who has it can run code here.
+    pub fn token_for(&self, servers: &[String]) -> Result<String, Failure> {
         if let Some(token) = self.given()? {
             return Ok(token);
+        }
+        if let Some(elsewhere) = servers.iter().find(|server| !is_on_this_machine(server)) {
+            return Err(no_token(&format!(", and {elsewhere} is not on this machine")).remedy(
+                "set FARROW_TOKEN, or give --token-file: a token of that server, which `farrow token create` makes there",
+            ));
         }
         let file = data_folder::of_this_user().map(|folder| data_folder::token_file(&folder));
         match file {
             Some(file) if file.exists() => read_token(&file),
-            Some(file) => Err(no_token(&format!(", and there is no {}", file.display()))),
-            None => Err(no_token("")),
+            Some(file) => Err(no_token(&format!(", and there is no {}", file.display())).remedy(
+                "start a server here with `farrow up`; or set FARROW_TOKEN, or give --token-file: a server says \
+                 at its start where its token is",
+            )),
+            None => Err(no_token("").remedy("set FARROW_TOKEN, or give --token-file")),
         }
     }
+}
+
+/// Whether a server's address is one that does not leave this machine.
+pub fn is_on_this_machine(url: &str) -> bool {
+    let host = agent::parse_url(url).and_then(|url| url.host_str().map(str::to_owned));
+    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
 }
 
 /// `FARROW_TOKEN`, unless it is empty.
@@ -97,9 +112,7 @@ fn read_token(file: &Path) -> Result<String, Failure> {
 }
 
 fn no_token(where_else: &str) -> Failure {
-    Failure::usage(format!("no token: FARROW_TOKEN is not set{where_else}")).remedy(
-        "set FARROW_TOKEN, or give --token-file; the server says at its start where its token is",
-    )
+    Failure::usage(format!("no token: FARROW_TOKEN is not set{where_else}"))
 }
 
 #[cfg(test)]
@@ -112,5 +125,17 @@ mod tests {
         assert_eq!(parse_url("https://box/farrow"), Ok("https://box/farrow".to_owned()));
         assert!(parse_url("127.0.0.1:3277").is_err());
         assert!(parse_url("ftp://box").is_err());
+    }
+
+    #[test]
+    fn what_is_on_this_machine_is_told_by_its_address() {
+        for near in ["http://127.0.0.1:3277", "https://localhost", "http://[::1]:3277/x"] {
+            assert!(is_on_this_machine(near), "{near}");
+        }
+        for far in
+            ["http://10.0.0.5:3277", "https://127.example.org", "http://localhost.example.org"]
+        {
+            assert!(!is_on_this_machine(far), "{far}");
+        }
     }
 }

@@ -97,7 +97,7 @@ impl Serving {
     pub fn token(&self) -> Result<String, Failure> {
         match &self.given_token {
             Some(token) => Ok(token.clone()),
-            None => TokenSource::in_file(data_folder::token_file(&self.data)).token(),
+            None => TokenSource::in_file(data_folder::token_file(&self.data)).token_for(&[]),
         }
     }
 

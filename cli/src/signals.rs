@@ -26,6 +26,10 @@ pub fn interruption() -> Result<CancellationToken, Failure> {
     Ok(interruption)
 }
 
+/// A second signal within this time is taken for the first: `timeout` sends one to its child and one to the child's
+/// process group.
+const TOGETHER: Duration = Duration::from_millis(300);
+
 /// A token that the first SIGINT (Ctrl-C) or SIGTERM cancels. The second one ends the process at once.
 pub fn stop_token(first_does: &'static str) -> Result<CancellationToken, Failure> {
     let mut signals = Signals::listen()?;
@@ -35,6 +39,12 @@ pub fn stop_token(first_does: &'static str) -> Result<CancellationToken, Failure
         signals.next().await;
         eprintln!("{first_does}; once more ends at once");
         token.cancel();
+        let _ = tokio::time::timeout(TOGETHER, async {
+            loop {
+                signals.next().await;
+            }
+        })
+        .await;
         signals.next().await;
         exit(Exit::Interrupted as i32);
     });

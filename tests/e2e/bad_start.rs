@@ -172,7 +172,34 @@ async fn a_token_that_is_too_weak_or_wrong() {
     assert!(!refused.stderr.contains(wrong), "{}", refused.stderr);
     let mut command = world.command(&arguments);
     let refused = world.spawn("none", command.env_remove("FARROW_TOKEN")).finished().await;
-    assert_says(&refused, USAGE, &["no token", "FARROW_TOKEN"]);
+    assert_says(&refused, USAGE, &["no token", "FARROW_TOKEN", "farrow up"]);
+}
+
+/// Whoever listens there would have it, and could run code here.
+#[tokio::test]
+async fn this_machines_token_is_not_for_another_server() {
+    let world = World::start().await;
+    let config = world.path("config");
+    let folder = config.join("farrow");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("admin.token"), tests::token()).unwrap();
+    let far = "http://192.0.2.1:9";
+    for arguments in
+        [&["jobs", "--url", far][..], &["agent", "--server", far, "--runtime", "python"]]
+    {
+        let mut command = world.command(arguments);
+        let command = command.env_remove("FARROW_TOKEN").env("XDG_DATA_HOME", &config);
+        let refused = world.spawn("far", command).finished().await;
+        assert_says(
+            &refused,
+            USAGE,
+            &["no token", far, "not on this machine", "farrow token create"],
+        );
+    }
+    let mut command = world.command(&["jobs"]);
+    let command = command.env_remove("FARROW_TOKEN").env("XDG_DATA_HOME", &config);
+    let taken = world.spawn("near", command).finished().await;
+    assert_eq!(taken.code, Some(0), "{taken:?}");
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ async fn an_agent_that_is_asked_to_end_finishes_what_it_runs() {
     let job = gate.hold_from(6, taking(0.02, audit.python(&json!({"range": [0, 20]}), "x + x")));
     let id = world.client.submit(&job).await;
     audit.started(9).await;
+    // Twice at once, as `timeout` does.
+    one.process.signal(Signal::SIGTERM);
     one.process.signal(Signal::SIGTERM);
     world.agent_is(&one, "draining").await;
     gate.open();

@@ -23,7 +23,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, is_on_this_machine};
 use crate::failure::{Exit, Failure};
 
 /// Seconds that the server is asked to hold a request for which there is nothing to say yet.
@@ -55,7 +55,7 @@ pub struct Client {
 impl Client {
     /// A client of the servers that the command line names.
     pub fn new(connection: &Connection) -> Result<Self, Failure> {
-        let token = connection.token.token()?;
+        let token = connection.token.token_for(&connection.url)?;
         let trust = Trust::new(connection.ca_file.as_deref())
             .map_err(|error| Failure::usage(error.to_string()))?;
         let servers = Servers::starting_anywhere(&connection.url)
@@ -192,7 +192,7 @@ fn builder(servers: &Servers, server: usize) -> reqwest::ClientBuilder {
         .http1_only()
         .user_agent(concat!("farrow/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(connect_within);
-    match is_loopback(servers.url(server)) {
+    match is_on_this_machine(servers.url(server).as_str()) {
         // A proxy from the environment cannot know what listens on this machine.
         true => builder.no_proxy(),
         false => builder,
@@ -228,11 +228,6 @@ fn authorization(token: &str) -> Result<HeaderMap, Failure> {
     })?;
     value.set_sensitive(true);
     Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str()
-        .is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl Agent {
     /// Runs until a signal says stop.
     pub async fn run(self) -> Result<(), Failure> {
         logging::start()?;
-        let token = self.token.token()?;
+        let token = self.token.token_for(&self.servers)?;
         if self.json {
             let place = serde_json::json!({ "server": self.servers.join(","), "name": self.settings.name() });
             print_text(&format!("{place}\n"))?;
