@@ -66,9 +66,22 @@ pub fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
     serde_path_to_error::deserialize(pairs).map_err(|error| {
         let name = error.path().to_string();
-        let message = error.into_inner().to_string();
+        let message = in_plain_words(&error.into_inner().to_string());
         ApiError::field(if name == "." { "query".to_owned() } else { name }, message)
     })
+}
+
+/// What is said of a parameter, where that speaks of Rust.
+fn in_plain_words(message: &str) -> String {
+    let plain = match message {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number"
+        }
+        "invalid float literal" | "cannot parse float from empty string" => "must be a number",
+        "number too large to fit in target type" => "is too large",
+        _ => return message.replace("unknown variant `", "unknown value `"),
+    };
+    plain.to_owned()
 }
 
 /// The body, up to the limit that the server was started with.
@@ -189,7 +202,7 @@ mod tests {
     #[test]
     fn the_parameter_at_fault_is_named() {
         for (query, wanted) in [
-            ("limit=x", "limit"),
+            ("limit=x", "limit: must be a whole number"),
             ("limit=1&limit=2", "limit"),
             ("id=1&id=x", "id"),
             ("no=1", "no"),

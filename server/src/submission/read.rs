@@ -96,8 +96,10 @@ const WORDS: [(&str, &str); 12] = [
 
 fn in_json_words(message: &str) -> String {
     let message = message.split(" at line ").next().unwrap_or(message);
-    let message =
-        message.replace("type: sequence", "type: array").replace("type: map", "type: object");
+    let message = message
+        .replace("type: sequence", "type: array")
+        .replace("type: map", "type: object")
+        .replace("unknown variant `", "unknown value `");
     match message.rsplit_once("expected ") {
         Some((found, expected)) => {
             let word = WORDS.iter().find(|(rust, _)| *rust == expected);

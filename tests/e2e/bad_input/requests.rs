@@ -35,7 +35,7 @@ pub fn requests() -> Vec<Refusal> {
         get("/v1/jobs?limit=1001".to_owned(), INVALID, &["limit: is 1001"]),
         get("/v1/jobs?limit=many".to_owned(), INVALID, &["limit"]),
         get("/v1/jobs?after=%00".to_owned(), INVALID, &["NUL"]),
-        get("/v1/jobs?state=done".to_owned(), INVALID, &["unknown variant `done`", "`resolved`"]),
+        get("/v1/jobs?state=done".to_owned(), INVALID, &["unknown value `done`", "`resolved`"]),
         get("/v1/jobs?after=17".to_owned(), INVALID, &["after"]),
         get("/v1/agents?dead=true".to_owned(), INVALID, &["dead"]),
         get(format!("/v1/jobs/{NOBODY}/outcomes"), NOT_FOUND, &["no job"]),

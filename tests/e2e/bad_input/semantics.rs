@@ -27,12 +27,12 @@ fn call(change: &Value, field: &'static str, says: &[&'static str]) -> Refusal {
 pub fn of_options() -> Vec<Refusal> {
     let state = json!([10403, 1, 2, 3, 4, 5, 6]);
     vec![
-        option("variant", &json!("modify"), "options.variant", &["unknown variant", "`imap`"]),
-        option("type", &json!("double"), "options.type", &["unknown variant", "`dbl`"]),
-        option("encoding", &json!("xml"), "options.encoding", &["unknown variant", "`pickle`"]),
+        option("variant", &json!("modify"), "options.variant", &["unknown value", "`imap`"]),
+        option("type", &json!("double"), "options.type", &["unknown value", "`dbl`"]),
+        option("encoding", &json!("xml"), "options.encoding", &["unknown value", "`pickle`"]),
         option("encoding", &json!("rds"), "options.encoding", &["rds", "python"]),
         r(&json!({"encoding": "pickle"}), "options.encoding", &["pickle"]),
-        option("output", &json!("yaml"), "options.output", &["unknown variant", "`text`"]),
+        option("output", &json!("yaml"), "options.output", &["unknown value", "`text`"]),
         option("output", &json!("json"), "options.output", &["only runtime command"]),
         option("seed", &json!("abc"), "options.seed", &["must be a whole number"]),
         option("seed", &json!(1.5), "options.seed", &["must be a whole number"]),

@@ -54,7 +54,7 @@ pub fn submissions() -> Vec<Refusal> {
         submission(
             &json!({"runtime": "julia"}),
             "runtime",
-            &["unknown variant `julia`", "`r`", "`python`"],
+            &["unknown value `julia`", "`r`", "`python`"],
         ),
         submission(&json!({"runtime": 3}), "runtime", &["wrong type", "must be a word"]),
         submission(&json!({"function": ""}), "function", &["is empty", "lambda"]),
@@ -103,7 +103,7 @@ pub fn submissions() -> Vec<Refusal> {
         submission(
             &json!({"plan": [{"strategy": "multicore"}]}),
             "plan[0].strategy",
-            &["unknown variant `multicore`", "`cluster`"],
+            &["unknown value `multicore`", "`cluster`"],
         ),
         submission(
             &json!({"plan": [{"strategy": "cluster", "wrkers": 1}]}),
@@ -125,7 +125,7 @@ pub fn submissions() -> Vec<Refusal> {
             "on_error",
             &json!("ignore"),
             "options.on_error",
-            &["unknown variant `ignore`", "`collect`"],
+            &["unknown value `ignore`", "`collect`"],
         ),
         option("slots", &json!(0), "options.slots", &["must be at least 1"]),
         option("slots", &json!("some"), "options.slots", &["all"]),

@@ -109,7 +109,7 @@ async fn bad_tokens_are_refused_with_the_field_at_fault() {
         (json!({"name": "a\nb", "role": "submit"}), "name: must be 1 to 100 characters"),
         (json!({"name": "a".repeat(101), "role": "submit"}), "name: must be 1 to 100 characters"),
         (json!({"name": TokenId::new(), "role": "submit"}), "name: is a UUID"),
-        (json!({"name": "x", "role": "root"}), "role: unknown variant `root`"),
+        (json!({"name": "x", "role": "root"}), "role: unknown value `root`"),
         (
             json!({"name": "x", "role": "agent", "expires_in": 0}),
             "expires_in: is 0, must be seconds",
