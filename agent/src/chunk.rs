@@ -27,8 +27,23 @@ pub struct Chunk {
     retries: u32,
     /// Elements without an outcome, in flight or waiting.
     unfinished: usize,
+    /// Frames of several elements that are being run.
+    loans: usize,
+    /// How often elements have come back from behind a slow one.
+    returns: u64,
     /// No more is to be taken: the job cannot be run.
     closed: bool,
+}
+
+/// Whether there is more to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// There is.
+    More,
+    /// Only if elements come back of a frame of several.
+    Perhaps,
+    /// There is not, but for an element that its own lane runs again.
+    None,
 }
 
 /// What a death in a frame of its own means for an element.
@@ -44,12 +59,30 @@ impl Chunk {
     /// All of a lease, with the deaths that single elements caused under earlier leases.
     pub fn new(elements: VecDeque<Element>, deaths: BTreeMap<u64, u32>, retries: u32) -> Self {
         let unfinished = elements.len();
-        Self { waiting: elements, suspects: 0, deaths, retries, unfinished, closed: false }
+        Self {
+            waiting: elements,
+            suspects: 0,
+            deaths,
+            retries,
+            unfinished,
+            loans: 0,
+            returns: 0,
+            closed: false,
+        }
     }
 
-    /// Whether nothing more is to be taken.
-    pub fn is_drained(&self) -> bool {
-        self.closed || self.waiting.is_empty()
+    /// Whether more is to be taken.
+    pub fn prospect(&self) -> Prospect {
+        match (self.closed, self.waiting.is_empty()) {
+            (false, false) => Prospect::More,
+            (false, true) if self.loans > 0 => Prospect::Perhaps,
+            _ => Prospect::None,
+        }
+    }
+
+    /// Notes that the run of several elements that were taken together is over.
+    pub fn end_loan(&mut self) {
+        self.loans -= 1;
     }
 
     /// Elements that have no outcome yet.
@@ -68,7 +101,8 @@ impl Chunk {
     }
 
     /// Takes the next elements: at most `count`, and no more than `bytes` of input unless the
-    /// first alone is larger. An element that has killed a worker, or may have, comes alone.
+    /// first alone is larger. An element that has killed a worker, or may have, comes alone. When several have
+    /// been run, or some of them, that is told by [`Chunk::end_loan`].
     pub fn take(&mut self, count: usize, bytes: usize) -> Vec<Element> {
         if self.closed {
             return Vec::new();
@@ -89,6 +123,7 @@ impl Chunk {
             }
         }
         self.suspects = self.suspects.saturating_sub(taken.len());
+        self.loans += usize::from(taken.len() > 1);
         taken
     }
 
@@ -105,8 +140,25 @@ impl Chunk {
         given.iter().map(|element| Range(element.index, element.index + 1)).collect()
     }
 
-    /// Gives back elements that were taken but not run.
+    /// Gives back elements that stand behind a slow one: they may be as slow, whoever takes them.
+    pub fn give_back_behind_slow(&mut self, elements: Vec<Element>) {
+        self.returns += 1;
+        self.give_back(elements);
+    }
+
+    /// How often elements have been given back that may be slow.
+    pub fn returns(&self) -> u64 {
+        self.returns
+    }
+
+    /// Gives back elements that were taken but not run: they come next, behind those that are to run alone.
     pub fn give_back(&mut self, elements: Vec<Element>) {
+        let suspects = self.waiting.drain(..self.suspects).collect();
+        self.put_first(elements);
+        self.put_first(suspects);
+    }
+
+    fn put_first(&mut self, elements: Vec<Element>) {
         for element in elements.into_iter().rev() {
             self.waiting.push_front(element);
         }
@@ -116,7 +168,7 @@ impl Chunk {
     /// the one at fault shows.
     pub fn narrow(&mut self, elements: Vec<Element>) {
         self.suspects += elements.len();
-        self.give_back(elements);
+        self.put_first(elements);
     }
 
     /// Counts the death of a worker that ran this element alone.
@@ -184,7 +236,7 @@ mod tests {
         assert!(one.spare().is_empty(), "all has begun");
         let mut last = chunk(0..1);
         assert_eq!(last.spare().ranges(), [Range(0, 1)]);
-        assert!(last.is_drained() && last.unfinished() == 0);
+        assert_eq!((last.prospect(), last.unfinished()), (Prospect::None, 0));
         let mut narrowed = chunk(0..4);
         narrowed.narrow(begun);
         assert!(narrowed.spare().is_empty());
@@ -204,6 +256,30 @@ mod tests {
         }
         assert_eq!(indexes(&chunk.take(100, 100)), [4, 5, 6, 7, 8, 9]);
         assert!(chunk.deaths().is_empty(), "nobody is to blame yet");
+    }
+
+    #[test]
+    fn more_may_come_back_while_a_frame_of_several_is_run() {
+        let mut chunk = chunk(0..4);
+        assert_eq!(chunk.prospect(), Prospect::More);
+        let frame = chunk.take(4, 100);
+        assert_eq!(chunk.prospect(), Prospect::Perhaps);
+        chunk.give_back(frame);
+        chunk.end_loan();
+        assert_eq!(chunk.prospect(), Prospect::More);
+        chunk.take(4, 100);
+        chunk.end_loan();
+        assert_eq!(chunk.prospect(), Prospect::None);
+    }
+
+    #[test]
+    fn what_was_not_begun_comes_back_behind_what_is_to_run_alone() {
+        let mut chunk = chunk(0..8);
+        let (mut slow, died) = (chunk.take(3, 100), chunk.take(2, 100));
+        chunk.narrow(died);
+        chunk.give_back(slow.split_off(1));
+        let frames: Vec<_> = (0..3).map(|_| indexes(&chunk.take(100, 100))).collect();
+        assert_eq!(frames, [vec![3], vec![4], vec![1, 2, 5, 6, 7]]);
     }
 
     #[test]
@@ -247,7 +323,7 @@ mod tests {
     fn a_closed_chunk_gives_nothing() {
         let mut chunk = chunk(0..2);
         chunk.close();
-        assert!(chunk.is_drained() && chunk.take(1, 1).is_empty());
-        assert_eq!(chunk.unfinished(), 2);
+        assert!(chunk.take(1, 1).is_empty());
+        assert_eq!((chunk.prospect(), chunk.unfinished()), (Prospect::None, 2));
     }
 }

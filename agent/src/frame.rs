@@ -13,15 +13,17 @@
 //! | `h` hello | worker | JSON: `{"version": "4.2.2"}`; once, when it is ready for frames | |
 //! | `J` job | agent | function, args, globals, packages, setup, cores | `j` |
 //! | `j` | worker | empty, or the error because of which the job cannot be run | |
-//! | `E` elements | agent | n elements, only after a `j` without an error | `o`, `p` until n outcomes |
+//! | `E` elements | agent | n elements, only after a `j` without an error | `o`, `w`, `p` until n outcomes, or `S` |
 //! | `c` condition | worker | an element's position in its `E`, and a message or warning; sent at once | |
 //! | `o` outcomes | worker | the next outcomes in order, one or more, never past the end of the `E` | |
-//! | `p` printed | worker | as `o`; the last one's element has printed, and the next is not begun before `G` | `G`, if fewer than n outcomes are there |
+//! | `w` waits | worker | as `o`; they took long, and the next element is not begun before `G` | `G` or `S`, if fewer than n outcomes are there |
+//! | `p` printed | worker | as `w`, but the last one's element has printed | as after `w` |
 //! | `G` go on | agent | empty; what was printed has been read | |
+//! | `S` stop | agent | empty; what is left of the `E` is not to be run | |
 //! | `R` reset | agent | forget the job, as a new process would; not empty: and give memory back, for no job waits | `r` |
 //! | `r` | worker | empty | |
 //!
-//! Bodies of `J`, `j`, `E`, `c`, `o`, `p` are the runtime's: JSON for Python, R's serialization for
+//! Bodies of `J`, `j`, `E`, `c`, `o`, `w`, `p` are the runtime's: JSON for Python, R's serialization for
 //! R ([`crate::runtimes`]), envelopes for commands ([`crate::commands::wire`]).
 
 use bytes::buf::Chain;
@@ -41,11 +43,15 @@ pub mod kind {
     pub const CONDITION: u8 = b'c';
     /// Outcomes of elements.
     pub const OUTCOMES: u8 = b'o';
-    /// Outcomes of elements, the last of which has printed: the worker waits for [`GO_ON`] if
-    /// elements are left.
+    /// Outcomes of elements that took long: the worker waits for [`GO_ON`] or [`STOP`] if elements are
+    /// left.
+    pub const WAITS: u8 = b'w';
+    /// Outcomes of elements, the last of which has printed: the worker waits as after [`WAITS`].
     pub const PRINTED: u8 = b'p';
     /// What was printed has been read: begin the next element.
     pub const GO_ON: u8 = b'G';
+    /// Forget the elements that are left of the frame.
+    pub const STOP: u8 = b'S';
     /// Forget the job.
     pub const RESET: u8 = b'R';
     /// The answer to [`RESET`].
@@ -53,8 +59,15 @@ pub mod kind {
 }
 
 /// All that a worker sends.
-const FROM_WORKER: [u8; 6] =
-    [kind::HELLO, kind::READY, kind::CONDITION, kind::OUTCOMES, kind::PRINTED, kind::RESET_DONE];
+const FROM_WORKER: [u8; 7] = [
+    kind::HELLO,
+    kind::READY,
+    kind::CONDITION,
+    kind::OUTCOMES,
+    kind::WAITS,
+    kind::PRINTED,
+    kind::RESET_DONE,
+];
 
 /// Bytes for which room is made before they are there: user code may announce 4 GiB by a few bytes.
 const MOST_ROOM: usize = 16 << 20;
@@ -79,6 +92,12 @@ impl Outgoing {
     /// Bytes that it takes.
     pub fn size(&self) -> usize {
         self.head.len() + self.body.len()
+    }
+
+    /// It behind a frame without a body.
+    pub fn behind(&self, kind: u8) -> Self {
+        let head = [&[0, 0, 0, 0, kind], &*self.head].concat();
+        Self { head: head.into(), body: self.body.clone() }
     }
 
     /// All of it, to be written.
@@ -140,7 +159,8 @@ mod tests {
     fn frames_come_out_as_they_went_in_however_they_are_cut() {
         let sent = [(kind::HELLO, &b"{}"[..]), (kind::OUTCOMES, b"")];
         let sent = sent.map(|(kind, body)| encode(kind, body).unwrap());
-        assert_eq!(sent.iter().map(Outgoing::size).sum::<usize>(), 12);
+        let sent = [sent[0].clone(), sent[1].behind(kind::RESET_DONE)];
+        assert_eq!(sent.iter().map(Outgoing::size).sum::<usize>(), 17);
         let stream = sent.map(|frame| frame.unsent().copy_to_bytes(frame.size())).concat();
         let mut buffer = BytesMut::new();
         let mut received = Vec::new();
@@ -148,7 +168,7 @@ mod tests {
             buffer.extend_from_slice(&[byte]);
             received.extend(take(&mut buffer).unwrap());
         }
-        assert_eq!(received.iter().map(|frame| frame.kind).collect::<Vec<_>>(), b"ho");
+        assert_eq!(received.iter().map(|frame| frame.kind).collect::<Vec<_>>(), b"hro");
         assert_eq!(received[0].body, &b"{}"[..]);
     }
 

@@ -13,7 +13,7 @@ use protocol::job::ElementError;
 
 use self::exchange::Broken;
 use crate::artifacts::Collected;
-use crate::chunk::{Element, Strike};
+use crate::chunk::{Element, Prospect, Strike};
 use crate::clock;
 use crate::death::{self, Death};
 use crate::frame::{self, Outgoing, kind};
@@ -32,6 +32,8 @@ pub struct Lane {
     slot: u32,
     key: WorkerKey,
     pace: Pace,
+    /// How often elements had come back when it last took some.
+    returns_seen: u64,
     worker: Option<Worker>,
 }
 
@@ -52,7 +54,7 @@ impl Lane {
         if key.artifacts {
             pace.go_alone();
         }
-        Self { work, slot, key, pace, worker: None }
+        Self { work, slot, key, pace, returns_seen: 0, worker: None }
     }
 
     /// Runs elements until none is left or none is to be begun. When `stop` says so, the worker is
@@ -71,14 +73,43 @@ impl Lane {
     }
 
     async fn run_elements(&mut self) {
-        while !self.work.draining.is_cancelled() && !self.work.chunk().is_drained() {
+        while self.is_any_left().await {
             if !self.have_worker().await {
                 return;
             }
-            let batch = self.work.chunk().take(self.pace.size(), pace::MOST_BYTES);
-            if !batch.is_empty() {
+            let batch = self.take();
+            if batch.len() > 1 {
+                let _loan = Loan(Arc::clone(&self.work));
+                self.run_batch(batch).await;
+            } else if !batch.is_empty() {
                 self.run_batch(batch).await;
             }
+        }
+    }
+
+    /// Takes the next elements: one, if some have come back since the last time.
+    fn take(&mut self) -> Vec<Element> {
+        let mut chunk = self.work.chunk();
+        let returns = chunk.returns();
+        if returns > std::mem::replace(&mut self.returns_seen, returns) {
+            self.pace.begin_again();
+        }
+        chunk.take(self.pace.size(), pace::MOST_BYTES)
+    }
+
+    /// Waits, when nothing is left, until no other lane has elements that may come back.
+    async fn is_any_left(&self) -> bool {
+        loop {
+            let ended = self.work.frame_ended.notified();
+            if self.work.draining.is_cancelled() {
+                return false;
+            }
+            match self.work.chunk().prospect() {
+                Prospect::More => return true,
+                Prospect::None => return false,
+                Prospect::Perhaps => {}
+            }
+            ended.await;
         }
     }
 
@@ -116,6 +147,7 @@ impl Lane {
                 // Those before it go first, so that outcomes stay in order.
                 let rest = batch.split_off(position.max(1).min(batch.len()));
                 self.work.chunk().give_back(rest);
+                self.work.frame_ended.notify_waiters();
                 if position == 0 {
                     self.deliver_error(&batch.remove(0), error);
                 } else {
@@ -140,8 +172,12 @@ impl Lane {
         let began = clock::now();
         let started_at = clock::unix_millis();
         match self.exchange(&batch, frame).await {
-            Ok(()) => {
-                self.pace.observe(batch.len(), clock::now() - began);
+            Ok(done) => {
+                self.pace.observe(done, clock::now() - began);
+                let left = batch.split_off(done);
+                if !left.is_empty() {
+                    self.work.chunk().give_back_behind_slow(left);
+                }
                 self.work.note_pace(self.slot, &self.pace);
             }
             Err(Broken { death, done }) => {
@@ -187,6 +223,16 @@ impl Lane {
         left.note(0, &mut batch.notes);
         batch.notes.iter_mut().for_each(|note| note.attempts = attempts);
         self.work.deliver(&[element.index], vec![Err(error)], batch);
+    }
+}
+
+/// Several elements that a lane has taken, of which some may come back.
+struct Loan(Arc<Work>);
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.0.chunk().end_loan();
+        self.0.frame_ended.notify_waiters();
     }
 }
 

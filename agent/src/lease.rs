@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::join_all;
-use protocol::RangeSet;
 use protocol::agent::{Lease, Release, Released};
 use protocol::job::ElementError;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
@@ -116,6 +117,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> Option<(Arc<Work>, Claim)> {
         prepared,
         elements: Elements::new(&grant.lease, &grant.job.spec.options),
         chunk: Mutex::new(Chunk::new(elements, deaths, grant.job.spec.options.retries)),
+        frame_ended: Notify::new(),
         draining: agent.draining.clone(),
         slots: is_one_slot.then(|| Arc::clone(&agent.slots)),
         pool: Arc::clone(&agent.pool),
@@ -130,7 +132,7 @@ async fn begin(agent: &Agent, grant: &mut Grant) -> Option<(Arc<Work>, Claim)> {
 }
 
 /// Gives part of a lease that runs to idle slots elsewhere, whenever one wants it, until the lease has
-/// `ended`. A chunk of a fixed size stays whole.
+/// `ended`. Where all of it is with workers, part of what comes back is given. A chunk of a fixed size stays whole.
 async fn give_to_others(agent: &Agent, grant: &Grant, work: &Work, ended: &CancellationToken) {
     let options = &grant.job.spec.options;
     let is_fixed = options.chunk_size.is_some() || options.scheduling.is_some();
@@ -140,7 +142,16 @@ async fn give_to_others(agent: &Agent, grant: &Grant, work: &Work, ended: &Cance
             () = ended.cancelled() => return,
             () = grant.holding.wanted() => {}
         }
-        let part = if is_fixed { RangeSet::default() } else { work.chunk().spare() };
+        if is_fixed {
+            continue;
+        }
+        let part = tokio::select! {
+            biased;
+            () = ended.cancelled() => return,
+            part = work.spare() => part,
+        };
+        // While that was waited for, the same slot may have asked again.
+        let _ = grant.holding.wanted().now_or_never();
         if part.is_empty() {
             continue;
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 /// A frame should hold about this much work: enough that its own cost (some tenths of a
 /// millisecond) is lost in it, little enough that progress is live and a death costs little.
 const FRAME: Duration = Duration::from_millis(20);
-/// Elements slower than this go one by one.
-const SLOW: Duration = Duration::from_millis(10);
+/// Elements slower than this go one by one. Workers wait after one ([`crate::frame::kind::WAITS`]).
+pub const SLOW: Duration = Duration::from_millis(10);
 /// The most elements of a frame.
 const MOST: usize = 50_000;
 /// The most by which frames grow at a time, because the next elements may be unlike the last.
@@ -79,6 +79,11 @@ impl Pace {
         };
     }
 
+    /// Begins anew with one element: the last one was slow, and those behind it may be.
+    pub fn begin_again(&mut self) {
+        self.size = 1;
+    }
+
     /// From now on elements go one by one, so that what they print can be told apart.
     pub fn go_alone(&mut self) {
         self.alone = true;
@@ -141,6 +146,20 @@ mod tests {
         // What was learned binds nobody.
         next.observe(1, micros(11_000));
         assert_eq!(Pace::new(None, next.learned(), 1_000_000).size(), 1);
+    }
+
+    #[test]
+    fn after_a_slow_one_among_many_the_next_goes_alone_and_frames_grow_again() {
+        let mut pace = Pace::new(None, None, 1);
+        for _ in 0..6 {
+            let count = pace.size();
+            pace.observe(count, micros(10 * count as u64));
+        }
+        pace.observe(1000, micros(1000 * 10 + 100_000));
+        pace.begin_again();
+        assert_eq!(pace.size(), 1);
+        pace.observe(1, micros(10));
+        assert_eq!(pace.size(), GROWTH);
     }
 
     #[test]

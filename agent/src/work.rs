@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use protocol::LeaseId;
 use protocol::agent::{Condition, Note};
 use protocol::job::{ElementError, LogSource, OnError};
+use protocol::{LeaseId, RangeSet};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Prospect};
 use crate::clock;
 use crate::elements::Elements;
 use crate::jobs::Job;
@@ -37,6 +38,8 @@ pub struct Work {
     pub elements: Elements,
     /// What is left of it.
     pub chunk: Mutex<Chunk>,
+    /// Told when part of a frame may have come back.
+    pub frame_ended: Notify,
     /// Cancelled when no further element is to be begun.
     pub draining: CancellationToken,
     /// Where the agent notes how quick elements are, if its leases may wait for a slot.
@@ -55,6 +58,22 @@ impl Work {
     /// The lock is held for moments only and never while something is waited for.
     pub fn chunk(&self) -> MutexGuard<'_, Chunk> {
         self.chunk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out part of what has not begun, for a slot elsewhere; if all is in frames that are being run, part of what
+    /// comes back of these. Nothing when nothing can come back.
+    pub async fn spare(&self) -> RangeSet {
+        loop {
+            let frame_ended = self.frame_ended.notified();
+            {
+                let mut chunk = self.chunk();
+                let part = chunk.spare();
+                if !part.is_empty() || chunk.prospect() != Prospect::Perhaps {
+                    return part;
+                }
+            }
+            frame_ended.await;
+        }
     }
 
     /// Notes how quick the lease's elements are in a slot, also for the next lease of the job.

@@ -73,6 +73,8 @@ pub struct Worker {
     pid: u32,
     /// What is left to be written of the frame that is being sent.
     outbox: Unsent,
+    /// It waits, and the next frame tells it to forget what is left of the one before.
+    is_stopped: bool,
     inbox: BytesMut,
     lines: BytesMut,
     frames_out: pipe::Sender,
@@ -178,6 +180,7 @@ impl Worker {
             is_clean: true,
             pid: 0,
             outbox: Outgoing::default().unsent(),
+            is_stopped: false,
             inbox: BytesMut::new(),
             lines: BytesMut::new(),
             frames_out: pipe::Sender::from_owned_fd(agent_out)?,
@@ -220,9 +223,18 @@ impl Worker {
         self.death.is_none() && !self.output.is_closed()
     }
 
-    /// Sends a frame, while [`Worker::next`] is waited for. The one before must have been answered.
+    /// Sends a frame, while [`Worker::next`] is waited for. The one before must have been answered, or stopped.
     pub fn send(&mut self, frame: &Outgoing) {
-        self.outbox = frame.unsent();
+        self.outbox = if std::mem::take(&mut self.is_stopped) {
+            frame.behind(kind::STOP).unsent()
+        } else {
+            frame.unsent()
+        };
+    }
+
+    /// Lets a worker that waits forget what is left of its frame. It hears of it with the next one.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
     }
 
     /// Waits for what the worker does next. Nothing is lost when the future is dropped.

@@ -99,7 +99,7 @@ mod tests {
         let asks = Asks::new(Arc::default(), None);
         let (wanted, other) = (LeaseId::new(), LeaseId::new());
         let (holder, job) = (AgentId::new(), JobId::new());
-        asks.ask(&[Spare { lease: wanted, holder, job, elements: 3 }], 10);
+        asks.ask(&[Spare { lease: wanted, holder, job, elements: 3, age: 0 }], 10);
         assert_eq!(asks.take(&[other], 11), []);
         assert_eq!(asks.take(&[other, wanted], 11), [wanted]);
         assert_eq!(asks.take(&[other, wanted], 12), []);

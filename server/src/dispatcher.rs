@@ -6,7 +6,8 @@
 //! database each serves the agents that wait at it; their transactions follow one another, so that
 //! none gives what another has given.
 //!
-//! For slots that are still free after a round busy agents are asked for what they have not begun.
+//! For slots that are still free after a round busy agents are asked for what they have not begun, at once or when it
+//! is overdue.
 //! Agents that wait only for leases ahead are looked at once, when they come: whoever has a slot to
 //! fill asks again, and ten thousand busy agents must not be gone through for each that is idle.
 //! Nor are those who wait and lack what every job requires: they wait by kind, and a round looks at the
@@ -15,6 +16,7 @@
 mod waiting;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use crate::asks::Asks;
 use crate::clock::{Clock, Millis};
 use crate::scheduler::assign::{Agent, Assignment, Job, assign};
 use crate::scheduler::requirements::{Offer, Requirements};
-use crate::scheduler::takeover::{Spare, take_over};
+use crate::scheduler::takeover::{Spare, TakeOver, take_over};
 use crate::signals::{Outbound, Topic};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
@@ -73,6 +75,8 @@ pub struct Dispatcher {
     rounds: Arc<RwLock<()>>,
     /// What jobs require that the next round is to give, and that may not be committed yet.
     coming: Arc<Mutex<HashSet<Requirements>>>,
+    /// A round will be woken by the time.
+    is_to_look_again: Arc<AtomicBool>,
 }
 
 /// What an agent that waits is answered.
@@ -94,8 +98,19 @@ impl Dispatcher {
         outbound: Option<Arc<Outbound>>,
     ) -> Self {
         let (waiting, work, rounds) = (Arc::default(), Arc::default(), Arc::default());
-        let coming = Arc::default();
-        Self { store, clock, waiting, work, job_watchers, asks, outbound, rounds, coming }
+        let (coming, is_to_look_again) = (Arc::default(), Arc::default());
+        Self {
+            store,
+            clock,
+            waiting,
+            work,
+            job_watchers,
+            asks,
+            outbound,
+            rounds,
+            coming,
+            is_to_look_again,
+        }
     }
 
     /// Says that there may be something to give, at any server: a job was submitted, a range came
@@ -202,7 +217,24 @@ impl Dispatcher {
             self.job_watchers.wake(&grant.job);
         }
         self.answer(decided.grants, decided.more);
-        self.asks.ask(&decided.wanted, now);
+        self.asks.ask(&decided.takeover.wanted, now);
+        if let Some(wait) = decided.takeover.look_again {
+            self.look_again(Duration::from_millis(wait.unsigned_abs()));
+        }
+    }
+
+    /// Has a round look after `wait` at what is overdue then, unless one is to look anyway: that one says when the next
+    /// is to.
+    fn look_again(&self, wait: Duration) {
+        if self.is_to_look_again.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let dispatcher = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            dispatcher.is_to_look_again.store(false, Ordering::Relaxed);
+            dispatcher.wake_here();
+        });
     }
 
     /// Forgets an agent that is gone.
@@ -407,8 +439,8 @@ pub struct Decided {
     pub grants: Vec<Grant>,
     /// Whether something is left to lease, if any was.
     pub more: bool,
-    /// Leases of which slots that are still free could run something.
-    pub wanted: Vec<Spare>,
+    /// What slots that are still free could run of other leases.
+    pub takeover: TakeOver,
 }
 
 /// Gives work to `agents`, inside a transaction, and finds what else could be taken over, of leases that
@@ -426,7 +458,7 @@ pub async fn decide(
     let walk = Walk::start(tx, &agents, wanted.clamp(1, MAX_JOBS)).await?;
     let has_free_slots = |agents: &[Agent]| agents.iter().any(|agent| agent.free > 0);
     let spares = if has_free_slots(&agents) {
-        spares::largest(tx, asked, MAX_SPARES).await?
+        spares::largest(tx, asked, MAX_SPARES, now).await?
     } else {
         Vec::new()
     };
@@ -442,7 +474,7 @@ pub async fn decide(
     }
     if !spares.is_empty() && has_free_slots(&agents) {
         let jobs = jobs_of(tx, &spares, &offers).await?;
-        decided.wanted = take_over(&agents, &jobs, spares);
+        decided.takeover = take_over(&agents, &jobs, spares);
     }
     Ok(Some(decided))
 }

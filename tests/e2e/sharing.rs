@@ -94,3 +94,19 @@ async fn a_higher_priority_goes_first_though_it_came_last() {
         .collect();
     assert_eq!(started, ["held", "high", "plain", "low"]);
 }
+
+#[tokio::test]
+async fn what_stands_behind_a_slow_element_among_many_quick_ones_is_run_elsewhere() {
+    let world = World::start().await;
+    let _agents = [world.python_agent("one", 1).await, world.python_agent("two", 1).await];
+    let folder = tempfile::tempdir().expect("a folder");
+    // By what was measured until then, the last ten elements take no time. None of them ends before two have begun.
+    let function = format!(
+        "import os\nimport time\ndef f(x):\n    if x == 6000:\n        time.sleep(0.05)\n    elif x > 6000:\n        \
+         open(f'{at}/{{x}}', 'w').close()\n        while len(os.listdir('{at}')) < 2:\n            time.sleep(0.01)\n    return x",
+        at = folder.path().display()
+    );
+    let job = json!({"runtime": "python", "function": function, "elements": {"range": [0, 6011]}});
+    let id = world.client.submit(&job).await;
+    assert_eq!(world.client.value(&id).await, (0..6011).collect::<Value>());
+}

@@ -22,8 +22,10 @@ use protocol::job::ElementError;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use crate::clock;
 use crate::descriptors;
 use crate::frame::kind;
+use crate::pace;
 use crate::runtimes::command::VERSION;
 use job::Job;
 use wire::{Entry, Request};
@@ -92,21 +94,27 @@ impl Worker {
     }
 
     /// Runs elements. An outcome is sent as soon as it is there: starting a program costs far more
-    /// than a frame, and so the time that an element has is its own.
+    /// than a frame, and so the time that an element has is its own. After a slow one, the agent may
+    /// want the others back.
     fn run(&mut self, body: &[u8]) -> io::Result<()> {
         let Some(job) = &self.job else { return Err(out_of_turn(kind::ELEMENTS)) };
         let (entries, mut payloads) = wire::open::<Vec<Entry>>(body).map_err(invalid)?;
         for (left, entry) in (0..entries.len()).rev().zip(&entries) {
             let input = payloads.take(entry.length).map_err(invalid)?;
+            let began = clock::now();
             let ran = self.runtime.block_on(job.run(entry, input));
             let (tag, outcome) = wire::outcome(&ran.outcome);
-            let kind = if ran.has_printed { kind::PRINTED } else { kind::OUTCOMES };
+            let kind = match ran.has_printed {
+                true => kind::PRINTED,
+                false if clock::now() - began > pace::SLOW => kind::WAITS,
+                false => kind::OUTCOMES,
+            };
             self.channel.send(kind, &[&[tag], &outcome])?;
-            if ran.has_printed && left > 0 {
+            if kind != kind::OUTCOMES && left > 0 {
                 match self.channel.receive()? {
                     Some((kind::GO_ON, _)) => {}
+                    Some((kind::STOP, _)) | None => return Ok(()),
                     Some((other, _)) => return Err(out_of_turn(other)),
-                    None => return Ok(()),
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! | `J` | an envelope ([`protocol::envelope`]) of [`Request`], then the bytes of its constants |
 //! | `j` | empty, or the JSON of an [`ElementError`] |
 //! | `E` | an envelope of [`Entry`]s, then the bytes of their inputs |
-//! | `o`, `p` | one outcome: [`VALUE`] and the value, or [`ERROR`] and the JSON of an [`ElementError`] |
+//! | `o`, `w`, `p` | one outcome: [`VALUE`] and the value, or [`ERROR`] and the JSON of an [`ElementError`] |
 
 use std::borrow::Cow;
 

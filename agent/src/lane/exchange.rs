@@ -13,6 +13,7 @@ use crate::clock;
 use crate::death::Death;
 use crate::frame::{self, Outgoing, kind};
 use crate::output::Printed;
+use crate::pace;
 use crate::runtimes::{Answer, Outcomes};
 use crate::work::Batch;
 use crate::worker::{Event, Worker};
@@ -28,12 +29,13 @@ pub(super) struct Broken {
 }
 
 impl Lane {
-    /// Sends a frame of elements and takes in their outcomes.
+    /// Sends a frame of elements and takes in their outcomes. Returns how many there are: fewer than elements
+    /// where some took long, so that those behind them can be run by whoever is free.
     pub(super) async fn exchange(
         &mut self,
         batch: &[Element],
         frame: &Outgoing,
-    ) -> Result<(), Broken> {
+    ) -> Result<usize, Broken> {
         self.empty_folders().await.map_err(|death| Broken { death, done: 0 })?;
         let mut progress = Progress::new();
         let mut bounds = self.begin(batch, frame);
@@ -43,22 +45,26 @@ impl Lane {
                 Answer::Condition { position, condition } => {
                     self.take_note(batch, position, condition, &mut progress);
                 }
-                Answer::Outcomes { mut outcomes, printed }
+                Answer::Outcomes { mut outcomes, printed, waits }
                     if (1..=batch.len() - progress.done).contains(&outcomes.len()) =>
                 {
                     // To keep its files takes time that is not the element's.
                     let ended = clock::now();
                     let left = self.collect(&mut outcomes).await;
-                    let taken = Taken { outcomes, printed, ended, left };
-                    self.take_in(batch, taken, &mut progress);
-                    if printed && progress.done < batch.len() {
+                    let taken = Taken { outcomes, printed, waits, ended, left };
+                    let time = self.take_in(batch, taken, &mut progress);
+                    if waits && progress.done < batch.len() {
+                        if time > pace::SLOW {
+                            self.stop_worker();
+                            break;
+                        }
                         self.let_go_on();
                     }
                 }
                 _ => return Err(broken(Death::Untrusted("it answered out of turn".to_owned()))),
             }
         }
-        Ok(())
+        Ok(progress.done)
     }
 
     /// Sends a frame; what holds the worker to its bounds until all of it is answered.
@@ -105,25 +111,37 @@ impl Lane {
         }
     }
 
-    /// Tells a worker that waits that what its element printed has been taken.
+    /// Lets a worker that waits forget the elements that are left. What is printed from now on is not theirs.
+    fn stop_worker(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        worker.stop();
+        if let Some(tap) = worker.output.tap() {
+            tap.move_to(None);
+        }
+    }
+
+    /// Tells a worker that waits to begin the next element; what the last one printed has been taken.
     fn let_go_on(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.send(&frame::encode(kind::GO_ON, &b""[..]).unwrap_or_default());
         }
     }
 
+    /// Delivers outcomes. Returns how long their elements took.
     fn take_in(
         &mut self,
         batch: &[Element],
-        Taken { outcomes, printed, ended, left }: Taken,
+        Taken { outcomes, printed, waits, ended, left }: Taken,
         progress: &mut Progress,
-    ) {
+    ) -> Duration {
         let end = progress.done + outcomes.len();
         let elements = &batch[progress.done..end];
         let indexes: Vec<u64> = elements.iter().map(|element| element.index).collect();
-        let output = self.take_output(printed, end == batch.len());
+        // Until the worker is told to go on, nobody else prints.
+        let pauses = waits || end == batch.len();
+        let output = self.take_output(printed, pauses);
         if let Some(tap) = self.worker.as_mut().and_then(|worker| worker.output.tap()) {
-            if printed || end == batch.len() {
+            if pauses {
                 elements.last().inspect(|last| tap.attribute(last.index));
             }
             tap.move_to(batch.get(end).map(|next| next.index));
@@ -139,6 +157,7 @@ impl Lane {
         } else {
             self.work.deliver(&indexes, outcomes, batch);
         }
+        time
     }
 
     /// Delivers the outcomes but those of elements that are run again: nothing is said of such a
@@ -164,10 +183,10 @@ impl Lane {
     }
 
     /// What was printed by the last of the elements whose outcomes have come. The worker says
-    /// whether it noticed that this one `printed`; it `ends` its frame if none is left.
-    fn take_output(&mut self, printed: bool, ends: bool) -> Printed {
+    /// whether it noticed that this one `printed`; it `pauses` if it waits or none is left.
+    fn take_output(&mut self, printed: bool, pauses: bool) -> Printed {
         // What is there may be the next element's already, since the worker did not wait.
-        if !printed && !ends {
+        if !pauses {
             return Printed::default();
         }
         let output = self.worker.as_mut().map(|worker| worker.output.take()).unwrap_or_default();
@@ -184,6 +203,7 @@ impl Lane {
 struct Taken {
     outcomes: Outcomes,
     printed: bool,
+    waits: bool,
     /// When the last of their elements had ended.
     ended: Instant,
     /// What that one has left behind, if it was alone.

@@ -124,9 +124,9 @@ pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     let misfit = || ProtocolError(format!("its frame `{kind}` has another shape"));
     match frame {
         kind::READY => serde_json::from_slice(body).map(Answer::Refused).map_err(|_| misfit()),
-        kind::OUTCOMES | kind::PRINTED => {
+        kind::OUTCOMES | kind::WAITS | kind::PRINTED => {
             let outcomes = vec![wire::open_outcome(body).ok_or_else(misfit)?];
-            Ok(Answer::Outcomes { outcomes, printed: frame == kind::PRINTED })
+            Ok(Answer::outcomes(frame, outcomes))
         }
         _ => Err(misfit()),
     }

@@ -17,9 +17,12 @@
 //!
 //! * A worker that cannot be reset, or no longer understands its frames, ends. So does one whose
 //!   descriptor 3 is closed.
+//! * Outcomes wait for others only in frames of more than a few elements, and only for some
+//!   milliseconds or until the element behind them ends. If that took longer, the worker waits (`w`),
+//!   so that the elements behind it can be run elsewhere.
 //! * What an element printed through its language's own output (R's standard error is none) is in
 //!   the pipe before its outcome is, which comes as the last of a `p`; and nothing else is printed
-//!   before the `G`. So what the agent finds in the pipe when a `p` arrives belongs to the last
+//!   before the `G`, if an `S` does not stop the rest. So what the agent finds in the pipe when a `p` arrives belongs to the last
 //!   element of that `p`. What it finds when an `o` arrives may be the next element's already,
 //!   unless that `o` ends its `E`: then nobody noticed how it was printed (by a child, or past the
 //!   language), and which element it belongs to is known only if the `E` held one.
@@ -209,9 +212,10 @@ pub enum Answer {
     Outcomes {
         /// Values in the job's encoding, or errors.
         outcomes: Outcomes,
-        /// Whether the last one's element has printed, so that the worker waits to go on if
-        /// elements are left.
+        /// Whether the last one's element has printed.
         printed: bool,
+        /// Whether the worker waits before it begins the next element, if any is left.
+        waits: bool,
     },
     /// An element signalled a condition.
     Condition {
@@ -225,6 +229,12 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Outcomes that came in a frame of this kind.
+    fn outcomes(frame: u8, outcomes: Outcomes) -> Self {
+        let printed = frame == kind::PRINTED;
+        Self::Outcomes { outcomes, printed, waits: printed || frame == kind::WAITS }
+    }
+
     /// Bounds what user code says beside values: one message must not be a report too large to send.
     fn clip(&mut self) {
         match self {
@@ -344,7 +354,7 @@ fn decode_whole(runtime: Runtime, frame: u8, body: &Bytes) -> Result<Answer, Pro
         (kind::HELLO, _) => hello(body),
         (kind::RESET_DONE, _) => Ok(Answer::ResetDone),
         (kind::READY, _) if body.is_empty() => Ok(Answer::Ready),
-        (kind::READY | kind::OUTCOMES | kind::PRINTED | kind::CONDITION, runtime) => {
+        (kind::READY | kind::OUTCOMES | kind::WAITS | kind::PRINTED | kind::CONDITION, runtime) => {
             match runtime {
                 Runtime::R => r::decode(frame, body),
                 Runtime::Python => python::decode(frame, body),

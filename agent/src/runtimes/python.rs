@@ -175,8 +175,7 @@ pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
     match frame {
         kind::READY => json(frame, body).map(Answer::Refused),
         kind::CONDITION => condition(frame, body),
-        _ => outcomes(body)
-            .map(|outcomes| Answer::Outcomes { outcomes, printed: frame == kind::PRINTED }),
+        _ => outcomes(body).map(|outcomes| Answer::outcomes(frame, outcomes)),
     }
 }
 

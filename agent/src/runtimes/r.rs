@@ -332,8 +332,7 @@ pub fn decode(frame: u8, body: &Bytes) -> Result<Answer, ProtocolError> {
             error(value).map(|error| Answer::Refused(ElementError { fatal: true, ..error }))
         }
         kind::CONDITION => condition(value),
-        _ => outcomes(body, value)
-            .map(|outcomes| Answer::Outcomes { outcomes, printed: frame == kind::PRINTED }),
+        _ => outcomes(body, value).map(|outcomes| Answer::outcomes(frame, outcomes)),
     };
     let kind = char::from(frame);
     answer.ok_or_else(|| ProtocolError(format!("its frame `{kind}` has another shape")))

@@ -35,8 +35,12 @@ if __name__ == "__main__":
     del sys.modules["worker_calls"], sys.modules["worker_io"], sys.modules["worker_values"]
 
 ERROR_BIT = 1 << 31
-# Outcomes that are finished wait for others at most so many seconds.
+# Outcomes that are finished wait for others at most so many seconds, and for the element that runs then;
+# those of so few elements for none.
 FLUSH_AFTER = 0.005
+FEW = 8
+# After elements that took so many seconds together, the agent may want those behind them back.
+SLOW = 0.01
 MOST_CONDITIONS = 100
 
 
@@ -244,20 +248,18 @@ class Outcomes:
         self.channel = channel
         self.lengths = []
         self.texts = []
-        self.sent_at = time.monotonic()
 
     def add_error(self, error):
         text = json.dumps(error).encode()
         self.lengths.append(len(text) | ERROR_BIT)
         self.texts.append(text)
 
-    def send(self, kind="o"):
+    def send(self, kind):
         count = len(self.texts)
         head = struct.pack("<%dI" % (count + 1), count, *self.lengths)
         self.channel.send(kind, head, *self.texts)
         self.lengths.clear()
         self.texts.clear()
-        self.sent_at = time.monotonic()
 
 
 def run(job, body, worker):
@@ -269,8 +271,10 @@ def run(job, body, worker):
     elements, call = job.caller.frame(body)
     del body
     last, replaced = len(elements) - 1, streams.replaced
+    patience = -1 if last < FEW else FLUSH_AFTER
     streams.mend()
     streams.dirty = False
+    sent_at = clock()
     for job.position, element in enumerate(elements):
         try:
             value = call(element)
@@ -289,20 +293,23 @@ def run(job, body, worker):
                 texts.append(text)
         if channel.forked:
             channel.end_if_forked()
-        if streams.dirty or replaced():
-            streams.settle()
+        printed = streams.dirty or replaced()
+        took = clock() - sent_at
+        if printed or job.signalled or took > patience:
+            if printed:
+                streams.settle()
             job.settle_conditions()
-            outcomes.send("p")
-            if job.position < last:
-                channel.wait_to_go_on()
-        elif job.signalled:
-            job.settle_conditions()
-            outcomes.send()
-        elif clock() - outcomes.sent_at > FLUSH_AFTER:
-            outcomes.send()
+            waits = (printed or took > SLOW) and job.position < last
+            outcomes.send("p" if printed else "w" if waits else "o")
+            if waits:
+                # Warnings of threads that run on are no element's now.
+                job.position = None
+                if not channel.may_go_on():
+                    break
+            sent_at = clock()
     job.position = None
     if texts:
-        outcomes.send()
+        outcomes.send("o")
 
 
 # ---- The worker ------------------------------------------------------------------------------

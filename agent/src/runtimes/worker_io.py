@@ -36,11 +36,13 @@ class Channel:
         size, kind = HEAD.unpack(self.read(HEAD.size))
         return chr(kind), size
 
-    def wait_to_go_on(self):
-        """After a `p`: the agent reads what was printed before anything else is."""
+    def may_go_on(self):
+        """After a `p` or a `w`: the agent has read what was printed, and says whether it wants the other
+        elements back."""
         kind, _ = self.receive()
-        if kind != "G":
+        if kind not in "GS":
             leave()
+        return kind == "G"
 
     def read(self, size):
         """So many bytes; ends the process when the agent is gone."""

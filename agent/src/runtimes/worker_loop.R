@@ -60,9 +60,11 @@ send <- function(kind, body = raw()) {
   flush(output)
 }
 
-# After a `p`: the agent reads what was printed before anything else is.
-wait_to_go_on <- function() {
-  if (receive()$kind != "G") leave()
+# After a `p` or a `w`: the agent has read what was printed, and says whether it wants the other elements back.
+may_go_on <- function() {
+  kind <- receive()$kind
+  if (kind != "G" && kind != "S") leave()
+  kind == "G"
 }
 
 pack <- function(value) serialize(value, NULL, xdr = FALSE, version = 3L)
@@ -199,8 +201,12 @@ use_cores <- function(cores, variables) {
 
 # ---- Elements -------------------------------------------------------------------------------
 
-# Outcomes that are finished wait for others at most so many seconds.
+# Outcomes that are finished wait for others at most so many seconds, and for the element that runs then; those
+# of so few elements for none.
 flush_after <- 0.005
+few <- 8L
+# After elements that took so many seconds together, the agent may want those behind them back.
+slow <- 0.01
 most_conditions <- 100L
 
 # Handlers cost more than a small element, so they are set once and the loop is entered again
@@ -224,30 +230,32 @@ run <- function(batch) {
   frame$args <- job$args
   call <- element_call(list(quote(element)))
   step <- as.call(list(stepper(batch, frame, function() position)))
-  flushed_at <- .Internal(Sys.time())
   restore_sinks()
   output_before <- printed()
   # R finds a name of this function at once, and others behind all of these.
   pid <- self
-  latest <- flush_after
+  latest <- if (n > few) flush_after else -1
   may_be_compact <- is_rds && !knows_compact
   counted <- counter
 
   # `loud`: the element at `position` has printed, or could have without being noticed.
   deliver <- function(loud) {
+    # Times below 0: the clock was set back.
+    waits <- position < n && (loud || .Internal(Sys.time()) - flushed_at > slow)
     if (signalled > most_conditions) {
       text <- paste(signalled - most_conditions, "more messages and warnings were dropped")
       send("c", pack(list(position - 1L, "note", text, NULL)))
     }
     signalled <<- 0L
     range <- (sent + 1L):position
-    kind <- if (loud) "p" else "o"
+    kind <- if (loud) "p" else if (waits) "w" else "o"
     if (job$finishes) {
       send_finished(values[range], failed, batch$indexes[range], kind)
     } else {
       send_outcomes(values[range], which(apart[range]), failed, kind)
     }
-    if (loud && position < n) wait_to_go_on()
+    # What is left is the agent's then.
+    if (waits && !may_go_on()) n <<- position
     values[range] <<- list(NULL)
     failed <<- list()
     sent <<- position
@@ -281,6 +289,7 @@ run <- function(batch) {
     problem <<- describe(condition, calls, ours + if (steps) 3L else 1L)
   }
 
+  flushed_at <- .Internal(Sys.time())
   while (position < n) {
     withRestarts(tryCatch(withCallingHandlers({
       # What stands above the element's own call: these, and eval(); a step, and its eval().
@@ -329,9 +338,8 @@ run <- function(batch) {
       loud <- sink.number() != 1L
       if (loud) restore_sinks()
       loud <- loud || printed() != output_before
-      if (loud || signalled > 0L || abs(.Internal(Sys.time()) - flushed_at) > flush_after) {
-        deliver(loud)
-      }
+      since <- .Internal(Sys.time()) - flushed_at
+      if (loud || signalled > 0L || since > latest || since < 0) deliver(loud)
     }
   }
   if (sent < n) deliver(FALSE)

@@ -90,6 +90,31 @@ def both(x):
 }
 
 #[tokio::test]
+async fn elements_behind_a_slow_one_in_its_frame_are_run_by_whoever_is_free() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 3);
+    // After thousands of quick ones, most are in one frame. Behind the slow one none ends before three have begun.
+    let source = "
+import os, time
+def both(x):
+    if x == 3990:
+        time.sleep(0.05)
+    elif x > 3990:
+        open(f'@/at-{x}', 'w').close()
+        while sum(name.startswith('at-') for name in os.listdir('@')) < 3:
+            time.sleep(0.005)
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let mut lease = integers(&job, 0, 4000);
+    (lease.slots, lease.width) = (3, 3);
+    server.grant(lease.clone(), b"", &job);
+    let outcomes = server.outcomes(lease.id).await;
+    assert!(values(&outcomes).into_iter().eq(0..4000));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_job_is_sent_once_and_its_worker_is_used_again() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);

@@ -49,6 +49,34 @@ async fn half_of_what_has_not_begun_is_given_to_whoever_wants_it() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_wanted_while_all_of_it_is_with_a_worker_gives_what_comes_back() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    // After thousands of quick elements the rest is in one frame, whose first slow one waits for the file `go`.
+    let source = "
+import os, time
+def f(x):
+    if x >= 3990:
+        with open('@/at', 'a') as at: at.write(f'{x}\\n')
+        while not os.path.exists('@/go'): time.sleep(0.02)
+    return x
+";
+    let job = python(source, agent.folder.path());
+    let lease = integers(&job, 0, 4000);
+    server.grant(lease.clone(), b"", &job);
+    file(&agent.path("at")).await;
+    want(&server, &[lease.id]);
+    server.until("it has been told", |record| record.orders.wanted.is_empty().then_some(())).await;
+    std::fs::write(agent.path("go"), "").unwrap();
+    let released = server.until("half is given", |record| record.released.first().cloned()).await;
+    let given = released.part.unwrap();
+    let [Range(first, 4000)] = *given.ranges() else { panic!("the end of it: {given:?}") };
+    assert!(released.id == lease.id && first > 3990);
+    assert_eq!(server.outcomes(lease.id).await.len() as u64, first, "it runs what it has kept");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_lease_that_waits_for_a_slot_is_given_whole_to_whoever_wants_it() {
     let server = FakeServer::start();
     let agent = TestAgent::start(&server, 1);

@@ -222,19 +222,19 @@ fn a_worker_waits_after_an_element_that_printed_unless_it_was_the_last() {
             let mut worker = worker(runtime, function);
             let body = encode(runtime, &["1", "0", "2"]).unwrap();
             worker.send(kind::ELEMENTS, &body);
-            let (mut done, mut waits) = (0, Vec::new());
+            let (mut done, mut printed_at) = (0, Vec::new());
             while done < 3 {
                 let answer = worker.answer();
-                let Some(Answer::Outcomes { outcomes, printed }) = answer else {
+                let Some(Answer::Outcomes { outcomes, printed, waits }) = answer else {
                     panic!("not an outcome: {answer:?}")
                 };
                 done += outcomes.len();
-                waits.extend(printed.then_some(done));
-                if printed && done < 3 {
+                printed_at.extend(printed.then_some(done));
+                if waits && done < 3 {
                     worker.send(kind::GO_ON, &[]);
                 }
             }
-            assert_eq!(waits, [1, 3]);
+            assert_eq!(printed_at, [1, 3]);
             assert!(worker.reset());
             // One that was told something else ends: it has lost its agent's thread.
             worker.prepare(&job(function));
@@ -285,30 +285,65 @@ fn an_agent_that_is_gone_ends_the_worker() {
 }
 
 #[test]
-fn a_batch_is_sent_before_its_frame_is_finished() {
-    // The second element waits for a file that is made once the first one's outcome is here.
+fn of_a_few_elements_each_outcome_is_sent_at_once() {
+    // The third element waits for a file that is made once the first two outcomes are here.
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("gate");
     let gate = gate.to_str().unwrap();
     both(
+        &format!("function(x) {{ while (x == 3 && !file.exists('{gate}')) Sys.sleep(0.01); x }}"),
         &format!(
-            "function(x) {{ Sys.sleep(0.01); while (x == 2 && !file.exists('{gate}')) Sys.sleep(0.01); x }}"
-        ),
-        &format!(
-            "import os, time\ndef f(x):\n    time.sleep(0.01)\n    while x == 2 and not os.path.exists('{gate}'):\n        time.sleep(0.01)\n    return x"
+            "import os, time\ndef f(x):\n    while x == 3 and not os.path.exists('{gate}'):\n        time.sleep(0.01)\n    return x"
         ),
         |runtime, function| {
             let mut worker = worker(runtime, function);
-            let body = encode(runtime, &["1", "2"]).unwrap();
-            worker.send(kind::ELEMENTS, &body);
-            let first = worker.answer();
-            std::fs::write(gate, "").unwrap();
-            let second = worker.answer();
-            for (answer, value) in [(first, "1"), (second, "2")] {
-                let outcomes = vec![Ok(value.into())];
-                assert_eq!(answer, Some(Answer::Outcomes { outcomes, printed: false }));
+            worker.send(kind::ELEMENTS, &encode(runtime, &["1", "2", "3", "4"]).unwrap());
+            for value in ["1", "2", "3", "4"] {
+                if value == "3" {
+                    std::fs::write(gate, "").unwrap();
+                }
+                let answer = worker.answer();
+                let Some(Answer::Outcomes { outcomes, printed: false, waits }) = answer else {
+                    panic!("not an outcome: {answer:?}")
+                };
+                assert_eq!(outcomes, [Ok(value.into())]);
+                if waits {
+                    worker.send(kind::GO_ON, &[]);
+                }
             }
             std::fs::remove_file(gate).unwrap();
+        },
+    );
+}
+
+#[test]
+fn after_a_slow_element_among_many_a_worker_asks_whether_to_go_on() {
+    both(
+        "function(x) { if (x == 12) Sys.sleep(0.05); x }",
+        "import time\ndef f(x):\n    if x == 12:\n        time.sleep(0.05)\n    return x",
+        |runtime, function| {
+            let elements: Vec<_> = (0..20).map(|x| x.to_string()).collect();
+            let elements: Vec<_> = elements.iter().map(String::as_str).collect();
+            let mut worker = worker(runtime, function);
+            worker.send(kind::ELEMENTS, &encode(runtime, &elements).unwrap());
+            let mut values = Vec::new();
+            while values.len() < 13 {
+                let answer = worker.answer();
+                let Some(Answer::Outcomes { outcomes, waits, .. }) = answer else {
+                    panic!("not an outcome: {answer:?}")
+                };
+                values.extend(outcomes.into_iter().map(Result::unwrap));
+                match values.len() {
+                    13 => assert!(waits, "{runtime:?}"),
+                    // This machine may have had other things to do.
+                    _ if waits => worker.send(kind::GO_ON, &[]),
+                    _ => {}
+                }
+            }
+            worker.send(kind::STOP, &[]);
+            // The others are not run: what comes next is the answer to the next frame.
+            assert_eq!(worker.run(&["7"]).values(), [json!(7)]);
+            assert!(worker.reset());
         },
     );
 }

@@ -115,6 +115,29 @@ fn a_failure_tells_its_status_and_the_end_of_standard_error() {
 }
 
 #[test]
+fn after_a_slow_program_the_worker_asks_whether_to_go_on() {
+    let mut worker = worker(&sh("test $FARROW_INDEX != 1 || sleep 0.05; echo $FARROW_INDEX"));
+    worker.send(kind::ELEMENTS, &encode(Runtime::Command, &["0", "0", "0"]).unwrap());
+    loop {
+        match worker.answer() {
+            Some(Answer::Outcomes { outcomes, printed: false, waits }) => {
+                if outcomes == [Ok("\"1\"".into())] {
+                    assert!(waits);
+                    break;
+                }
+                // This machine may have had other things to do.
+                if waits {
+                    worker.send(kind::GO_ON, &[]);
+                }
+            }
+            other => panic!("not an outcome: {other:?}"),
+        }
+    }
+    worker.send(kind::STOP, &[]);
+    assert!(worker.reset(), "the third is not run");
+}
+
+#[test]
 fn what_a_program_that_fails_wrote_is_printed() {
     let script = "echo a value?; test $FARROW_INDEX != 1";
     let run = run(&sh(script), &["0", "0", "0"]);

@@ -250,13 +250,13 @@ impl Worker {
         let (mut all, mut run) = (Outcomes::new(), Run::default());
         while all.len() < count {
             match self.answer() {
-                Some(Answer::Outcomes { outcomes, printed }) => {
+                Some(Answer::Outcomes { outcomes, waits, .. }) => {
                     all.extend(outcomes.into_iter().map(|outcome| outcome.map(Vec::from)));
                     let ends = all.len() == count;
-                    if printed || ends {
+                    if waits || ends {
                         self.take_printed(&mut run, all.len() - 1);
                     }
-                    if printed && !ends {
+                    if waits && !ends {
                         self.send(kind::GO_ON, &[]);
                     }
                 }

@@ -94,6 +94,8 @@ enum Event {
     Releases(usize, LeaseId, RangeSet),
     /// The server looks at who waits.
     Round,
+    /// The time has come at which a lease would be overdue.
+    LookAgain,
     /// Messages that reach an agent.
     Granted(usize, u64, Vec<Grant>),
     Reported(usize, Vec<Piece>),
@@ -163,6 +165,7 @@ fn happen(event: Event, server: &mut Server, agents: &mut [Agent], timeline: &mu
         Event::Beats(agent, held) => server.take_heartbeat(agent, held, timeline),
         Event::Releases(agent, lease, part) => server.take_back(agent, lease, &part, timeline),
         Event::Round => server.round(timeline),
+        Event::LookAgain => server.look_again(timeline),
         Event::Granted(agent, number, grants) => agents[agent].granted(number, grants, timeline),
         Event::Reported(agent, pieces) => agents[agent].reported(&pieces, timeline),
         Event::Wanted(agent, leases) => agents[agent].wanted(&leases, timeline),

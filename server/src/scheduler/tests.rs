@@ -9,7 +9,7 @@ use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 use super::assign::{Agent, Assignment, Job, Placement, Returned, assign};
 use super::chunking::{self, Measured};
 use super::lease::{AfterLoss, MAX_LOST_AGENTS, accept, after_loss, narrowed};
-use super::takeover::{MIN_SECONDS, Spare, take_over};
+use super::takeover::{MIN_SECONDS, OVERDUE, Spare, take_over};
 
 fn job(total: u64) -> Job {
     Job {
@@ -439,7 +439,7 @@ proptest! {
 
     #[test]
     fn an_idle_slot_asks_one_holder_for_the_most_work(
-        spares in prop::collection::vec((1..500_u64, 0..3_usize), 0..12),
+        spares in prop::collection::vec((1..500_u64, 0..3_usize, 0..2 * OVERDUE), 0..12),
         micros in prop::collection::vec(0..400_000_u64, 3),
         agents in any_agents(),
     ) {
@@ -448,24 +448,41 @@ proptest! {
             job.measured = Measured { elements: 10, seconds: micros as f64 / 1e5 };
             job
         }).collect();
-        let spares: Vec<Spare> = spares.into_iter().map(|(elements, of)| Spare {
-            lease: LeaseId::new(), holder: AgentId::new(), job: jobs[of].id, elements,
+        let spares: Vec<Spare> = spares.into_iter().map(|(elements, of, age)| Spare {
+            lease: LeaseId::new(), holder: AgentId::new(), job: jobs[of].id, elements, age,
         }).collect();
         let by_id: HashMap<JobId, Job> = jobs.iter().map(|job| (job.id, job.clone())).collect();
-        let asked = take_over(&agents, &by_id, spares.clone());
+        let decided = take_over(&agents, &by_id, spares.clone());
+        let asked = decided.wanted;
         let seconds = |spare: &Spare| {
             let job = &by_id[&spare.job];
             job.measured.seconds / 10.0 * spare.elements as f64
         };
+        // Behind what is expected to be worth it comes what is overdue, the oldest first.
+        let rank = |spare: &Spare| match seconds(spare) {
+            worth if worth >= MIN_SECONDS => (worth, 0),
+            _ => (0.0, spare.age),
+        };
+        let is_worth = |spare: &Spare| rank(spare) >= (0.0, OVERDUE);
         let free: u32 = agents.iter().map(|agent| agent.free).sum();
-        let worth = spares.iter().filter(|spare| seconds(spare) >= MIN_SECONDS).count();
+        let worth = spares.iter().filter(|spare| is_worth(spare)).count();
         prop_assert_eq!(asked.len(), worth.min(free as usize));
         let unique: HashSet<LeaseId> = asked.iter().map(|spare| spare.lease).collect();
         prop_assert_eq!(unique.len(), asked.len());
-        let least = asked.iter().map(seconds).fold(f64::INFINITY, f64::min);
+        let least = asked.iter().map(rank).fold((f64::INFINITY, 0), |one, other| {
+            if other < one { other } else { one }
+        });
         for spare in spares.iter().filter(|spare| !unique.contains(&spare.lease)) {
-            prop_assert!(asked.len() < free as usize || seconds(spare) <= least);
+            prop_assert!(asked.len() < free as usize || rank(spare) <= least);
         }
+        // While a slot is free, the next that would be overdue is waited for; and behind a guess, for another.
+        let is_little = |spare: &&Spare| seconds(spare) < MIN_SECONDS;
+        let young = spares.iter().filter(is_little).filter(|spare| spare.age < OVERDUE);
+        let soonest = young.map(|spare| OVERDUE - spare.age).min();
+        let after_guess = asked.iter().find(is_little).map(|_| OVERDUE);
+        let is_any_free = asked.len() < free as usize;
+        let soonest = soonest.filter(|_| is_any_free);
+        prop_assert_eq!(decided.look_again, soonest.or(after_guess));
     }
 }
 
@@ -597,10 +614,11 @@ fn the_neighbours_of_an_element_that_takes_its_agent_down_are_not_given_up_with_
 fn one_that_cannot_run_a_job_takes_nothing_of_it_over() {
     let mut job = job(100);
     job.measured = Measured { elements: 10, seconds: 10.0 };
-    let spare = Spare { lease: LeaseId::new(), holder: AgentId::new(), job: job.id, elements: 20 };
+    let spare =
+        Spare { lease: LeaseId::new(), holder: AgentId::new(), job: job.id, elements: 20, age: 0 };
     let asked = |job: &Job, agent: Agent| {
         let jobs = HashMap::from([(job.id, job.clone())]);
-        take_over(&[agent], &jobs, vec![spare.clone()]).len()
+        take_over(&[agent], &jobs, vec![spare.clone()]).wanted.len()
     };
     assert_eq!(asked(&job, agent(2)), 1);
     let mut without = agent(2);

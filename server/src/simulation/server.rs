@@ -413,7 +413,11 @@ impl World<'_> {
             self.round_soon(server);
             return;
         };
-        let Decided { grants, wanted, .. } = decided.unwrap_or_default();
+        let Decided { grants, takeover, .. } = decided.unwrap_or_default();
+        let wanted = takeover.wanted;
+        if let Some(wait) = takeover.look_again {
+            self.schedule(wait, Event::Round { server, incarnation });
+        }
         if !wanted.is_empty() {
             self.coverage.saw("leases asked for by idle slots");
             let agents = wanted.iter().map(|spare| spare.holder).collect();

@@ -20,12 +20,14 @@ pub async fn largest(
     tx: &mut Tx<'_>,
     asked: &HashSet<LeaseId>,
     limit: usize,
+    now: Millis,
 ) -> Result<Vec<Spare>, StoreError> {
     let rows = tx.all(LARGEST, args![(limit + asked.len()) as u64]).await?;
     let spare = |row: &Row| {
         let lease = row.id("id")?;
         let (holder, job) = (row.id("agent_id")?, row.id("job_id")?);
-        Ok(Spare { lease, holder, job, elements: row.count("spare")? })
+        let age = now - row.int("granted_at")?;
+        Ok(Spare { lease, holder, job, elements: row.count("spare")?, age })
     };
     let spares: Result<Vec<Spare>, StoreError> = rows.iter().map(spare).collect();
     let mut spares = spares?;
@@ -35,7 +37,7 @@ pub async fn largest(
 }
 
 pub(super) const LARGEST: &str = "
-    select id, agent_id, job_id, spare from leases where state = 'live' and spare > 0
+    select id, agent_id, job_id, spare, granted_at from leases where state = 'live' and spare > 0
     order by spare desc limit $1 + 0";
 
 /// Makes a part of a lease that goes on a row of its own, which can be leased anew. It has not begun,

@@ -16,8 +16,11 @@ const LEAST_OF_A_LEASE: Nanos = SECOND / 20;
 const MOST_AHEAD: Nanos = 8;
 /// Slots that become free within this time are asked for together.
 const BURST: Nanos = MILLI;
-/// The time after which a worker sends on what is finished, between elements.
+/// The time after which a worker sends on what is finished, between elements; of so few elements at once.
 const FLUSH: Nanos = 5 * MILLI;
+const FEW: usize = 8;
+/// After an element that took longer, what is left of its frame comes back.
+const SLOW: Nanos = 10 * MILLI;
 
 #[derive(Debug)]
 pub struct Agent<'a> {
@@ -46,13 +49,21 @@ struct Held {
     queue: VecDeque<u64>,
     slot: Option<u32>,
     pace: Pace,
-    /// When its frame began, and how many elements that has.
-    frame: (Nanos, usize),
+    frame: Frame,
     /// Elements with an outcome that has not been accepted, or without one.
     unsettled: u64,
     is_releasing: bool,
-    /// It was asked for while part of it was being given.
+    /// It was asked for while part of it was being given, or all of it was with a worker.
     is_wanted: bool,
+}
+
+/// What a worker runs of a lease.
+#[derive(Debug, Default)]
+struct Frame {
+    began: Nanos,
+    n_run: usize,
+    /// Elements behind a slow one, which come back.
+    rest: Vec<u64>,
 }
 
 /// How many elements go to a worker at once, as in the agent's `pace`.
@@ -156,7 +167,7 @@ impl<'a> Agent<'a> {
                 queue: ranges.indexes().collect(),
                 slot: None,
                 pace: Pace { size: 1, mean: None },
-                frame: (0, 0),
+                frame: Frame::default(),
                 unsettled: ranges.len(),
                 is_releasing: false,
                 is_wanted: false,
@@ -189,19 +200,25 @@ impl<'a> Agent<'a> {
         let Some(held) = self.held.get_mut(&lease) else { return };
         let n = held.pace.size.min(held.queue.len());
         let frame: Vec<u64> = held.queue.drain(..n).collect();
-        held.frame = (timeline.now, n);
-        self.begun.extend(&frame);
+        let patience = if n > FEW { FLUSH } else { 0 };
         let (mut at, mut time, mut elements) = (0, 0, Vec::new());
+        held.frame = Frame { began: timeline.now, ..Frame::default() };
         for (i, &element) in frame.iter().enumerate() {
             time += self.times[element as usize];
             elements.push(element);
-            let is_end = i + 1 == n;
-            if is_end || time >= FLUSH {
+            self.begun.push(element);
+            let is_end = i + 1 == n || time > SLOW;
+            if is_end || time > patience {
                 at += time;
                 let ran = elements.drain(..).map(|element| Range(element, element + 1));
                 let piece = Piece { lease, elements: ran.collect(), time };
                 timeline.after(at, Event::Ran(self.index, piece, is_end));
                 time = 0;
+            }
+            if is_end {
+                held.frame.n_run = i + 1;
+                held.frame.rest = frame[i + 1..].to_vec();
+                break;
             }
         }
     }
@@ -212,8 +229,13 @@ impl<'a> Agent<'a> {
         self.outbox.push(piece);
         self.report(timeline);
         let Some(held) = self.held.get_mut(&lease).filter(|_| is_end) else { return };
-        let (began, count) = held.frame;
-        held.pace.observe(count, timeline.now - began);
+        let Frame { began, n_run, rest } = std::mem::take(&mut held.frame);
+        held.pace.observe(n_run, timeline.now - began);
+        if !rest.is_empty() {
+            held.pace.size = 1;
+            rest.into_iter().rev().for_each(|element| held.queue.push_front(element));
+        }
+        let is_wanted = !held.queue.is_empty() && std::mem::take(&mut held.is_wanted);
         let (is_quick, is_over) = (held.pace.is_quick(), held.queue.is_empty());
         let Some(slot) = held.slot else { return };
         if is_quick {
@@ -225,6 +247,10 @@ impl<'a> Agent<'a> {
             self.free.insert(slot);
             self.serve(timeline);
         } else {
+            // What it keeps it goes on with.
+            if is_wanted {
+                self.give(lease, timeline);
+            }
             self.run_frame(lease, timeline);
         }
         self.ask(timeline);
@@ -277,6 +303,7 @@ impl<'a> Agent<'a> {
         let given = held.queue.split_off(n_kept);
         let part: RangeSet = given.into_iter().map(|i| Range(i, i + 1)).collect();
         if part.is_empty() {
+            held.is_wanted = true;
             return;
         }
         held.unsettled -= part.len();

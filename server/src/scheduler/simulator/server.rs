@@ -6,7 +6,8 @@ use protocol::job::{Runtime, Slots};
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
 
 use super::rules::{Rule, Sizes};
-use super::{Cluster, Event, Grant, Nanos, Piece, Request, SECOND, Timeline};
+use super::{Cluster, Event, Grant, MILLI, Nanos, Piece, Request, SECOND, Timeline};
+use crate::clock::Millis;
 use crate::scheduler::assign::{self, Assignment, Job, Placement, Returned, assign};
 use crate::scheduler::chunking::Measured;
 use crate::scheduler::lease;
@@ -26,6 +27,8 @@ pub struct Server {
     /// When a lease was asked for, and whether a heartbeat has taken that along.
     asks: BTreeMap<LeaseId, (Nanos, bool)>,
     is_woken: bool,
+    /// A round will be woken by the time.
+    is_to_look_again: bool,
     n_accepted: u64,
     n_ids: u128,
     pub n_leases: u64,
@@ -50,6 +53,7 @@ struct Live {
     remaining: RangeSet,
     attempt: u32,
     spare: u64,
+    granted_at: Nanos,
 }
 
 /// An id that is a number, so that ids sort in every run as in the one before.
@@ -98,6 +102,7 @@ impl Server {
             live: BTreeMap::new(),
             asks: BTreeMap::new(),
             is_woken: false,
+            is_to_look_again: false,
             n_accepted: 0,
             n_ids: 0,
             n_leases: 0,
@@ -207,13 +212,19 @@ impl Server {
         }
     }
 
+    /// A round that looks at what is overdue.
+    pub fn look_again(&mut self, timeline: &mut Timeline) {
+        self.is_to_look_again = false;
+        self.wake(timeline);
+    }
+
     /// Gives work to all who wait, and asks busy agents on behalf of slots that are still free.
     pub fn round(&mut self, timeline: &mut Timeline) {
         self.is_woken = false;
         let mut agents = self.due();
         let mut granted: BTreeMap<AgentId, Vec<Grant>> = BTreeMap::new();
         for assignment in self.assign(&mut agents) {
-            granted.entry(assignment.agent).or_default().push(self.grant(assignment));
+            granted.entry(assignment.agent).or_default().push(self.grant(assignment, timeline.now));
         }
         self.ask(&agents, timeline);
         for (agent, grants) in granted {
@@ -281,12 +292,12 @@ impl Server {
         self.job.returned.retain(|returned| !returned.ranges.is_empty());
     }
 
-    fn grant(&mut self, assignment: Assignment) -> Grant {
+    fn grant(&mut self, assignment: Assignment, granted_at: Nanos) -> Grant {
         self.n_leases += 1;
         let (lease, agent) = (self.next_id(), self.index(assignment.agent));
         let (ranges, attempt) = (assignment.ranges, assignment.attempt);
-        let live = Live { agent, remaining: ranges.clone(), attempt, spare: assignment.spare };
-        self.live.insert(lease, live);
+        let (remaining, spare) = (ranges.clone(), assignment.spare);
+        self.live.insert(lease, Live { agent, remaining, attempt, spare, granted_at });
         Grant { lease, ranges }
     }
 
@@ -297,11 +308,19 @@ impl Server {
         let may_spare = |(lease, live): (&LeaseId, &Live)| {
             let may = live.spare > 0 && !self.asks.contains_key(lease);
             let (lease, holder) = (*lease, self.agents[live.agent].id);
-            may.then_some(Spare { lease, holder, job: self.job.id, elements: live.spare })
+            let age = ((now - live.granted_at) / MILLI) as Millis;
+            may.then_some(Spare { lease, holder, job: self.job.id, elements: live.spare, age })
         };
         let spares: Vec<Spare> = self.live.iter().filter_map(may_spare).collect();
         let jobs = HashMap::from([(self.job.id, self.job.clone())]);
-        for spare in take_over(agents, &jobs, spares) {
+        let decided = take_over(agents, &jobs, spares);
+        if let Some(wait) = decided.look_again
+            && !self.is_to_look_again
+        {
+            self.is_to_look_again = true;
+            timeline.after(wait as Nanos * MILLI, Event::LookAgain);
+        }
+        for spare in decided.wanted {
             self.n_asks += 1;
             self.asks.insert(spare.lease, (now, false));
             let holder = self.index(spare.holder);

@@ -29,6 +29,7 @@ pub fn all() -> Vec<(&'static str, Vec<Nanos>)> {
         ("giant first", giant_at(0)),
         ("8 of 1 s, 56 short", eight_long()),
         ("100,000 of 20 us", vec![20_000; 100_000]),
+        ("resumed", resumed()),
         ("local regressions", local_regressions()),
     ]
 }
@@ -37,6 +38,12 @@ pub fn all() -> Vec<(&'static str, Vec<Nanos>)> {
 pub fn eight_long() -> Vec<Nanos> {
     let time = |i| if i < 8 { SECOND } else { SECOND / 20 };
     (0..64).map(time).collect()
+}
+
+/// A map that goes on after a crash: 20,000 elements find their results there in 5 us, then 40 of 250 ms do not.
+pub fn resumed() -> Vec<Nanos> {
+    let time = |i| if i < 20_000 { 5_000 } else { SECOND / 4 };
+    (0..20_040).map(time).collect()
 }
 
 /// Lognormal with sigma 1.5 and mean 20 ms.

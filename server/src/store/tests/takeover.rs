@@ -47,7 +47,8 @@ async fn ten_leased() -> (Fixture, AgentId, AgentId, JobId, Grant) {
 
 /// The one lease that can spare something.
 async fn spare(fixture: &Fixture) -> Option<Spare> {
-    let mut spares = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 10).await });
+    let mut spares =
+        read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 10, 107).await });
     assert!(spares.len() < 2, "{spares:?}");
     spares.pop()
 }
@@ -56,14 +57,17 @@ async fn spare(fixture: &Fixture) -> Option<Spare> {
 async fn what_has_not_begun_can_be_spared_until_it_is_reported() {
     let (fixture, busy, _, job, ten) = ten_leased().await;
     let elements = 9;
-    assert_eq!(spare(&fixture).await, Some(Spare { lease: ten.id, holder: busy, job, elements }));
+    assert_eq!(
+        spare(&fixture).await,
+        Some(Spare { lease: ten.id, holder: busy, job, elements, age: 100 })
+    );
     for (until, left) in [(5, Some(5)), (10, None)] {
         let range = Range(if until == 5 { 1 } else { 5 }, until);
         fixture.report(busy, vec![piece(&ten, range)]).await;
         assert_eq!(spare(&fixture).await.map(|spare| spare.elements), left);
     }
     let asked = HashSet::from([ten.id]);
-    let others = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10).await });
+    let others = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10, 107).await });
     assert_eq!(others, []);
 }
 
@@ -123,7 +127,11 @@ async fn nobody_gives_back_a_part_of_what_is_not_its_own() {
 async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_is_there() {
     let (fixture, busy, idle, _, _) = ten_leased().await;
     let decided = write!(fixture, |tx| decision(tx, idle, 1, 1, 0));
-    assert_eq!((decided.grants.len(), decided.wanted), (1, vec![]), "there are new elements");
+    assert_eq!(
+        (decided.grants.len(), decided.takeover.wanted),
+        (1, vec![]),
+        "there are new elements"
+    );
     loop {
         let grants = grant(&fixture, busy).await;
         if grants.is_empty() {
@@ -131,13 +139,13 @@ async fn an_idle_slot_asks_for_what_a_busy_one_has_not_begun_when_nothing_else_i
         }
         fixture.report(busy, grants.iter().flat_map(slow).collect()).await;
     }
-    let most = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 1).await });
+    let most = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 1, 107).await });
     let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 1, 0));
-    let asked: Vec<LeaseId> = decided.wanted.iter().map(|spare| spare.lease).collect();
+    let asked: Vec<LeaseId> = decided.takeover.wanted.iter().map(|spare| spare.lease).collect();
     assert_eq!((decided.grants.len(), asked), (0, vec![most[0].lease]));
     // Who has all slots busy asks for nothing.
     let decided: Decided = write!(fixture, |tx| decision(tx, idle, 1, 0, 1));
-    assert!(decided.grants.is_empty() && decided.wanted.is_empty());
+    assert!(decided.grants.is_empty() && decided.takeover.wanted.is_empty());
 }
 
 #[tokio::test]
@@ -191,7 +199,7 @@ async fn a_lease_ahead_is_given_of_quick_elements_and_takes_a_slot_when_one_is_f
     assert_eq!((ahead.job, ahead.ranges.ranges()[0].0), (job, 11));
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it waits");
     let asked = HashSet::from([ten.id]);
-    let all = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10).await });
+    let all = read!(fixture, |tx| async move { spares::largest(tx, &asked, 10, 107).await });
     assert_eq!(all[0].elements, ahead.ranges.len(), "all of it can be spared");
     fixture.report(busy, all_of(&ten)).await;
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it has begun");
