@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -75,8 +76,10 @@ impl TokenSource {
 
 /// Whether a server's address is one that does not leave this machine.
 pub fn is_on_this_machine(url: &str) -> bool {
-    let host = agent::parse_url(url).and_then(|url| url.host_str().map(str::to_owned));
-    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
+    let Some(url) = agent::parse_url(url) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
 /// `FARROW_TOKEN`, unless it is empty.
