@@ -19,7 +19,9 @@ import sys
 import time
 
 from cluster import Cluster, fail
+from parked import allow_many_connections
 from run import end, say
+from scale import parked
 from usage import Usage, descendants, own_program
 
 PARTS = ("server", "agent", "workers")
@@ -47,6 +49,10 @@ class Work:
         self.function = function
         self.elements = elements
 
+    def beside(self, _):
+        """What is there meanwhile."""
+        return contextlib.nullcontext()
+
     def do(self, there, options):
         """Says what was done."""
         elements = list(range(self.elements or options.elements))
@@ -59,9 +65,27 @@ class Work:
         return f"{self.title.format(len(elements))}, {n_done:,} times"
 
 
+class Idle:
+    """Nothing, while so many agents wait for work at the server."""
+
+    runtime = "python"
+
+    def __init__(self, n_agents):
+        self.n_agents = n_agents
+
+    def beside(self, there):
+        return parked(there, self.n_agents)
+
+    def do(self, _, options):
+        """Says what was done."""
+        time.sleep(options.seconds)
+        return f"nothing, while {self.n_agents:,} agents wait for work"
+
+
 WORKS = {
     "map": Work("a map of {:,} trivial Python elements", "python", "lambda x: x + 1"),
     "calls": Work("one trivial Python call after the other", "python", "lambda x: x + 1", elements=1),
+    "idle": Idle(n_agents=10_000),
     "r-map": Work("a map of {:,} trivial R elements", "r", "function(x) x + 1"),
 }
 
@@ -70,6 +94,7 @@ def main():
     options = parse_arguments()
     signal.signal(signal.SIGTERM, end)
     perf = shutil.which("perf") or sys.exit(MISSING)
+    allow_many_connections()
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.works:
         work = WORKS[name]
@@ -77,7 +102,7 @@ def main():
             there.warm_up(work.runtime)
             pids = pids_of(there)
             data = options.output / f"{name}.data"
-            with recording(perf, data, pids), Usage(there.server, there.agent, idle_seconds=0.5) as usage:
+            with work.beside(there), recording(perf, data, pids), Usage(there.server, there.agent, idle_seconds=0.5) as usage:
                 did = work.do(there, options)
         figures = usage.figures()
         lines = [f"{did}, {figures['seconds']:.2f} s"]

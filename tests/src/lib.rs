@@ -17,6 +17,7 @@
 //! * [`clock`]: the time, for figures.
 //! * [`recount`]: what an auditor finds in that.
 //! * [`procfs`]: which processes there are.
+//! * [`stalls`]: how long the machine stood still.
 //! * [`storage`]: a storage that answers as S3 does.
 //! * [`wait`]: waiting for events, with a limit that only ends what hangs.
 
@@ -36,6 +37,7 @@ pub mod process;
 pub mod procfs;
 pub mod proxy;
 pub mod recount;
+pub mod stalls;
 pub mod storage;
 pub mod wait;
 pub mod world;

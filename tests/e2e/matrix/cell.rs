@@ -10,6 +10,7 @@ use tests::audit::{as_command, taking};
 use tests::clock::{Stopwatch, wall_millis};
 use tests::procfs::{self, is_alive};
 use tests::recount::{Execution, RESULT};
+use tests::stalls::Stalls;
 use tests::world::Agent;
 use tests::{Audit, Chance, Database, Process, Proxy, Recount, World};
 
@@ -20,6 +21,10 @@ const CHOICE: &str = "FARROW_CELL";
 
 /// Slots of each of the two agents.
 const SLOTS: u32 = 2;
+
+/// A machine on which a thread wakes so late stood still for a good part of the second within which
+/// outcomes must be reported.
+const STALL: Duration = Duration::from_millis(300);
 
 /// How large the map is.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +71,8 @@ pub struct Row {
     pub seconds: f64,
     /// How many processes a core of the machine had to serve at the end, over the last minute.
     pub load: f64,
+    /// For how long the machine stood still, at the most.
+    pub stall: Duration,
 }
 
 impl fmt::Display for Cell {
@@ -96,6 +103,7 @@ impl Cell {
 
     /// Runs it.
     pub async fn run(self, size: Size, mut chance: Chance) -> Row {
+        let stalls = Stalls::watch();
         let mut scene = Scene::set_up(self.database).await;
         let audit = Audit::new(&scene.world, "map");
         let job = audit.python(&json!({"range": [0, size.n_elements]}), RESULT);
@@ -152,6 +160,7 @@ impl Cell {
             n_given_up: given_up.into_values().sum(),
             seconds: elapsed.as_secs_f64(),
             load: procfs::load_of_a_core(),
+            stall: stalls.longest(),
         }
     }
 }
@@ -178,37 +187,42 @@ impl Before {
 }
 
 impl Row {
-    /// Whether all is as it must be.
-    pub fn is_good(&self) -> bool {
-        !self.breaks_terms() && self.run_again.is_empty() && self.twice_without_reason.is_empty()
+    /// Whether it says nothing: the map was over before the blow could fall, or what went wrong
+    /// went wrong on a machine that was too slow for it.
+    pub fn is_void(&self) -> bool {
+        self.is_missed || self.is_disturbed()
     }
 
     /// Whether the machine was too busy for the terms under which anything must hold: outcomes
     /// were not reported within a second, or an agent did not come to say within a lease that it
     /// lives. On one that is not busy, that is a failure like any other.
     pub fn is_disturbed(&self) -> bool {
-        self.load > procfs::BUSY && self.breaks_terms()
+        self.was_slow() && self.breaks_terms()
+    }
+
+    fn was_slow(&self) -> bool {
+        self.load > procfs::BUSY || self.stall > STALL
     }
 
     fn breaks_terms(&self) -> bool {
         self.is_missed || !self.late.is_empty() || self.n_given_up > 0
     }
 
-    /// Checks what must hold.
-    pub fn check(&self) {
-        let cell = self.cell;
-        assert!(!self.is_missed, "{cell}: the map was over before the blow could fall");
-        assert!(self.run_again.is_empty(), "{cell}: what was reported ran again: {self:#?}");
-        assert!(
-            self.twice_without_reason.is_empty(),
-            "{cell}: what was not in flight on what was struck ran twice: {self:#?}"
-        );
-        // It was tried again, and nothing was lost: how late all is says nothing there.
-        if self.load > procfs::BUSY {
-            return;
-        }
-        assert!(self.late.is_empty(), "{cell}: not reported within a second: {self:#?}");
-        assert_eq!(self.n_given_up, 0, "{cell}: an agent was given up for nothing: {self:#?}");
+    /// What must hold and did not.
+    pub fn faults(&self) -> Vec<&'static str> {
+        // Nothing was lost: how late all is says nothing of a slow machine.
+        let is_punctual = !self.was_slow();
+        let faults = [
+            (self.is_missed, "the map was over before the blow could fall"),
+            (!self.run_again.is_empty(), "what was reported ran again"),
+            (!self.twice_without_reason.is_empty(), "what was not in flight there ran twice"),
+            (
+                is_punctual && !self.late.is_empty(),
+                "what was finished was not reported in a second",
+            ),
+            (is_punctual && self.n_given_up > 0, "an agent was given up for nothing"),
+        ];
+        faults.into_iter().filter_map(|(is_so, fault)| is_so.then_some(fault)).collect()
     }
 }
 

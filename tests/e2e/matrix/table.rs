@@ -57,10 +57,19 @@ pub fn print_json(rows: &[Row]) {
             "twice": row.twice.len(), "in_flight": row.n_in_flight,
             "late": row.late.len(), "given_up": row.n_given_up,
             "twice_without_reason": row.twice_without_reason.len(), "seconds": row.seconds,
-            "load": row.load,
+            "load": row.load, "stall_seconds": row.stall.as_secs_f64(),
         });
         println!("{line}");
     }
+}
+
+/// The rows in which something went wrong, each with all that is known of it; an error, so that it
+/// stands by itself at the end of what a test prints.
+pub fn verdict<'a>(rows: impl Iterator<Item = &'a Row>) -> Result<(), String> {
+    let faulty = rows.filter(|row| !row.faults().is_empty());
+    let lines: Vec<String> =
+        faulty.map(|row| format!("{}: {}: {row:?}", row.cell, row.faults().join(", "))).collect();
+    if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
 }
 
 fn mean(rows: &[Row]) -> f64 {
