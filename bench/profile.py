@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 
-from cluster import Cluster, fail
+from cluster import fail
 from parked import allow_many_connections
 from run import end, say
-from scale import parked
+from scale import LABELS, cluster, parked
 from usage import Usage, descendants, own_program
 
 PARTS = ("server", "agent", "workers")
@@ -49,16 +49,13 @@ class Work:
         self.function = function
         self.elements = elements
 
-    def beside(self, _):
-        """What is there meanwhile."""
-        return contextlib.nullcontext()
-
     def do(self, there, options):
         """Says what was done."""
         elements = list(range(self.elements or options.elements))
         began, n_done = time.monotonic(), 0
         while time.monotonic() - began < options.seconds:
-            value, _ = there.map(runtime=self.runtime, function=self.function, elements=elements)
+            value, _ = there.map(runtime=self.runtime, function=self.function, elements=elements,
+                                 options={"labels": LABELS})
             if value != [x + 1 for x in elements]:
                 fail("a value is wrong")
             n_done += 1
@@ -66,26 +63,20 @@ class Work:
 
 
 class Idle:
-    """Nothing, while so many agents wait for work at the server."""
+    """Nothing."""
 
     runtime = "python"
-
-    def __init__(self, n_agents):
-        self.n_agents = n_agents
-
-    def beside(self, there):
-        return parked(there, self.n_agents)
 
     def do(self, _, options):
         """Says what was done."""
         time.sleep(options.seconds)
-        return f"nothing, while {self.n_agents:,} agents wait for work"
+        return "nothing"
 
 
 WORKS = {
     "map": Work("a map of {:,} trivial Python elements", "python", "lambda x: x + 1"),
     "calls": Work("one trivial Python call after the other", "python", "lambda x: x + 1", elements=1),
-    "idle": Idle(n_agents=10_000),
+    "idle": Idle(),
     "r-map": Work("a map of {:,} trivial R elements", "r", "function(x) x + 1"),
 }
 
@@ -98,14 +89,15 @@ def main():
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.works:
         work = WORKS[name]
-        with Cluster(options.farrow, slots=2, agents=("one",)) as there:
+        with cluster(options) as there:
             there.warm_up(work.runtime)
             pids = pids_of(there)
             data = options.output / f"{name}.data"
-            with work.beside(there), recording(perf, data, pids), Usage(there.server, there.agent, idle_seconds=0.5) as usage:
+            with beside(there, options), recording(perf, data, pids), Usage(there.server, there.agent, idle_seconds=0.5) as usage:
                 did = work.do(there, options)
         figures = usage.figures()
-        lines = [f"{did}, {figures['seconds']:.2f} s"]
+        others = f", {options.agents:,} other agents beside" if options.agents else ""
+        lines = [f"{did}{others}, {figures['seconds']:.2f} s"]
         samples = read(perf, data, pids)
         for part in PARTS:
             lines += ["", *table(part, figures["cpu"][part], samples[part], options.top)]
@@ -113,6 +105,11 @@ def main():
         print("\n".join(lines), end="\n\n", flush=True)
     say(f"kept in {options.output}: NAME.txt is what was printed, NAME.data is for `perf report -i`")
     return 0
+
+
+def beside(there, options):
+    """Agents that wait for other work meanwhile, if any are asked for."""
+    return parked(there, options.agents) if options.agents else contextlib.nullcontext()
 
 
 def pids_of(there):
@@ -193,9 +190,11 @@ def parse_arguments():
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK",
                         help="what is done: " + ", ".join(WORKS))
     parser.add_argument("--elements", type=int, default=100_000, help="elements of the maps")
+    parser.add_argument("--agents", type=int, default=0, help="simulated agents that wait for other work meanwhile")
     parser.add_argument("--seconds", type=float, default=5, help="for how long a work is done")
     parser.add_argument("--top", type=int, default=15, help="functions that are told of each part")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("target/profile"), help="folder for what perf writes")
+    parser.set_defaults(on_postgres=False)
     return parser.parse_args()
 
 

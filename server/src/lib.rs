@@ -17,6 +17,7 @@ mod elements;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod heartbeats;
 mod http;
 mod inputs;
 mod inspection;
@@ -70,6 +71,7 @@ use protocol::rights::{Role, TokenState};
 use asks::Asks;
 use clock::Clock;
 use dispatcher::Dispatcher;
+use heartbeats::Heartbeats;
 use limits::Limits;
 use listening::{Door, Peer};
 use signals::{Outbound, Topic};
@@ -168,6 +170,7 @@ async fn open(config: Config, shutdown: CancellationToken) -> Result<AppState, S
             Arc::clone(&asks),
             outbound.clone(),
         ),
+        heartbeats: Heartbeats::new(store.clone(), Arc::clone(&clock), lease),
         asks,
         limits: Arc::new(Limits::new(config.settings.limits.clone(), folders)),
         config: Arc::new(config),

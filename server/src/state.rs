@@ -12,6 +12,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatcher::Dispatcher;
+use crate::heartbeats::Heartbeats;
 use crate::http::auth::Tokens;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     /// Gives work to agents.
     pub dispatcher: Dispatcher,
+    /// Writes down that agents are alive.
+    pub heartbeats: Heartbeats,
     /// What is asked of busy agents for idle ones.
     pub asks: Arc<Asks>,
     /// Who may call.

@@ -398,19 +398,11 @@ pub async fn heartbeat(
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<axum::Json<Orders>, ApiError> {
     let wait = hold(heartbeat.wait)?;
-    let (clock, lease) = (Arc::clone(&state.clock), lease_millis(&state));
     // Before it is looked up what it is to do: nothing may come up in between.
     let told = state.agent_watchers.register(&agent);
     let told = told.notified();
-    let sent = heartbeat.clone();
-    // A server that starts takes all agents for alive, so this life need not outlast the machine.
-    let staying = state.store.put(Manner::Unflushed, move |tx| {
-        Box::pin(async move {
-            // As in `register`: from when it is written down.
-            presence::stay(tx, agent, &sent, clock.now() + lease).await
-        })
-    });
-    let orders = staying.await?.await?.ok_or(ApiError::UnknownAgent)?;
+    let orders = state.heartbeats.write(agent, heartbeat.clone()).await?;
+    let orders = orders.ok_or(ApiError::UnknownAgent)?;
     let orders = with_asks(&state, &heartbeat, orders);
     if orders == Orders::default() {
         // Woken, it answers even if there are no orders for what the heartbeat lists: a lease that

@@ -23,8 +23,12 @@ use crate::token;
 /// For how long what the database says of a token is believed. Another server may revoke it.
 const TRUST: Duration = Duration::from_secs(1);
 
-/// Tokens, and agents, that are remembered at the most.
+/// Tokens that are remembered at the most.
 const MAX_KNOWN: usize = 10_000;
+
+/// Agents that are remembered at the most: more than are at one server, for each that is forgotten is looked up
+/// again with every request.
+const MAX_AGENTS: usize = 100_000;
 
 /// What the database said of a token, and when it was asked. Held while it is asked, so that of many
 /// requests with the same token one asks.
@@ -130,7 +134,7 @@ impl Tokens {
     /// Remembers to which token an agent belongs.
     pub fn belongs(&self, agent: AgentId, token: &str) {
         let mut holders = locked(&self.holders);
-        if holders.len() >= MAX_KNOWN {
+        if holders.len() >= MAX_AGENTS {
             holders.clear();
         }
         holders.insert(agent, token.to_owned());

@@ -200,16 +200,21 @@ pub async fn live(
     tx: &mut Tx<'_>,
     agents: &[AgentId],
 ) -> Result<HashMap<AgentId, u64>, StoreError> {
-    let rows = tx
-        .all(
-            "select id, cast(coalesce((select sum(memory) from leases
-                 where agent_id = a.id and state = 'live'), 0) as bigint) as memory
-             from agents a where id in (select value from json_each($1)) and state = 'live'",
-            args![json_text(&agents)?],
-        )
-        .await?;
-    rows.iter().map(|row| Ok((row.id("id")?, row.count("memory")?))).collect()
+    let rows = tx.all(OF_IDS, args![json_text(&agents)?]).await?;
+    let mut live = HashMap::with_capacity(rows.len());
+    for row in rows {
+        if state(&row)? == AgentState::Live {
+            live.insert(row.id("id")?, row.count("memory")?);
+        }
+    }
+    Ok(live)
 }
+
+/// Without a condition on the state: SQLite would go through all agents that are live rather than look up these.
+pub(super) const OF_IDS: &str = "
+    select id, state, cast(coalesce((select sum(memory) from leases
+         where agent_id = a.id and state = 'live'), 0) as bigint) as memory
+    from agents a where id in (select value from json_each($1))";
 
 /// The bytes of memory that live leases may use, by agent.
 ///

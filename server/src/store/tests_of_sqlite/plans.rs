@@ -2,7 +2,7 @@
 
 use super::super::db::args;
 use super::super::{
-    audit, jobs, logs, objects, outcomes, references, runnable, spares, trash, uploads,
+    agents, audit, jobs, logs, objects, outcomes, references, runnable, spares, trash, uploads,
 };
 use super::{Fixture, read};
 
@@ -27,6 +27,13 @@ async fn what_is_read_often_is_found_by_an_index() {
             ],
         ),
         (runnable::SOUGHT, vec!["leases USING INDEX leases_spare"]),
+        (
+            agents::OF_IDS,
+            vec![
+                "a USING INDEX sqlite_autoindex_agents_1 (id=?)",
+                "leases USING INDEX leases_agent (agent_id=? AND state=?)",
+            ],
+        ),
         (spares::LARGEST, vec!["leases USING INDEX leases_spare"]),
         (runnable::SLOTS_BY_OWNER, vec!["j USING INDEX jobs_state (state=?)"]),
         (outcomes::BY_INDEX_WITH_ERRORS, vec!["outcomes_failed (job_id=? AND first>?)"]),
