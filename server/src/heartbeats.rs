@@ -1,10 +1,10 @@
 //! Heartbeats that come at about the same time are written in one transaction: of ten thousand agents with
 //! nothing to do a thousand come a second, and a transaction for each was half of what they cost.
 //!
-//! The first of them is written at once, and those that come within [`PAUSE`] of it together: where agents are few,
-//! none waits.
+//! The first [`FEW`] of every [`WINDOW`] are written as they come, so that where agents are few none waits; those
+//! that follow are gathered until it is over.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use protocol::AgentId;
@@ -15,22 +15,39 @@ use crate::clock::{Clock, Millis};
 use crate::presence;
 use crate::store::{Manner, Store, StoreError};
 
-/// How long the next are gathered. Short beside the time for which an agent lets its heartbeat be held, and for
-/// which it counts as alive.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long they are gathered at the most: short beside the time for which an agent lets its heartbeat be held.
+const WINDOW: Duration = Duration::from_millis(50);
 
-/// Heartbeats that one transaction writes at the most: others must not wait long for it.
-const MOST: usize = 256;
+/// The part of a lease that a window takes at the most.
+const OF_LEASE: u32 = 100;
+
+/// Transactions of a window that wait for no others to come.
+const FEW: usize = 4;
+
+/// Heartbeats that one transaction writes at the most: it takes no longer than the disk does to flush it.
+const MOST: usize = 32;
 
 /// Heartbeats that may wait before those who send them do.
 const QUEUE: usize = 4096;
 
-/// Takes heartbeats and has them written.
-#[derive(Clone, Debug)]
-pub struct Heartbeats(mpsc::Sender<Sent>);
+/// Takes heartbeats and has them written, until the last clone is dropped.
+#[derive(Clone)]
+pub struct Heartbeats(Arc<Desk>);
+
+struct Desk {
+    store: Store,
+    clock: Arc<Clock>,
+    lease: Millis,
+    coming: mpsc::Sender<Message>,
+}
+
+enum Message {
+    Sent(Sent),
+    /// Somebody waits until all before it are written.
+    Settle(oneshot::Sender<()>),
+}
 
 /// A heartbeat, and who waits for what is to be done for it.
-#[derive(Debug)]
 struct Sent {
     agent: AgentId,
     heartbeat: Heartbeat,
@@ -38,18 +55,13 @@ struct Sent {
 }
 
 impl Heartbeats {
-    /// Takes heartbeats from now on, each of which keeps its agent alive for `lease` milliseconds, until this is
-    /// dropped.
+    /// Takes heartbeats from now on, each of which keeps its agent alive for `lease` milliseconds.
     pub fn new(store: Store, clock: Arc<Clock>, lease: Millis) -> Self {
-        let (sender, mut receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
-            let mut sent = Vec::new();
-            while receiver.recv_many(&mut sent, MOST).await > 0 {
-                write(&store, &clock, lease, std::mem::take(&mut sent)).await;
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        Self(sender)
+        let (coming, receiver) = mpsc::channel(QUEUE);
+        let desk = Arc::new(Desk { store, clock, lease, coming });
+        // It keeps the database from being closed only while somebody waits for it.
+        tokio::spawn(run(Arc::downgrade(&desk), receiver));
+        Self(desk)
     }
 
     /// An agent says that it is alive. Says what it is to do, by what was so when it was written down; `None`: it is
@@ -63,65 +75,112 @@ impl Heartbeats {
         heartbeat: Heartbeat,
     ) -> Result<Option<Orders>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        // Whoever takes them ends only when nobody can send any.
-        self.0.send(Sent { agent, heartbeat, answer }).await.map_err(|_| StoreError::Panicked)?;
-        answered.await.map_err(|_| StoreError::Panicked)?
+        let sent = Message::Sent(Sent { agent, heartbeat, answer });
+        self.0.coming.send(sent).await.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
     }
-}
 
-/// Writes heartbeats together; or, if that fails, each by itself, so that what is wrong with one agent is no other's
-/// end.
-async fn write(store: &Store, clock: &Arc<Clock>, lease: Millis, sent: Vec<Sent>) {
-    let beats = sent.iter().map(|sent| (sent.agent, sent.heartbeat.clone())).collect();
-    let written = write_together(store, clock, lease, beats).await;
-    let is_one = sent.len() == 1;
-    match written {
-        Ok(orders) => {
-            for (sent, orders) in sent.into_iter().zip(orders) {
-                // Whoever has gone meanwhile needs no answer.
-                let _ = sent.answer.send(Ok(orders));
-            }
-        }
-        Err(error) if is_one || !may_be_of_one(&error) => {
-            for sent in sent {
-                let _ = sent.answer.send(Err(error.clone()));
-            }
-        }
-        Err(_) => {
-            for sent in sent {
-                let beat = vec![(sent.agent, sent.heartbeat)];
-                let written = write_together(store, clock, lease, beat).await;
-                let _ = sent.answer.send(written.map(|orders| orders.into_iter().next().flatten()));
-            }
+    /// Returns once all that have come are written: an agent must not be given up while its heartbeat waits.
+    pub async fn settle(&self) {
+        let (settled, all_written) = oneshot::channel();
+        // Who takes them ends only when nobody can send any.
+        if self.0.coming.send(Message::Settle(settled)).await.is_ok() {
+            let _ = all_written.await;
         }
     }
 }
 
-/// Whether it may be what is written of one agent that is wrong.
-fn may_be_of_one(error: &StoreError) -> bool {
-    matches!(error, StoreError::Corrupt { .. } | StoreError::Panicked)
+async fn run(desk: Weak<Desk>, mut coming: mpsc::Receiver<Message>) {
+    let mut messages = Vec::new();
+    let (mut began, mut n_written) = (Duration::ZERO, 0);
+    while coming.recv_many(&mut messages, MOST).await > 0 {
+        let Some(desk) = desk.upgrade() else { return };
+        let now = desk.clock.uptime();
+        let window = WINDOW.min(millis(desk.lease) / OF_LEASE);
+        if now.saturating_sub(began) >= window {
+            (began, n_written) = (now, 0);
+        }
+        desk.take(messages.drain(..)).await;
+        n_written += 1;
+        let left = window.saturating_sub(desk.clock.uptime().saturating_sub(began));
+        drop(desk);
+        // What has come meanwhile has waited already.
+        if n_written >= FEW && coming.is_empty() {
+            tokio::time::sleep(left).await;
+        }
+    }
 }
 
-async fn write_together(
-    store: &Store,
-    clock: &Arc<Clock>,
-    lease: Millis,
-    beats: Vec<(AgentId, Heartbeat)>,
-) -> Result<Vec<Option<Orders>>, StoreError> {
-    let clock = Arc::clone(clock);
-    // A server that starts takes all agents for alive, so this life need not outlast the machine.
-    let writing = store.put(Manner::Unflushed, move |tx| {
-        Box::pin(async move {
-            // A life counts from when it is written down, as when an agent registers.
-            let alive_until = clock.now() + lease;
-            let mut orders = Vec::with_capacity(beats.len());
-            for (agent, heartbeat) in &beats {
-                orders.push(presence::stay(tx, *agent, heartbeat, alive_until).await?);
+fn millis(millis: Millis) -> Duration {
+    Duration::from_millis(millis.unsigned_abs())
+}
+
+impl Desk {
+    async fn take(&self, messages: impl Iterator<Item = Message>) {
+        let (mut sent, mut to_settle) = (Vec::new(), Vec::new());
+        for message in messages {
+            match message {
+                Message::Sent(one) => sent.push(one),
+                Message::Settle(waiting) => to_settle.push(waiting),
             }
-            Ok(orders)
-        })
-    });
-    writing.await?.await
+        }
+        if !sent.is_empty() {
+            self.write(sent).await;
+        }
+        for waiting in to_settle {
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Writes heartbeats together; or, if that fails, each by itself, so that what is wrong with one agent is no
+    /// other's end.
+    async fn write(&self, sent: Vec<Sent>) {
+        let beats = sent.iter().map(|sent| (sent.agent, sent.heartbeat.clone())).collect();
+        match self.write_together(beats).await {
+            Ok(orders) => {
+                for (sent, orders) in sent.into_iter().zip(orders) {
+                    // Whoever has gone meanwhile needs no answer.
+                    let _ = sent.answer.send(Ok(orders));
+                }
+            }
+            Err(error) if sent.len() == 1 || is_everybodys(&error) => {
+                for sent in sent {
+                    let _ = sent.answer.send(Err(error.clone()));
+                }
+            }
+            Err(_) => {
+                for Sent { agent, heartbeat, answer } in sent {
+                    let written = self.write_together(vec![(agent, heartbeat)]).await;
+                    let _ = answer.send(written.map(|orders| orders.into_iter().next().flatten()));
+                }
+            }
+        }
+    }
+
+    async fn write_together(
+        &self,
+        beats: Vec<(AgentId, Heartbeat)>,
+    ) -> Result<Vec<Option<Orders>>, StoreError> {
+        let (clock, lease) = (Arc::clone(&self.clock), self.lease);
+        // A server that starts takes all agents for alive, so this life need not outlast the machine.
+        let writing = self.store.put(Manner::Unflushed, move |tx| {
+            Box::pin(async move {
+                // A life counts from when it is written down, as when an agent registers.
+                let alive_until = clock.now() + lease;
+                let mut orders = Vec::with_capacity(beats.len());
+                for (agent, heartbeat) in &beats {
+                    orders.push(presence::stay(tx, *agent, heartbeat, alive_until).await?);
+                }
+                Ok(orders)
+            })
+        });
+        writing.await?.await
+    }
+}
+
+/// Whether it is the database that fails, rather than what it holds of one agent.
+fn is_everybodys(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Closed)
 }
 
 #[cfg(test)]
@@ -132,6 +191,7 @@ mod tests {
     use protocol::LeaseId;
 
     use super::*;
+    use crate::reaper;
     use crate::state::AppState;
     use crate::state::tests::opened;
     use crate::store::agents;
@@ -168,17 +228,23 @@ mod tests {
         let (state, mut ids) = with_agents(folder.path(), 100).await;
         let unknown = AgentId::new();
         ids.insert(50, unknown);
+        let drains = ids[7];
         let before = state.store.n_committed();
         let told = join_all(ids.iter().map(async |&id| {
             let lease = LeaseId::new();
-            (id, lease, state.heartbeats.write(id, holding(lease)).await.unwrap())
+            let heartbeat = Heartbeat { draining: id == drains, ..holding(lease) };
+            (id, lease, state.heartbeats.write(id, heartbeat).await.unwrap())
         }));
         for (id, lease, orders) in told.await {
             let revoked = orders.map(|orders| orders.revoked);
             assert_eq!(revoked, (id != unknown).then(|| vec![lease]), "{id}");
         }
         // All are sent before one is taken, because they share a thread with who takes them.
-        assert_eq!(state.store.n_committed() - before, 1);
+        assert_eq!(state.store.n_committed() - before, 101_u64.div_ceil(MOST as u64));
+        let all = ids.clone();
+        let live = transact!(state, |tx| agents::live(tx, &all));
+        assert!(!live.contains_key(&drains), "it drains once it is answered");
+        assert_eq!(live.len(), 99);
         // They are alive for another lease.
         let later = state.clock.now() + 1000;
         assert_eq!(transact!(state, |tx| agents::overdue(tx, later)), []);
@@ -197,5 +263,34 @@ mod tests {
         assert_eq!(are_told, [true, false, true], "{told:?}");
         let later = state.clock.now() + 1000;
         assert_eq!(transact!(state, |tx| agents::overdue(tx, later)), []);
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_heartbeat_has_come_is_not_given_up_before_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, ids) = with_agents(folder.path(), 3 * MOST).await;
+        state.clock.not_before(state.clock.now() + 10);
+        let now = state.clock.now();
+        assert_eq!(transact!(state, |tx| agents::overdue(tx, now)).len(), ids.len());
+        let beats =
+            join_all(ids.iter().map(|&id| state.heartbeats.write(id, holding(LeaseId::new()))));
+        // The reaper looks when all have come, and none is written yet.
+        let (told, reaped) = tokio::join!(beats, reaper::reap(&state));
+        reaped.unwrap();
+        assert!(told.iter().all(|orders| matches!(orders, Ok(Some(_)))), "{told:?}");
+        let all = ids.clone();
+        let live = transact!(state, |tx| agents::live(tx, &all));
+        assert_eq!(live.len(), 3 * MOST);
+    }
+
+    #[tokio::test]
+    async fn who_takes_them_does_not_keep_a_database_open_that_nobody_uses() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, ids) = with_agents(folder.path(), 10).await;
+        for &id in &ids {
+            state.heartbeats.write(id, holding(LeaseId::new())).await.unwrap();
+        }
+        drop(state);
+        opened(folder.path()).await;
     }
 }

@@ -72,6 +72,8 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
         state.store.read(|tx| Box::pin(async move { agents::overdue(tx, now).await })).await?;
     for agent in overdue {
         let pieces = expect_given_up(state, agent, now).await?;
+        // It may have been heard of since.
+        state.heartbeats.settle().await;
         let reaped = state
             .store
             .write(move |tx| Box::pin(async move { reap_agent(tx, agent, pieces, now).await }))

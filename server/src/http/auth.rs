@@ -26,8 +26,8 @@ const TRUST: Duration = Duration::from_secs(1);
 /// Tokens that are remembered at the most.
 const MAX_KNOWN: usize = 10_000;
 
-/// Agents that are remembered at the most: more than are at one server, for each that is forgotten is looked up
-/// again with every request.
+/// Agents that are remembered at the most: more than are at one server, for when there are more all are forgotten,
+/// and each is looked up again.
 const MAX_AGENTS: usize = 100_000;
 
 /// What the database said of a token, and when it was asked. Held while it is asked, so that of many

@@ -203,7 +203,7 @@ pub async fn live(
     let rows = tx.all(OF_IDS, args![json_text(&agents)?]).await?;
     let mut live = HashMap::with_capacity(rows.len());
     for row in rows {
-        if state(&row)? == AgentState::Live {
+        if row.text("state")? == AgentState::Live.as_str() {
             live.insert(row.id("id")?, row.count("memory")?);
         }
     }

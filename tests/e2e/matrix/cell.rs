@@ -19,6 +19,9 @@ use super::blow::{Blow, Struck, Victim};
 /// The variable that chooses cells: those whose name contains its text.
 const CHOICE: &str = "FARROW_CELL";
 
+/// The variable that chooses the first moment, by its number.
+const MOMENT: &str = "FARROW_MOMENT";
+
 /// Slots of each of the two agents.
 const SLOTS: u32 = 2;
 
@@ -89,11 +92,17 @@ impl Cell {
     /// Every cell, each with so many moments, of those that are asked for.
     pub fn chosen(n_moments: usize) -> Vec<Self> {
         let choice = env::var(CHOICE).unwrap_or_default();
+        let moment = env::var(MOMENT).unwrap_or_default();
+        let first: usize = moment.parse().unwrap_or(0);
         let mut cells = Vec::new();
         for &database in Database::ALL {
             let strikes = Blow::strikes(database).into_iter().map(Some);
             for strike in [None].into_iter().chain(strikes) {
-                cells.extend((0..n_moments).map(|moment| Self { database, strike, moment }));
+                cells.extend((first..first + n_moments).map(|moment| Self {
+                    database,
+                    strike,
+                    moment,
+                }));
             }
         }
         cells.retain(|cell| cell.to_string().contains(&choice));
@@ -103,8 +112,8 @@ impl Cell {
 
     /// Runs it.
     pub async fn run(self, size: Size, mut chance: Chance) -> Row {
-        let stalls = Stalls::watch();
         let mut scene = Scene::set_up(self.database).await;
+        let stalls = Stalls::watch();
         let audit = Audit::new(&scene.world, "map");
         let job = audit.python(&json!({"range": [0, size.n_elements]}), RESULT);
         let job = taking(size.seconds, job);
@@ -190,22 +199,25 @@ impl Row {
     /// Whether it says nothing: the map was over before the blow could fall, or what went wrong
     /// went wrong on a machine that was too slow for it.
     pub fn is_void(&self) -> bool {
-        self.is_missed || self.is_disturbed()
+        self.is_disturbed() || self.is_missed && self.repeats_no_more_than_terms_explain()
     }
 
     /// Whether the machine was too busy for the terms under which anything must hold: outcomes
     /// were not reported within a second, or an agent did not come to say within a lease that it
     /// lives. On one that is not busy, that is a failure like any other.
     pub fn is_disturbed(&self) -> bool {
-        self.was_slow() && self.breaks_terms()
+        let breaks_terms = self.is_missed || !self.late.is_empty() || self.n_given_up > 0;
+        self.was_slow() && breaks_terms && self.repeats_no_more_than_terms_explain()
     }
 
     fn was_slow(&self) -> bool {
         self.load > procfs::BUSY || self.stall > STALL
     }
 
-    fn breaks_terms(&self) -> bool {
-        self.is_missed || !self.late.is_empty() || self.n_given_up > 0
+    /// Whether all that ran again had been reported late, or had been an agent's that was given up.
+    fn repeats_no_more_than_terms_explain(&self) -> bool {
+        let were_late = self.run_again.is_subset(&self.late);
+        self.n_given_up > 0 || were_late && self.twice_without_reason.is_empty()
     }
 
     /// What must hold and did not.

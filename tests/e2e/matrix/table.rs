@@ -63,13 +63,19 @@ pub fn print_json(rows: &[Row]) {
     }
 }
 
-/// The rows in which something went wrong, each with all that is known of it; an error, so that it
+/// The rows in which something went wrong, each in a line with all that is known of it; an error, so that it
 /// stands by itself at the end of what a test prints.
-pub fn verdict<'a>(rows: impl Iterator<Item = &'a Row>) -> Result<(), String> {
-    let faulty = rows.filter(|row| !row.faults().is_empty());
-    let lines: Vec<String> =
-        faulty.map(|row| format!("{}: {}: {row:?}", row.cell, row.faults().join(", "))).collect();
-    if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
+pub fn verdict<'a>(seed: u64, rows: impl Iterator<Item = &'a Row>) -> Result<(), String> {
+    let faulty: Vec<&Row> = rows.filter(|row| !row.faults().is_empty()).collect();
+    for row in &faulty {
+        println!("{row:?}");
+    }
+    let told = |row: &&Row| {
+        let (cell, faults) = (row.cell, row.faults().join(", "));
+        format!("{cell}, moment {} of seed {seed}: {faults}", cell.moment)
+    };
+    let faults: Vec<String> = faulty.iter().map(told).collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
 }
 
 fn mean(rows: &[Row]) -> f64 {
