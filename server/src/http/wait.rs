@@ -268,7 +268,7 @@ pub async fn find(state: &AppState, caller: &Caller, job: JobId) -> Result<JobRo
     let scope = caller.scope();
     let row = state
         .store
-        .read(|tx| Box::pin(async move { jobs::find_in(tx, job, &scope).await }))
+        .read_briefly(|tx| Box::pin(async move { jobs::find_in(tx, job, &scope).await }))
         .await?;
     row.ok_or_else(|| no_job(job))
 }

@@ -307,7 +307,22 @@ impl Store {
         }
     }
 
-    /// Runs `operation`, which is one statement: it needs no transaction to see one state of the
+    /// Runs `operation`, which reads a few rows, on one snapshot of the database.
+    ///
+    /// # Errors
+    /// The operation's or the database's.
+    pub async fn read_briefly<T, F>(&self, operation: F) -> Result<T, StoreError>
+    where
+        T: Send,
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send,
+    {
+        match self.writer.read_at_once(operation) {
+            Ok(read) => read,
+            Err(operation) => self.read(operation).await,
+        }
+    }
+
+    /// Runs `operation`, which is one statement that reads a few rows: it needs no transaction to see one state of the
     /// database, which on PostgreSQL is a third of the way.
     ///
     /// # Errors
@@ -317,6 +332,10 @@ impl Store {
         T: Send,
         F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>> + Send,
     {
+        let operation = match self.writer.read_at_once(operation) {
+            Ok(read) => return read,
+            Err(operation) => operation,
+        };
         match &self.readers {
             Readers::Sqlite { pool, .. } => {
                 alone(Tx::new(pool.acquire().await?.connection()?), operation).await

@@ -12,12 +12,13 @@
 //! databases. A server that is stopped in mid-batch is cut off by the database after a few seconds
 //! of silence (`postgres::SILENCE`).
 //!
-//! On SQLite two things make a short operation quicker, of which a call has two one after the other ([`Manner`]):
+//! On SQLite three things make short operations quicker, of which a call has some one after the other ([`Manner`]):
 //!
 //! * While nothing else is written it is run where it is asked for. To wake the writer's thread, and to be woken by it,
 //!   takes as long as the operation. Where the disk is slow ([`QUICK`]), and whenever others wait, the thread does it.
 //! * What nobody is told of is not flushed by itself: leases, and a submission whose client waits for the value. The
 //!   outcomes are flushed before they are acknowledged, and all that was committed before with them ([`log`]).
+//! * While nothing is written, what reads a few rows does so on the same connection ([`Writer::read_at_once`]).
 
 mod log;
 mod operation;
@@ -212,6 +213,23 @@ impl Writer {
             room.send(operation);
         }
         Ok(outcome(answered))
+    }
+
+    /// Runs `operation`, which only reads, on the connection that writes; or gives it back, if somebody writes. What was
+    /// just written stands in that connection's memory, and a reader's forgets all that it has read with every commit:
+    /// of a call's 30 reads of pages none is left.
+    pub fn read_at_once<T, F>(&self, operation: F) -> Result<Result<T, StoreError>, F>
+    where
+        F: for<'a> FnOnce(&'a mut Tx<'_>) -> BoxFuture<'a, Result<T, StoreError>>,
+    {
+        if !self.desk.place.is_file() {
+            return Err(operation);
+        }
+        let Ok(mut session) = self.desk.session.try_lock() else { return Err(operation) };
+        let Some(session) = session.as_mut() else { return Err(operation) };
+        let read = operation(&mut session.tx()).now_or_never();
+        // On a file it waits for nothing.
+        Ok(read.unwrap_or(Err(StoreError::Panicked)))
     }
 
     /// Whether [`Writer::put_both_at_once`] would write now.

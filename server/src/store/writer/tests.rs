@@ -212,3 +212,25 @@ async fn the_machine_is_asked_to_flush_before_a_commit_counts_as_flushed() {
     assert_eq!(asking.await.unwrap().await.unwrap(), 1, "normal");
     assert_eq!(synchronous().await, 2, "full again");
 }
+
+fn count<'a>(tx: &'a mut Tx<'_>) -> BoxFuture<'a, Result<u64, StoreError>> {
+    Box::pin(async move {
+        let row = tx.first("select count(*) as n from notes", args![]).await?;
+        row.map_or(Ok(0), |row| row.count("n"))
+    })
+}
+
+#[tokio::test]
+async fn who_reads_while_nobody_writes_does_so_on_the_connection_that_writes() {
+    let (writer, _folder) = writer().await;
+    writer.put(Manner::AtOnce, note("one")).await.unwrap().await.unwrap();
+    let read = writer.read_at_once(count);
+    assert_eq!(read.ok().unwrap().unwrap(), 1);
+    let writing = writer.held_up().await;
+    assert!(writer.read_at_once(count).is_err(), "it must not wait for who writes");
+    drop(writing);
+    // It leaves no transaction open, and keeps nobody from writing.
+    writer.put(Manner::InTurn, note("two")).await.unwrap().await.unwrap();
+    writer.settle().await;
+    assert_eq!(writer.read_at_once(count).ok().unwrap().unwrap(), 2);
+}
