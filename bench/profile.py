@@ -62,6 +62,27 @@ class Work:
         return f"{self.title.format(len(elements))}, {n_done:,} times"
 
 
+class Large:
+    """A large argument, another each time, to four elements."""
+
+    runtime = "python"
+    BYTES = 100_000_000
+
+    def do(self, there, options):
+        """Says what was done."""
+        began, n_done = time.monotonic(), 0
+        while time.monotonic() - began < options.seconds:
+            # What repeats only after a mebibyte is not made smaller by who compresses.
+            data = (os.urandom(2**20) * (self.BYTES // 2**20 + 1))[:self.BYTES]
+            given = {"data": {"blob": there.client.put(data), "encoding": "bytes"}}
+            value, _ = there.map(runtime=self.runtime, function="lambda x, data: len(data) + x", args=given,
+                                 elements=list(range(4)), options={"labels": LABELS})
+            if value != [self.BYTES + x for x in range(4)]:
+                fail("a value is wrong")
+            n_done += 1
+        return f"an argument of {self.BYTES / 1e6:.0f} MB to 4 elements, {n_done:,} times"
+
+
 class Idle:
     """Nothing."""
 
@@ -76,6 +97,7 @@ class Idle:
 WORKS = {
     "map": Work("a map of {:,} trivial Python elements", "python", "lambda x: x + 1"),
     "calls": Work("one trivial Python call after the other", "python", "lambda x: x + 1", elements=1),
+    "large": Large(),
     "idle": Idle(),
     "r-map": Work("a map of {:,} trivial R elements", "r", "function(x) x + 1"),
 }
