@@ -15,7 +15,7 @@ use crate::held::Held;
 use crate::transport::Transport;
 
 /// The longest for which the server holds a heartbeat. The next one comes at once, so that an
-/// order is never later than it takes to arrive.
+/// order is never later than it takes to arrive, and than the server gathers those of many agents.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// What a heartbeat needs.

@@ -59,8 +59,9 @@ impl Heartbeats {
     pub fn new(store: Store, clock: Arc<Clock>, lease: Millis) -> Self {
         let (coming, receiver) = mpsc::channel(QUEUE);
         let desk = Arc::new(Desk { store, clock, lease, coming });
+        let window = WINDOW.min(Duration::from_millis(lease.unsigned_abs()) / OF_LEASE);
         // It keeps the database from being closed only while somebody waits for it.
-        tokio::spawn(run(Arc::downgrade(&desk), receiver));
+        tokio::spawn(run(Arc::downgrade(&desk), receiver, window));
         Self(desk)
     }
 
@@ -90,13 +91,12 @@ impl Heartbeats {
     }
 }
 
-async fn run(desk: Weak<Desk>, mut coming: mpsc::Receiver<Message>) {
+async fn run(desk: Weak<Desk>, mut coming: mpsc::Receiver<Message>, window: Duration) {
     let mut messages = Vec::new();
     let (mut began, mut n_written) = (Duration::ZERO, 0);
     while coming.recv_many(&mut messages, MOST).await > 0 {
         let Some(desk) = desk.upgrade() else { return };
         let now = desk.clock.uptime();
-        let window = WINDOW.min(millis(desk.lease) / OF_LEASE);
         if now.saturating_sub(began) >= window {
             (began, n_written) = (now, 0);
         }
@@ -109,10 +109,6 @@ async fn run(desk: Weak<Desk>, mut coming: mpsc::Receiver<Message>) {
             tokio::time::sleep(left).await;
         }
     }
-}
-
-fn millis(millis: Millis) -> Duration {
-    Duration::from_millis(millis.unsigned_abs())
 }
 
 impl Desk {

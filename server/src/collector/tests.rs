@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ::tests::clock::Stopwatch;
+use ::tests::wait::HANG;
 use bytes::Bytes;
 
 use super::collect;
@@ -166,11 +168,13 @@ async fn a_blob_that_was_put_and_referred_to_is_never_missing() {
         })
         .collect();
     let mut digests = Vec::new();
+    let limit = Stopwatch::start();
     for round in 0_u32.. {
         // The collectors may come late.
         if round >= 60 && n_collected.load(Ordering::Relaxed) > 0 {
             break;
         }
+        assert!(limit.elapsed() < HANG, "nothing was collected");
         // A few of the same again and again: old ones are found while they are collected. After 21 rounds all seven are
         // referred to, and others come.
         let text = format!("payload {}", round / 21 * 7 + round % 7);

@@ -227,9 +227,13 @@ impl Writer {
         }
         let Ok(mut session) = self.desk.session.try_lock() else { return Err(operation) };
         let Some(session) = session.as_mut() else { return Err(operation) };
-        let read = operation(&mut session.tx()).now_or_never();
         // On a file it waits for nothing.
-        Ok(read.unwrap_or(Err(StoreError::Panicked)))
+        Ok(operation(&mut session.tx()).now_or_never().unwrap_or_else(|| {
+            tracing::error!(
+                "a read that waits for something was to be done at once: this is a bug of farrow"
+            );
+            Err(StoreError::Panicked)
+        }))
     }
 
     /// Whether [`Writer::put_both_at_once`] would write now.

@@ -92,8 +92,9 @@ impl Cell {
     /// Every cell, each with so many moments, of those that are asked for.
     pub fn chosen(n_moments: usize) -> Vec<Self> {
         let choice = env::var(CHOICE).unwrap_or_default();
-        let moment = env::var(MOMENT).unwrap_or_default();
-        let first: usize = moment.parse().unwrap_or(0);
+        let first = env::var(MOMENT).map_or(0, |moment| {
+            moment.parse().unwrap_or_else(|_| panic!("{MOMENT} is {moment:?}, must be a number"))
+        });
         let mut cells = Vec::new();
         for &database in Database::ALL {
             let strikes = Blow::strikes(database).into_iter().map(Some);
