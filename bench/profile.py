@@ -41,7 +41,21 @@ it may. In a container it also needs the right to: --cap-add PERFMON, or --privi
 
 
 class Work:
-    """A map of trivial elements, or of one: then the next is submitted when its value is there."""
+    """What is done again and again: the next when the value of the one before is there."""
+
+    runtime = "python"
+
+    def do(self, there, options):
+        """Says what was done."""
+        began, n_done = time.monotonic(), 0
+        while time.monotonic() - began < options.seconds:
+            title = self.once(there, options)
+            n_done += 1
+        return f"{title}, {n_done:,} times"
+
+
+class Map(Work):
+    """A map of trivial elements, or of one."""
 
     def __init__(self, title, runtime, function, elements=None):
         self.title = title
@@ -49,38 +63,28 @@ class Work:
         self.function = function
         self.elements = elements
 
-    def do(self, there, options):
-        """Says what was done."""
+    def once(self, there, options):
         elements = list(range(self.elements or options.elements))
-        began, n_done = time.monotonic(), 0
-        while time.monotonic() - began < options.seconds:
-            value, _ = there.map(runtime=self.runtime, function=self.function, elements=elements,
-                                 options={"labels": LABELS})
-            if value != [x + 1 for x in elements]:
-                fail("a value is wrong")
-            n_done += 1
-        return f"{self.title.format(len(elements))}, {n_done:,} times"
+        value, _ = there.map(runtime=self.runtime, function=self.function, elements=elements, options={"labels": LABELS})
+        if value != [x + 1 for x in elements]:
+            fail("a value is wrong")
+        return self.title.format(len(elements))
 
 
-class Large:
+class Large(Work):
     """A large argument, another each time, to four elements."""
 
-    runtime = "python"
     BYTES = 100_000_000
 
-    def do(self, there, options):
-        """Says what was done."""
-        began, n_done = time.monotonic(), 0
-        while time.monotonic() - began < options.seconds:
-            # What repeats only after a mebibyte is not made smaller by who compresses.
-            data = (os.urandom(2**20) * (self.BYTES // 2**20 + 1))[:self.BYTES]
-            given = {"data": {"blob": there.client.put(data), "encoding": "bytes"}}
-            value, _ = there.map(runtime=self.runtime, function="lambda x, data: len(data) + x", args=given,
-                                 elements=list(range(4)), options={"labels": LABELS})
-            if value != [self.BYTES + x for x in range(4)]:
-                fail("a value is wrong")
-            n_done += 1
-        return f"an argument of {self.BYTES / 1e6:.0f} MB to 4 elements, {n_done:,} times"
+    def once(self, there, _options):
+        # What repeats only after a mebibyte is not made smaller by who compresses.
+        data = (os.urandom(2**20) * (self.BYTES // 2**20 + 1))[:self.BYTES]
+        value, _ = there.map(runtime=self.runtime, function="lambda x, data: len(data) + x", elements=list(range(4)),
+                             args={"data": {"blob": there.client.put(data), "encoding": "bytes"}},
+                             options={"labels": LABELS})
+        if value != [self.BYTES + x for x in range(4)]:
+            fail("a value is wrong")
+        return f"an argument of {self.BYTES / 1e6:.0f} MB to 4 elements"
 
 
 class Idle:
@@ -95,11 +99,11 @@ class Idle:
 
 
 WORKS = {
-    "map": Work("a map of {:,} trivial Python elements", "python", "lambda x: x + 1"),
-    "calls": Work("one trivial Python call after the other", "python", "lambda x: x + 1", elements=1),
+    "map": Map("a map of {:,} trivial Python elements", "python", "lambda x: x + 1"),
+    "calls": Map("one trivial Python call after the other", "python", "lambda x: x + 1", elements=1),
     "large": Large(),
     "idle": Idle(),
-    "r-map": Work("a map of {:,} trivial R elements", "r", "function(x) x + 1"),
+    "r-map": Map("a map of {:,} trivial R elements", "r", "function(x) x + 1"),
 }
 
 
@@ -115,7 +119,8 @@ def main():
             there.warm_up(work.runtime)
             pids = pids_of(there)
             data = options.output / f"{name}.data"
-            with beside(there, options), recording(perf, data, pids), Usage(there.server, there.agent, idle_seconds=0.5) as usage:
+            usage = Usage(there.server, there.agent, idle_seconds=0.5)
+            with beside(there, options), recording(perf, data, pids), usage:
                 did = work.do(there, options)
         figures = usage.figures()
         others = f", {options.agents:,} other agents beside" if options.agents else ""

@@ -6,6 +6,7 @@
 //! refers are removed by [`crate::collector`].
 
 mod bucket;
+mod digest;
 mod folder;
 mod location;
 mod objects;
@@ -31,6 +32,8 @@ use crate::store::tokens::Scope;
 use crate::store::{self, Store, uploads};
 
 pub use bucket::{Bucket, BucketError, Listing, SignedUrl};
+use digest::{checked, hex};
+pub use digest::{digest_of_all, hex_digest, parse_digest};
 pub use folder::{Folder, N_PARTS, Removed};
 pub use location::{BlobsAt, BucketName};
 pub use objects::Objects;
@@ -376,49 +379,6 @@ impl Blobs {
         };
         folder.path(digest)
     }
-}
-
-/// The 64 hex digits of `sha256:…`; `None` if it is not of that form.
-pub fn parse_digest(digest: &str) -> Option<&str> {
-    let hex = digest.strip_prefix("sha256:")?;
-    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (hex.len() == 64 && hex.bytes().all(is_hex)).then_some(hex)
-}
-
-fn checked(digest: &str) -> io::Result<&str> {
-    parse_digest(digest).ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-/// The SHA-256 of `data` in hex.
-pub fn hex_digest(data: &[u8]) -> String {
-    hex(&Sha256::digest(data))
-}
-
-/// The SHA-256 in hex of what is read from `data` to its end, and how many bytes that was; each part
-/// is given to `write` too.
-///
-/// # Errors
-/// When reading or writing fails.
-pub fn digest_of_all(
-    mut data: impl Read,
-    mut write: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<(String, u64)> {
-    let (mut hasher, mut part, mut n) = (Sha256::new(), vec![0; 1 << 17], 0);
-    loop {
-        let read = match data.read(&mut part) {
-            Ok(0) => return Ok((hex(&hasher.finalize()), n)),
-            Ok(read) => &part[..read],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        hasher.update(read);
-        write(read)?;
-        n += read.len() as u64;
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A part of an upload.
