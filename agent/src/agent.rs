@@ -159,7 +159,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let held = Arc::new(Held::default());
     let registration = Registration::new(register.clone(), Arc::clone(&held));
     let client = Client::new(transport.clone(), Arc::clone(&registration));
-    let pool = WorkerPool::new(launcher(&config, id, &confinement)?, register.slots);
+    let launcher = launcher(&config, id, &confinement)?;
+    let dead = launcher.scratch.dead().to_vec();
+    let pool = WorkerPool::new(launcher, register.slots);
     let _compiling = register.runtimes.contains_key(&Runtime::R).then(|| {
         let pool = Arc::clone(&pool);
         AbortOnDropHandle::new(tokio::spawn(async move { pool.compile_r().await }))
@@ -208,8 +210,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let pulse = Pulse { registration, held, draining, stopped };
     let heart = pulse.start(heartbeats_transport).map_err(AgentError::Heartbeat)?;
     // Before anything is leased, so that nothing of it is leased again.
+    let inheriting = async {
+        inherit::deliver(&agent.client, spool_folder.parent()).await;
+        inherit::bury(&agent.client, &dead).await;
+    };
     tokio::select! {
-        () = inherit::deliver(&agent.client, spool_folder.parent()) => {}
+        () = inheriting => {}
         () = agent.draining.cancelled() => {}
     }
     let left = work(&agent, keeper, config.settings.grace.0).await;

@@ -346,6 +346,18 @@ impl Client {
         self.registration.database()
     }
 
+    /// Says that another agent is dead, so that what it held need not wait until that shows.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn bury(&self, agent: AgentId) -> Result<(), Problem> {
+        self.persist("reporting a dead agent", Stay::No, || async {
+            let request = self.transport.request(Method::DELETE, &format!("agents/{agent}"));
+            transport::send(request.query(&[("dead", true)]), LIMIT).await.map(drop)
+        })
+        .await
+    }
+
     fn path(&self, rest: &str) -> String {
         format!("agents/{}{rest}", self.registration.register.id)
     }

@@ -1,6 +1,8 @@
-//! Delivers what agents that are dead have left on disk: outcomes that no server had accepted when
-//! they were killed. They are reported as their own agent would have, under its id and its leases,
-//! whose elements so do not run again.
+//! What an agent does for those that died on its machine.
+//!
+//! It delivers what they have left on disk: outcomes that no server had accepted when they were killed.
+//! They are reported as their own agent would have, under its id and its leases, whose elements so do
+//! not run again. And it says that they are dead, for the rest of their leases.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,9 +18,9 @@ use crate::client::Client;
 use crate::outbox::REPORT_BYTES;
 use crate::parcel::Parcel;
 use crate::report::{TOO_LARGE, smaller};
-use crate::scratch::lock;
+use crate::scratch::{FOLDER_PREFIX, lock};
 use crate::spool::record::Reader;
-use crate::spool::{self, FOLDER_PREFIX, Kept, Opening, SEGMENT_ENDING};
+use crate::spool::{self, Kept, Opening, SEGMENT_ENDING};
 
 /// What a dead agent has left.
 #[derive(Debug)]
@@ -62,6 +64,19 @@ pub async fn deliver(client: &Client, spool: &Path) {
             Ok(false) => {}
             Err(error) => tracing::error!(folder = %legacy.folder.display(), %error,
                 "cannot read outcomes that a dead agent has left"),
+        }
+    }
+}
+
+/// Says to the server that these agents are dead, so that what they held and have not finished runs
+/// again now, and not when it has not heard of them for a lease. To be called behind [`deliver`]: what
+/// is leased anew cannot be delivered any more.
+pub async fn bury(client: &Client, dead: &[AgentId]) {
+    for agent in dead {
+        match client.bury(*agent).await {
+            Ok(()) => tracing::info!(%agent, "the server knows that an agent died here"),
+            // It was of another token: its server will notice.
+            Err(problem) => tracing::info!(%agent, %problem, "an agent died here"),
         }
     }
 }

@@ -29,6 +29,9 @@ use crate::confinement::Identity;
 use crate::runtimes;
 use crate::trees;
 
+/// How folders of agents are called, before their ids.
+pub const FOLDER_PREFIX: &str = "agent-";
+
 /// The folder of one agent; removed when dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -36,6 +39,8 @@ pub struct Scratch {
     /// Who works in it.
     identity: Identity,
     next_worker: AtomicU64,
+    /// Agents that were found dead.
+    dead: Vec<AgentId>,
     _lock: Flock<File>,
 }
 
@@ -50,9 +55,9 @@ impl Scratch {
         // Agents that start together do so one by one, else one would take another's folder, made
         // but not locked yet, for a dead agent's.
         let _turn = lock(parent, FlockArg::LockExclusive)?;
-        remove_abandoned(parent);
+        let dead = remove_abandoned(parent);
         // Workers start elsewhere, so a relative path would not lead them to their script.
-        let folder = parent.canonicalize()?.join(format!("agent-{agent}"));
+        let folder = parent.canonicalize()?.join(format!("{FOLDER_PREFIX}{agent}"));
         make_private(&folder)?;
         identity.let_through(&folder)?;
         let lock = lock(&folder, FlockArg::LockExclusiveNonblock)?;
@@ -63,9 +68,15 @@ impl Scratch {
             fs::write(scripts.join(name), source)?;
             identity.let_read(&scripts.join(name))?;
         }
-        let scratch = Self { folder, identity, next_worker: AtomicU64::new(0), _lock: lock };
+        let next_worker = AtomicU64::new(0);
+        let scratch = Self { folder, identity, next_worker, dead, _lock: lock };
         scratch.identity.check_way(&scripts)?;
         Ok(scratch)
+    }
+
+    /// The agents that had not removed their folders: nobody holds their locks, so they are dead.
+    pub fn dead(&self) -> &[AgentId] {
+        &self.dead
     }
 
     /// Where the runtimes' scripts are.
@@ -248,15 +259,22 @@ pub fn lock(folder: &Path, how: FlockArg) -> io::Result<Flock<File>> {
     Flock::lock(file, how).map_err(|(_, errno)| errno.into())
 }
 
-/// Removes the folders of agents whose lock nobody holds any more.
-fn remove_abandoned(parent: &Path) {
+/// Removes the folders of agents whose lock nobody holds any more. Says whose they were.
+fn remove_abandoned(parent: &Path) -> Vec<AgentId> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-")) {
+    let mut dead = Vec::new();
+    for entry in entries {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)) else {
+            continue;
+        };
         if lock(&entry.path(), FlockArg::LockExclusiveNonblock).is_ok() {
             tracing::info!(folder = %entry.path().display(), "removing what a dead agent left");
             remove(&entry.path());
+            dead.extend(id.parse::<AgentId>());
         }
     }
+    dead
 }
 
 fn remove(folder: &Path) {
@@ -314,10 +332,14 @@ mod tests {
     fn what_the_dead_left_is_removed_and_the_living_are_spared() {
         let parent = tempfile::tempdir().unwrap();
         let living = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
-        let dead = parent.path().join("agent-dead");
-        fs::create_dir(&dead).unwrap();
-        let _next = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
-        assert!(!dead.exists());
+        let (id, unnamed) = (AgentId::new(), parent.path().join("agent-of-no-id"));
+        let dead = parent.path().join(format!("agent-{id}"));
+        for folder in [&dead, &unnamed] {
+            fs::create_dir(folder).unwrap();
+        }
+        let next = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
+        assert!(!dead.exists() && !unnamed.exists());
         assert!(living.scripts().exists());
+        assert_eq!((next.dead(), living.dead()), (&[id][..], &[][..]));
     }
 }

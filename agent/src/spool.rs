@@ -25,13 +25,11 @@ use protocol::{AgentId, DatabaseId, LeaseId};
 use serde::{Deserialize, Serialize};
 
 use crate::parcel::Parcel;
-use crate::scratch::{lock, make_private};
+use crate::scratch::{FOLDER_PREFIX, lock, make_private};
 use crate::trees;
 
 /// Bytes at which a segment is full.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// How folders of agents are called, before their ids.
-pub const FOLDER_PREFIX: &str = "agent-";
 /// How segments end.
 pub const SEGMENT_ENDING: &str = ".outcomes";
 

@@ -65,7 +65,7 @@ impl Screen {
     /// Shows how far a job is.
     pub fn show(&self, status: &JobStatus) {
         if self.live {
-            let bar = self.bar.get_or_init(new_bar);
+            let bar = self.bar.get_or_init(|| new_bar(status.elements.total));
             let name = status.name.as_deref().unwrap_or(status.state.as_str());
             bar.set_prefix(printable(name).into_owned());
             bar.set_length(status.elements.total);
@@ -92,8 +92,9 @@ impl Screen {
     }
 }
 
-fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
+/// A bar of so many elements: of none it would be drawn full before the first is done.
+fn new_bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
     let style =
         ProgressStyle::with_template("{spinner} {prefix} [{bar:30}] {pos}/{len} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));

@@ -22,7 +22,8 @@
 //!
 //! An agent that is killed leaves on its disk what it has finished and no server has accepted. The
 //! next agent there reports it, under the id and the leases of the dead one, before it leases
-//! anything: a lease that has lapsed may be reported until it is leased anew.
+//! anything: a lease that has lapsed may be reported until it is leased anew. Then it says that the other
+//! is dead (`DELETE /v1/agents/{id}?dead=true`), whose leases so need not be over first.
 //!
 //! Every request may be repeated after a lost answer. A server that does not know the agent (it
 //! was away for longer than a lease) answers 404 `unknown-agent`; the agent registers again with

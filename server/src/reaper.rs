@@ -71,18 +71,9 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
     let overdue =
         state.store.read(|tx| Box::pin(async move { agents::overdue(tx, now).await })).await?;
     for agent in overdue {
-        let pieces = expect_given_up(state, agent, now).await?;
-        // It may have been heard of since.
-        state.heartbeats.settle().await;
-        let reaped = state
-            .store
-            .write(move |tx| Box::pin(async move { reap_agent(tx, agent, pieces, now).await }))
-            .await?;
-        let Some(outcome) = reaped else { continue };
-        tracing::warn!(%agent, "the agent was not heard of for a lease; what it held is free again");
-        state.dispatcher.forget(agent);
-        state.moved(&outcome);
-        state.wake_for_agents();
+        if lose(state, agent, now).await? {
+            tracing::warn!(%agent, "the agent was not heard of for a lease; what it held is free again");
+        }
     }
     let stored = state
         .store
@@ -96,6 +87,40 @@ pub async fn reap(state: &AppState) -> Result<(), StoreError> {
     state.clock.not_before(stored);
     state.limits.tidy();
     Ok(())
+}
+
+/// Lapses the leases of an agent that is known to be dead, without waiting until it is overdue. Whoever
+/// says so may be wrong: an agent that lives is told to register, and goes on with what was not leased
+/// anew.
+///
+/// # Errors
+/// The database's.
+pub async fn bury(state: &AppState, agent: AgentId) -> Result<(), StoreError> {
+    let now = state.clock.now();
+    let ended = state
+        .store
+        .write(move |tx| Box::pin(async move { agents::end_life(tx, agent, now).await }));
+    ended.await?;
+    if lose(state, agent, now).await? {
+        tracing::warn!(%agent, "the agent is dead, says the next one there; what it held is free again");
+    }
+    Ok(())
+}
+
+/// Lapses the leases of an agent that is overdue. `false`: it was heard of meanwhile.
+async fn lose(state: &AppState, agent: AgentId, now: Millis) -> Result<bool, StoreError> {
+    let pieces = expect_given_up(state, agent, now).await?;
+    // It may have been heard of since.
+    state.heartbeats.settle().await;
+    let reaped = state
+        .store
+        .write(move |tx| Box::pin(async move { reap_agent(tx, agent, pieces, now).await }))
+        .await?;
+    let Some(outcome) = reaped else { return Ok(false) };
+    state.dispatcher.forget(agent);
+    state.moved(&outcome);
+    state.wake_for_agents();
+    Ok(true)
 }
 
 /// The outcomes of elements that are given up if `agent` is lost as it is now, with their names.

@@ -56,6 +56,26 @@ async fn an_agent_is_killed_and_only_what_it_was_running_runs_again() {
     }
 }
 
+/// The lease is longer than this test may take.
+#[tokio::test]
+async fn what_a_killed_agent_held_runs_again_as_soon_as_the_next_one_starts_in_its_place() {
+    let world = World::start_with(&["--lease", "3600"]).await;
+    let mut one = world.python_agent("one", 2).await;
+    let (audit, gate) = (Audit::new(&world, "work"), Gate::new(&world, "work"));
+    let job = gate.hold_from(4, taking(0.02, audit.python(&json!({"range": [0, 8]}), "x + x")));
+    let id = world.client.submit(&job).await;
+    world.client.done(&id, 4).await;
+    audit.started(6).await;
+    let lost = running_on(&audit, one.process.pid());
+    one.process.kill();
+    gate.open();
+    let _two = world.python_agent("two", 1).await;
+    assert_eq!(world.client.value(&id).await, doubles(8));
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    assert_eq!(audit.repeated(), lost);
+    world.agent_is(&one, "gone").await;
+}
+
 #[tokio::test]
 async fn an_agent_that_is_asked_to_end_finishes_what_it_runs() {
     let world = World::start().await;

@@ -14,8 +14,8 @@ use crate::signals;
 const EXAMPLES: &str = "\
 Examples:
   farrow up
-  farrow up --slots 4 --data /tmp/farrow
   seq 100 | farrow map --runtime python 'lambda x: int(x) ** 2'      (in another terminal)
+  farrow up --slots 4 --data /tmp/farrow      (says where the token is, for other terminals)
 
 Ctrl-C drains: what runs is finished, nothing new is taken. Once more ends at once.
 ";

@@ -14,11 +14,12 @@ use protocol::agent::{
 use protocol::job::{AgentState, AgentStatus, ElementError};
 use protocol::problem::FailedElement;
 use protocol::{AgentId, LeaseId, PROTOCOL_VERSION, Problem, envelope};
+use serde::Deserialize;
 
 use super::arriving::Arriving;
 use super::auth;
 use super::caller::{Caller, OwnAgent, foreign, may_speak};
-use super::extract::Json;
+use super::extract::{Json, Params};
 use crate::artifacts;
 use crate::blobs::{Blobs, UploadError};
 use crate::block::MAX_COMPRESSED;
@@ -27,7 +28,6 @@ use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
 use crate::limits::Limits;
-use crate::presence;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::store;
@@ -35,6 +35,7 @@ use crate::store::blocks::{Place, StoredBlock};
 use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
 use crate::store::{Manner, agents};
+use crate::{presence, reaper};
 
 /// The longest that an agent's request is held, whatever it asks.
 const MAX_HOLD: Duration = Duration::from_secs(60);
@@ -102,9 +103,21 @@ pub async fn register(
     Ok(axum::Json(Registered { lease_seconds, revoked, database: Some(database) }))
 }
 
+/// How an agent ends.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Leaving {
+    /// It does not leave, but is dead, as whoever takes its place has found: what it held counts as lost
+    /// with it, so that an element that takes agent after agent down is given up in the end.
+    #[param(example = false)]
+    dead: Option<bool>,
+}
+
 /// An agent leaves: what it holds can be leased anew.
 #[utoipa::path(delete, path = "/v1/agents/{id}", operation_id = "leave", tag = "agent protocol",
-    params(("id" = AgentId, Path, description = "The agent.")),
+    params(("id" = AgentId, Path, description = "The agent."), Leaving),
     responses(
         (status = 204, description = "It is gone."),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
@@ -113,7 +126,12 @@ pub async fn register(
 pub async fn leave(
     State(state): State<AppState>,
     OwnAgent(agent): OwnAgent,
+    Params(leaving): Params<Leaving>,
 ) -> Result<StatusCode, ApiError> {
+    if leaving.dead == Some(true) {
+        reaper::bury(&state, agent).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let jobs = state
         .store
         .write(move |tx| Box::pin(async move { presence::leave(tx, agent).await }))

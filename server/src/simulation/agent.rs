@@ -34,6 +34,8 @@ pub struct Agent {
     stage: Stage,
     /// The leases that it listed when it began to register.
     registering: Option<Vec<LeaseId>>,
+    /// The one whose place it took, until a server knows that it is dead.
+    dead: Option<AgentId>,
     held: BTreeMap<LeaseId, Holding>,
     outbox: Vec<Piece>,
     /// What has been sent and was not judged yet.
@@ -70,6 +72,7 @@ enum Purpose {
     Release(LeaseId),
     ReleasePart(LeaseId),
     Leave,
+    Bury,
 }
 
 /// A lease that it holds.
@@ -114,6 +117,7 @@ impl Agent {
             frozen_until: 0,
             stage: Stage::Gone,
             registering: None,
+            dead: None,
             held: BTreeMap::new(),
             outbox: Vec::new(),
             reporting: None,
@@ -165,13 +169,28 @@ impl World<'_> {
         if !self.agents[a].is_gone() {
             return;
         }
-        let (slots, life) = (self.agents[a].slots, self.agents[a].life + 1);
+        let (slots, life, dead) = self.succession(a);
         let server = self.random.index(self.servers.len());
         let (stage, registering) = (Stage::Working, Some(Vec::new()));
         let ahead = u32::try_from(self.random.below(3)).unwrap_or_default();
-        self.agents[a] = Agent { life, stage, registering, server, ahead, ..Agent::new(slots) };
+        self.agents[a] =
+            Agent { life, stage, registering, dead, server, ahead, ..Agent::new(slots) };
         self.audit.agent_started(self.agents[a].id);
         self.agent_acts(a);
+    }
+
+    /// What an agent that starts has of the one before: its slots, its place, and whom it takes for
+    /// dead. That is the one before; or another, which may live.
+    fn succession(&mut self, a: usize) -> (u32, u64, Option<AgentId>) {
+        let before = &self.agents[a];
+        let (slots, life) = (before.slots, before.life + 1);
+        let mut dead = (before.life > 0).then_some(before.id);
+        if self.random.happens(self.faults.false_deaths) {
+            self.coverage.saw("agents taken for dead that may live");
+            let other = self.random.index(self.agents.len());
+            dead = Some(self.agents[other].id);
+        }
+        (slots, life, dead.filter(|_| self.random.happens(500)))
     }
 
     pub fn agent_crashes(&mut self, a: usize) {
@@ -229,6 +248,9 @@ impl World<'_> {
             self.ask(a, Purpose::Register);
         } else {
             self.ask(a, Purpose::Heartbeat);
+            if self.agents[a].dead.is_some() {
+                self.ask(a, Purpose::Bury);
+            }
             self.ask_for_work(a);
         }
         self.ask_to_judge(a);
@@ -383,6 +405,10 @@ impl World<'_> {
                 (Request::Release(id, vec![released]), PATIENCE)
             }
             Purpose::Leave => (Request::Leave(id), PATIENCE),
+            Purpose::Bury => {
+                let Some(dead) = agent.dead else { return };
+                (Request::Bury(dead), PATIENCE)
+            }
         };
         let letter = self.send(Node::Agent(a), server, request, patience);
         self.agents[a].open.insert(letter, Open { purpose, server, free });
@@ -421,6 +447,7 @@ impl World<'_> {
                     holding.part = None;
                 }
             }
+            (Some(_), Purpose::Bury) => self.agents[a].dead = None,
             (Some(_), Purpose::Leave) => {
                 self.ends_life(a);
                 // Somebody must do the work.

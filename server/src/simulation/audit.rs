@@ -48,6 +48,8 @@ struct Standing {
     /// It has crashed or begun to leave: what it ran is run elsewhere.
     has_ended: bool,
     leaves: bool,
+    /// Somebody has said that it is dead.
+    is_told_dead: bool,
 }
 
 /// What is known of a lease.
@@ -304,9 +306,10 @@ impl Audit {
         standing.is_lost = false;
     }
 
-    /// A server that starts gives every agent another lease.
+    /// A server that starts gives every agent that it knows another lease.
     pub fn all_heard_of(&mut self, alive_until: Millis) {
-        for standing in self.agents.values_mut().filter(|standing| !standing.is_lost) {
+        let is_known = |standing: &&mut Standing| !standing.is_lost && standing.alive_until > 0;
+        for standing in self.agents.values_mut().filter(is_known) {
             standing.alive_until = standing.alive_until.max(alive_until);
         }
     }
@@ -316,7 +319,7 @@ impl Audit {
         let standing = self.agents.entry(agent).or_default();
         let alive_until = standing.alive_until;
         standing.is_lost = true;
-        if alive_until >= now && !standing.leaves {
+        if alive_until >= now && !standing.leaves && !standing.is_told_dead {
             let text = format!("{agent} lives until {alive_until} and is lost at {now}");
             self.object(Invariant::AgentsHeardOfAreNotLost, text);
         }
@@ -366,6 +369,11 @@ impl Audit {
     /// A request of an agent that leaves has arrived.
     pub fn leave_asked(&mut self, agent: AgentId) {
         self.agents.entry(agent).or_default().leaves = true;
+    }
+
+    /// A request that says that an agent is dead has arrived.
+    pub fn death_told(&mut self, agent: AgentId) {
+        self.agents.entry(agent).or_default().is_told_dead = true;
     }
 
     // Agents, as they know themselves.

@@ -58,7 +58,10 @@ impl Bug {
     pub fn provoke(self, faults: &mut Faults) {
         match self {
             Self::NoStateCheck => (faults.drains, faults.late) = (3, 200),
-            Self::ReviveWithoutStateCheck => (faults.cuts, faults.freezes) = (3, 3),
+            Self::ReviveWithoutStateCheck => {
+                (faults.cuts, faults.freezes) = (3, 3);
+                (faults.agent_crashes, faults.false_deaths) = (3, 1000);
+            }
             Self::LateHeartbeatCounts => faults.stall = 100,
             _ => {}
         }

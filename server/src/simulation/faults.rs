@@ -28,6 +28,8 @@ pub struct Faults {
     pub freezes: u64,
     /// Agents that crash.
     pub agent_crashes: u64,
+    /// Agents that, when they start, take another one for dead than the one whose place they take.
+    pub false_deaths: u64,
     /// Agents that are told to drain.
     pub drains: u64,
 }
@@ -47,8 +49,9 @@ impl Faults {
             cuts: upto(3),
             restarts: upto(2),
             freezes: upto(2),
-            agent_crashes: upto(2),
+            agent_crashes: upto(3),
             drains: upto(1),
+            false_deaths: upto(500),
         }
     }
 }

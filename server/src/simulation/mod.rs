@@ -73,13 +73,15 @@ fn no_history_breaks_an_invariant() {
 }
 
 /// What must happen in so many histories, or they test less than they seem to.
-const HAPPENS: [&str; 31] = [
+const HAPPENS: [&str; 33] = [
     "agents crashed",
     "agents drained",
     "agents frozen",
     "agents left in the middle of something",
     "agents lost",
     "agents not known",
+    "agents taken for dead that may live",
+    "agents said to be dead",
     "jobs cancelled",
     "jobs deleted",
     "jobs retried",

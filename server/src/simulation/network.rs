@@ -38,6 +38,8 @@ pub enum Request {
     Heartbeat(AgentId, Heartbeat),
     Release(AgentId, Vec<Released>),
     Leave(AgentId),
+    /// This one is dead.
+    Bury(AgentId),
     Submit(Submission),
     Value(JobId),
     Cancel(JobId),

@@ -160,6 +160,7 @@ impl World<'_> {
                 let jobs = write!(self, server, |tx| presence::leave(tx, agent));
                 self.given_back(server, jobs).await
             }
+            Request::Bury(agent) => self.bury(server, agent).await,
             Request::Submit(submission) => self.submit(server, submission, came).await,
             Request::Value(job) => self.value(server, job, Some(to)).await,
             Request::Cancel(job) => self.cancel(server, job, came).await,
@@ -462,28 +463,40 @@ impl World<'_> {
         let now = self.now;
         let Some(overdue) = read!(self, |tx| agents::overdue(tx, now)) else { return };
         for agent in overdue {
-            let forgetful = self.bug == Some(super::Bug::LapseIgnoresReports);
-            let granted = if forgetful { self.audit.grants_of(agent) } else { Vec::new() };
-            let reaped = write!(self, server, |tx| async {
-                let outcome = reaper::reap_agent(tx, agent, Vec::new(), now).await?;
-                for (lease, ranges) in &granted {
-                    crate::store::recount::refill(tx, *lease, ranges).await?;
-                }
-                Ok(outcome)
-            });
-            let Some(Some(outcome)) = reaped else { continue };
-            self.audit.lost(agent, now);
-            self.coverage.saw("agents lost");
-            self.recount().await;
-            self.tell(
-                server,
-                News {
-                    work: true,
-                    jobs: outcome.ended,
-                    agents: outcome.to_tell,
-                    ..News::default()
-                },
-            );
+            self.lose(server, agent, now).await;
         }
+    }
+
+    /// An agent says that another is dead.
+    async fn bury(&mut self, server: usize, agent: AgentId) -> Option<Answer> {
+        let now = self.now;
+        let incarnation = self.servers[server].incarnation;
+        self.audit.death_told(agent);
+        self.coverage.saw("agents said to be dead");
+        let ended = write!(self, server, |tx| agents::end_life(tx, agent, now));
+        let is_done = ended.is_some()
+            && self.is_there(server, incarnation)
+            && self.lose(server, agent, now).await.is_some();
+        Some(if is_done { Answer::Done } else { Answer::Unavailable })
+    }
+
+    /// Gives an agent up if it is overdue. `None`: the transaction has failed.
+    async fn lose(&mut self, server: usize, agent: AgentId, now: Millis) -> Option<()> {
+        let forgetful = self.bug == Some(super::Bug::LapseIgnoresReports);
+        let granted = if forgetful { self.audit.grants_of(agent) } else { Vec::new() };
+        let reaped = write!(self, server, |tx| async {
+            let outcome = reaper::reap_agent(tx, agent, Vec::new(), now).await?;
+            for (lease, ranges) in &granted {
+                crate::store::recount::refill(tx, *lease, ranges).await?;
+            }
+            Ok(outcome)
+        });
+        let Some(outcome) = reaped? else { return Some(()) };
+        self.audit.lost(agent, now);
+        self.coverage.saw("agents lost");
+        self.recount().await;
+        let (jobs, agents) = (outcome.ended, outcome.to_tell);
+        self.tell(server, News { work: true, jobs, agents, ..News::default() });
+        Some(())
     }
 }

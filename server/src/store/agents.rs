@@ -172,6 +172,20 @@ pub async fn keep_all_alive(tx: &mut Tx<'_>, alive_until: Millis) -> Result<(), 
     Ok(())
 }
 
+/// Ends at `now` what an agent was given to live: it is known to be dead, and [`overdue`].
+///
+/// # Errors
+/// The database's.
+pub async fn end_life(tx: &mut Tx<'_>, agent: AgentId, now: Millis) -> Result<(), StoreError> {
+    tx.execute(
+        "update agents set alive_until = $2
+         where id = $1 and state <> 'gone' and alive_until > $2",
+        args![agent, now - 1],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Moves an agent to `state`, in which it is not live. `false`: there is no such agent.
 ///
 /// # Errors

@@ -155,6 +155,29 @@ async fn an_agent_whose_token_ends_while_it_waits_keeps_nothing_from_others() {
     }
 }
 
+#[tokio::test]
+async fn an_agent_that_is_said_to_be_dead_is_gone_and_may_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Slow::new(folder.path()).await;
+    let (dead, other, unknown) = (AgentId::new(), AgentId::new(), AgentId::new());
+    for id in [dead, other] {
+        assert_eq!(server.send("/v1/agents", registration(id)).await, 200);
+    }
+    // Also to whom repeats it, and of whom nobody knows.
+    for id in [dead, dead, unknown] {
+        let uri = format!("/v1/agents/{id}?dead=true");
+        assert_eq!(server.send_by(&server.token, "DELETE", &uri, json!(null)).await.0, 204);
+    }
+    let beat = json!({"held": [], "draining": false, "wait": 0});
+    for (id, status) in [(dead, 404), (other, 200), (unknown, 404)] {
+        assert_eq!(server.send(&format!("/v1/agents/{id}/heartbeat"), beat.clone()).await, status);
+    }
+    assert_eq!(server.send("/v1/agents", registration(dead)).await, 200);
+    assert_eq!(server.send(&format!("/v1/agents/{dead}/heartbeat"), beat).await, 200);
+    let uri = format!("/v1/agents/{other}?death=true");
+    assert_eq!(server.send_by(&server.token, "DELETE", &uri, json!(null)).await.0, 422);
+}
+
 /// A report of a value of 2 MB under a lease that does not exist, and that value's digest.
 fn large_report() -> (Vec<u8>, String) {
     let value = vec![b'7'; 2_000_000];

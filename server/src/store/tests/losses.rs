@@ -169,6 +169,14 @@ async fn agents_live_while_they_are_heard_of() {
     let known = read!(fixture, |tx| agents::find(tx, agent, 0)).unwrap();
     assert_eq!((known.busy, known.alive_for, known.labels["zone"].as_str()), (0, 3.0, "a"));
 
+    // Who is known to be dead is overdue at once, and was not dead before.
+    write!(fixture, |tx| agents::end_life(tx, agent, 2500));
+    let known = read!(fixture, |tx| agents::overdue(tx, 2500));
+    assert_eq!((known, read!(fixture, |tx| agents::overdue(tx, 2499))), (vec![agent], vec![]));
+    write!(fixture, |tx| agents::end_life(tx, agent, 2900));
+    assert_eq!(read!(fixture, |tx| agents::overdue(tx, 2500)), [agent], "it gives no life");
+    write!(fixture, |tx| agents::keep_all_alive(tx, 3000));
+
     assert_eq!(read!(fixture, |tx| agents::standing(tx, AgentId::new())), None);
     assert_eq!(read!(fixture, |tx| agents::standing(tx, agent)), Some(live));
     fixture.map(2).await;
@@ -186,6 +194,9 @@ async fn agents_live_while_they_are_heard_of() {
     }
     assert_eq!(offered(&fixture).await, 0);
     assert!(write!(fixture, |tx| agents::set_state(tx, agent, AgentState::Gone)));
+    write!(fixture, |tx| agents::end_life(tx, agent, 1));
+    let alive_for = read!(fixture, |tx| agents::find(tx, agent, 0)).unwrap().alive_for;
+    assert_eq!(alive_for, 3.0, "of one that is gone it stays, for it is forgotten by that");
     let gone = write!(fixture, |tx| agents::keep_alive(tx, agent, 9000));
     assert_eq!(gone, None, "it must register again");
     assert!(read!(fixture, |tx| agents::list(tx, "", 9, false, 0)).is_empty());
