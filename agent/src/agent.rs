@@ -201,7 +201,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     // However this function ends, its heartbeats end with it.
     let stop_heartbeats = stopped.clone().drop_guard();
     let (held, draining) = (Arc::clone(&agent.held), agent.draining.clone());
-    let heartbeats_transport = transport.beside(registration.lease_time())?;
+    let lease_time = registration.lease_time();
+    let heartbeats_transport = transport.beside(lease_time)?;
     let keeper = Keeper {
         outbox: Arc::clone(&agent.outbox),
         spool: Spool::new(spool_folder.clone()),
@@ -211,8 +212,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let heart = pulse.start(heartbeats_transport).map_err(AgentError::Heartbeat)?;
     // Before anything is leased, so that nothing of it is leased again.
     let inheriting = async {
-        inherit::deliver(&agent.client, spool_folder.parent()).await;
-        inherit::bury(&agent.client, &dead).await;
+        let spool = spool_folder.parent();
+        inherit::deliver(&agent.client, spool).await;
+        inherit::bury(&agent.client, spool, &dead, lease_time).await;
     };
     tokio::select! {
         () = inheriting => {}

@@ -8,11 +8,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use protocol::agent::Verdict;
 use protocol::{AgentId, Problem};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::outbox::REPORT_BYTES;
@@ -20,7 +22,7 @@ use crate::parcel::Parcel;
 use crate::report::{TOO_LARGE, smaller};
 use crate::scratch::{FOLDER_PREFIX, lock};
 use crate::spool::record::Reader;
-use crate::spool::{self, Kept, Opening, SEGMENT_ENDING};
+use crate::spool::{self, Kept, Opening, SEGMENT_ENDING, SpoolFolder};
 
 /// What a dead agent has left.
 #[derive(Debug)]
@@ -69,16 +71,33 @@ pub async fn deliver(client: &Client, spool: &Path) {
 }
 
 /// Says to the server that these agents are dead, so that what they held and have not finished runs
-/// again now, and not when it has not heard of them for a lease. To be called behind [`deliver`]: what
-/// is leased anew cannot be delivered any more.
-pub async fn bury(client: &Client, dead: &[AgentId]) {
-    for agent in dead {
-        match client.bury(*agent).await {
-            Ok(()) => tracing::info!(%agent, "the server knows that an agent died here"),
-            // It was of another token: its server will notice.
-            Err(problem) => tracing::info!(%agent, %problem, "an agent died here"),
+/// again now, and not when it has not heard of them for a lease.
+///
+/// To be called behind [`deliver`], for what is leased anew cannot be delivered any more: whoever has
+/// left something in the folder `spool` that is still there is not spoken of, because another agent may
+/// be delivering it. What was left in another folder is not seen. After a lease nothing is gained any
+/// more, and a server that cannot be told keeps nobody from work.
+pub async fn bury(client: &Client, spool: &Path, dead: &[AgentId], lease: Duration) {
+    let telling = async {
+        for agent in dead.iter().filter(|agent| !leaves_something(spool, **agent)) {
+            match client.bury(*agent).await {
+                Ok(()) => tracing::info!(%agent, "told the server that an agent died here"),
+                // Such as: it was of another token.
+                Err(problem) => tracing::info!(%agent, %problem,
+                    "an agent died here, which the server will notice by itself"),
+            }
         }
+    };
+    if timeout(lease, telling).await.is_err() {
+        tracing::warn!(
+            "the server could not be told of agents that died here; it notices by itself"
+        );
     }
+}
+
+fn leaves_something(spool: &Path, agent: AgentId) -> bool {
+    // Where that cannot be known there may be something.
+    SpoolFolder::new(spool.to_owned(), agent).path().try_exists().unwrap_or(true)
 }
 
 /// The folders of dead agents: those that nobody has locked.
@@ -210,12 +229,13 @@ async fn report(
 mod tests {
     use super::*;
     use crate::parcel::tests::finished;
-    use crate::spool::{Spool, SpoolFolder};
+    use crate::spool::Spool;
 
     #[test]
     fn what_the_living_keep_is_not_found_and_what_the_dead_have_left_is_found_once() {
         let parent = tempfile::tempdir().unwrap();
-        let folder = SpoolFolder::new(parent.path().to_owned(), AgentId::new());
+        let id = AgentId::new();
+        let folder = SpoolFolder::new(parent.path().to_owned(), id);
         let mut spool = Spool::new(folder.clone());
         let parcel = Parcel::of(finished(protocol::LeaseId::new(), 0, &["1"]));
         spool.keep(&[(0, Arc::new(parcel))], None).unwrap();
@@ -224,5 +244,8 @@ mod tests {
         let found = find(parent.path()).unwrap();
         assert_eq!(found.iter().map(|legacy| &legacy.folder).collect::<Vec<_>>(), [&folder.path()]);
         assert!(find(parent.path()).unwrap().is_empty(), "it is being delivered");
+        assert!(leaves_something(parent.path(), id), "it is not to be said to be dead yet");
+        spool::remove(&found[0].folder);
+        assert!(!leaves_something(parent.path(), id));
     }
 }

@@ -12,7 +12,8 @@
 //!                             each element
 //! ```
 //!
-//! Whatever an agent that was killed left behind, the next one on the machine removes.
+//! Whatever an agent that was killed left behind, the next one on the machine removes; so it knows that
+//! that one is dead.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -74,7 +75,8 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// The agents that had not removed their folders: nobody holds their locks, so they are dead.
+    /// The agents that had not removed their folders: nobody holds their locks, so they are dead. Nobody
+    /// finds them again: if this agent dies before it has told the server, their leases run out.
     pub fn dead(&self) -> &[AgentId] {
         &self.dead
     }

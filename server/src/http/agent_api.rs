@@ -105,30 +105,30 @@ pub async fn register(
 
 /// How an agent ends.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[cfg_attr(feature = "fuzzing", derive(serde::Serialize))]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Leaving {
-    /// It does not leave, but is dead, as whoever takes its place has found: what it held counts as lost
-    /// with it, so that an element that takes agent after agent down is given up in the end.
+pub struct Ending {
+    /// The agent is dead, as whoever takes its place has found, and does not leave by itself: what it held
+    /// counts as lost with it, as when it is not heard of for a lease, and may be reported until it is leased
+    /// anew.
     #[param(example = false)]
     dead: Option<bool>,
 }
 
 /// An agent leaves: what it holds can be leased anew.
 #[utoipa::path(delete, path = "/v1/agents/{id}", operation_id = "leave", tag = "agent protocol",
-    params(("id" = AgentId, Path, description = "The agent."), Leaving),
+    params(("id" = AgentId, Path, description = "The agent."), Ending),
     responses(
-        (status = 204, description = "It is gone."),
+        (status = 204, description = "It is gone, unless it is said to be dead and was heard of meanwhile."),
         (status = 401, description = "No token, or a wrong one.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not an id.", body = Problem, content_type = "application/problem+json")
     ))]
 pub async fn leave(
     State(state): State<AppState>,
     OwnAgent(agent): OwnAgent,
-    Params(leaving): Params<Leaving>,
+    Params(ending): Params<Ending>,
 ) -> Result<StatusCode, ApiError> {
-    if leaving.dead == Some(true) {
+    if ending.dead == Some(true) {
         reaper::bury(&state, agent).await?;
         return Ok(StatusCode::NO_CONTENT);
     }

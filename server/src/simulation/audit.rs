@@ -48,8 +48,6 @@ struct Standing {
     /// It has crashed or begun to leave: what it ran is run elsewhere.
     has_ended: bool,
     leaves: bool,
-    /// Somebody has said that it is dead.
-    is_told_dead: bool,
 }
 
 /// What is known of a lease.
@@ -314,12 +312,18 @@ impl Audit {
         }
     }
 
+    /// A transaction was committed by which an agent is known to be dead at `now`.
+    pub fn death_told(&mut self, agent: AgentId, now: Millis) {
+        let standing = self.agents.entry(agent).or_default();
+        standing.alive_until = standing.alive_until.min(now - 1);
+    }
+
     /// A server has given an agent up.
     pub fn lost(&mut self, agent: AgentId, now: Millis) {
         let standing = self.agents.entry(agent).or_default();
         let alive_until = standing.alive_until;
         standing.is_lost = true;
-        if alive_until >= now && !standing.leaves && !standing.is_told_dead {
+        if alive_until >= now && !standing.leaves {
             let text = format!("{agent} lives until {alive_until} and is lost at {now}");
             self.object(Invariant::AgentsHeardOfAreNotLost, text);
         }
@@ -369,11 +373,6 @@ impl Audit {
     /// A request of an agent that leaves has arrived.
     pub fn leave_asked(&mut self, agent: AgentId) {
         self.agents.entry(agent).or_default().leaves = true;
-    }
-
-    /// A request that says that an agent is dead has arrived.
-    pub fn death_told(&mut self, agent: AgentId) {
-        self.agents.entry(agent).or_default().is_told_dead = true;
     }
 
     // Agents, as they know themselves.

@@ -471,9 +471,11 @@ impl World<'_> {
     async fn bury(&mut self, server: usize, agent: AgentId) -> Option<Answer> {
         let now = self.now;
         let incarnation = self.servers[server].incarnation;
-        self.audit.death_told(agent);
         self.coverage.saw("agents said to be dead");
         let ended = write!(self, server, |tx| agents::end_life(tx, agent, now));
+        if ended.is_some() {
+            self.audit.death_told(agent, now);
+        }
         let is_done = ended.is_some()
             && self.is_there(server, incarnation)
             && self.lose(server, agent, now).await.is_some();

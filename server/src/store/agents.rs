@@ -172,7 +172,7 @@ pub async fn keep_all_alive(tx: &mut Tx<'_>, alive_until: Millis) -> Result<(), 
     Ok(())
 }
 
-/// Ends at `now` what an agent was given to live: it is known to be dead, and [`overdue`].
+/// Takes from an agent what it was given to live from `now` on: it is known to be dead, and [`overdue`].
 ///
 /// # Errors
 /// The database's.

@@ -1,5 +1,6 @@
 //! What agents are promised by a server whose writer is slow, and of reports that do not arrive as they should.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use axum::Router;
@@ -12,10 +13,13 @@ use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
 use crate::clock::Millis;
+use crate::dispatcher::decide;
 use crate::http::router;
+use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::state::tests::{opened, opened_with};
 use crate::store::agents;
+use protocol::job::Runtime;
 use protocol::{AgentId, JobId, LeaseId, envelope};
 
 /// A server without its timers, whose writer can be held up.
@@ -82,6 +86,25 @@ impl Slow {
         let (held, status) = tokio::join!(holding, rest);
         held.unwrap();
         status
+    }
+
+    /// Leases something to an agent of one slot, as a round would.
+    async fn lease(&self, id: AgentId) -> LeaseId {
+        let agent = Agent {
+            id,
+            free: 1,
+            ahead: 0,
+            slots: 1,
+            memory: 1,
+            free_memory: 1,
+            runtimes: vec![Runtime::Python],
+            labels: BTreeMap::new(),
+        };
+        let now = self.state.clock.now();
+        let deciding = self.state.store.write(move |tx| {
+            Box::pin(async move { decide(tx, vec![agent], &HashSet::new(), now).await })
+        });
+        deciding.await.unwrap().unwrap().grants[0].id
     }
 
     /// The agents that the timer takes for lost.
@@ -156,7 +179,7 @@ async fn an_agent_whose_token_ends_while_it_waits_keeps_nothing_from_others() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_said_to_be_dead_is_gone_and_may_come_back() {
+async fn whoever_is_said_to_be_dead_is_gone_and_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
     let server = Slow::new(folder.path()).await;
     let (dead, other, unknown) = (AgentId::new(), AgentId::new(), AgentId::new());
@@ -172,10 +195,29 @@ async fn an_agent_that_is_said_to_be_dead_is_gone_and_may_come_back() {
     for (id, status) in [(dead, 404), (other, 200), (unknown, 404)] {
         assert_eq!(server.send(&format!("/v1/agents/{id}/heartbeat"), beat.clone()).await, status);
     }
-    assert_eq!(server.send("/v1/agents", registration(dead)).await, 200);
-    assert_eq!(server.send(&format!("/v1/agents/{dead}/heartbeat"), beat).await, 200);
     let uri = format!("/v1/agents/{other}?death=true");
     assert_eq!(server.send_by(&server.token, "DELETE", &uri, json!(null)).await.0, 422);
+}
+
+/// What it held is lost with it, and not given back: it may come back to it, or report it.
+#[tokio::test]
+async fn a_dead_agent_that_lives_goes_on_and_one_that_has_left_does_not() {
+    for (ending, goes_on) in [("?dead=true", true), ("?dead=false", false), ("", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Slow::new(folder.path()).await;
+        let id = AgentId::new();
+        assert_eq!(server.send("/v1/agents", registration(id)).await, 200);
+        let map = json!({"runtime": "python", "function": "abs", "elements": [1]});
+        assert_eq!(server.send("/v1/jobs", map).await, 202);
+        let lease = server.lease(id).await;
+        let uri = format!("/v1/agents/{id}{ending}");
+        assert_eq!(server.send_by(&server.token, "DELETE", &uri, json!(null)).await.0, 204);
+        let mut again = registration(id);
+        again["leases"] = json!([lease]);
+        let (_, registered) = server.send_by(&server.token, "POST", "/v1/agents", again).await;
+        let revoked = if goes_on { json!([]) } else { json!([lease]) };
+        assert_eq!(registered["revoked"], revoked, "{ending}");
+    }
 }
 
 /// A report of a value of 2 MB under a lease that does not exist, and that value's digest.
