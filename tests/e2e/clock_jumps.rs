@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tests::audit::taking;
 use tests::recount::RESULT;
+use tests::wait::until;
 use tests::world::Agent;
 use tests::{Audit, Database, Recount, World};
 
@@ -40,13 +41,15 @@ impl Offset {
 /// Starts an agent, and gives the hour in which the server says that it has registered.
 async fn hour_of_registration(world: &World, name: &str) -> (Agent, i64) {
     let agent = world.python_agent(name, 2).await;
-    let logs = fs::read_dir(world.path("")).expect("the folder is there").flatten();
     let mark = format!("name=\"{name}\"");
     let is_it = |line: &&str| line.contains("an agent has registered") && line.contains(&mark);
-    let line = logs
-        .filter_map(|log| fs::read_to_string(log.path()).ok())
-        .find_map(|log| log.lines().find(is_it).map(str::to_owned));
-    let line = line.unwrap_or_else(|| panic!("no server tells of {name}"));
+    // It is known to the database before the log tells of it.
+    let line = until(&format!("a server tells of {name}"), async || {
+        let logs = fs::read_dir(world.path("")).expect("the folder is there").flatten();
+        let mut texts = logs.filter_map(|log| fs::read_to_string(log.path()).ok());
+        texts.find_map(|text| text.lines().find(is_it).map(str::to_owned))
+    })
+    .await;
     // 2026-11-25T16:37:45.617343Z
     let digits =
         |range: std::ops::Range<usize>| line.get(range).and_then(|text| text.parse::<i64>().ok());
