@@ -9,16 +9,15 @@ started here, in temporary folders, and stopped by its process id. Needs Python'
 
 import argparse
 import json
-import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import picture
 from cluster import Cluster
 from contenders import CONTENDERS, LeftOut, NotHere
+from machine import at_the_end, describe_change, describe_machine, machine
 from parts import PARTS
 from works import WORKS, table
 
@@ -40,7 +39,8 @@ def main():
         results[name] = side_by_side(WORKS[name], name, options, left_out)
         say("\n".join(["", *table(WORKS[name], CONTENDERS, results[name])]))
     results["left_out"] = left_out
-    results["machine"]["load_after"] = os.getloadavg()[0]
+    at_the_end(results["machine"])
+    say(describe_change(results["machine"]))
     if options.works and options.keep:
         keep(results, options)
     if options.json:
@@ -128,32 +128,11 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def machine():
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "model": cpu_model(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "load_before": os.getloadavg()[0],
-        "python": sys.version.split()[0],
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def cpu_model():
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
-
-
 def commit():
     """Of this folder; whoever measures another program knows which."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     return described.stdout.strip() or None
-
-
-def describe_machine(of):
-    return f"machine: {of['cores']} cores ({of['model']}), load {of['load_before']:.2f}, Python {of['python']}"
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import time
 
 import curves
 from cluster import Cluster, fail, wait_until
+from machine import at_the_end, describe_change, describe_machine, machine
 from parked import allow_many_connections
-from run import HERE, commit, describe_machine, end, machine, say
+from run import HERE, commit, end, say
 from usage import Usage
 
 SLOTS = 2
@@ -225,7 +226,8 @@ def main():
         lines = list(lines_of(curve, points, about))
         say("\n".join(describe(curve, lines)))
         kept += lines
-    of_machine["load_after"] = os.getloadavg()[0]
+    at_the_end(of_machine)
+    say(describe_change(of_machine))
     if options.keep:
         with open(HERE / "scale.jsonl", "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
