@@ -89,9 +89,9 @@ pub async fn bury(client: &Client, spool: &Path, dead: &[AgentId], lease: Durati
         }
     };
     if timeout(lease, telling).await.is_err() {
-        tracing::warn!(
-            "the server could not be told of agents that died here; it notices by itself"
-        );
+        tracing::warn!(agents = ?dead,
+            "the server could not be told within a lease that these agents died here; it notices by \
+             itself, and nothing need be done");
     }
 }
 

@@ -17,6 +17,8 @@ mod follow;
 mod health;
 mod jobs;
 mod logs;
+#[cfg(test)]
+mod lone_agent;
 mod metrics;
 mod ndjson;
 mod openapi;

@@ -9,6 +9,7 @@
 //! * [`faults`]: what goes wrong, and how often it did. [`random`]: the chance that chooses it.
 //! * [`network`]: messages, lost, late, repeated, cut off.
 //! * [`server`], [`requests`]: servers, each request a transaction. [`transactions`]: what becomes of it.
+//! * [`losses`]: how servers lose agents.
 //! * [`agent`], [`client`]: those who ask.
 //! * [`audit`], [`books`]: the auditor, with a truth of its own.
 //! * [`bugs`]: deliberate bugs, to see it object.
@@ -21,6 +22,7 @@ mod bugs;
 mod client;
 mod faults;
 mod invariant;
+mod losses;
 mod network;
 pub mod random;
 mod requests;

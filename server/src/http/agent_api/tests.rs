@@ -1,6 +1,6 @@
 //! What agents are promised by a server whose writer is slow, and of reports that do not arrive as they should.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use axum::Router;
@@ -14,12 +14,11 @@ use tower::ServiceExt as _;
 
 use crate::clock::Millis;
 use crate::dispatcher::decide;
+use crate::http::lone_agent::{self, registration};
 use crate::http::router;
-use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::state::tests::{opened, opened_with};
 use crate::store::agents;
-use protocol::job::Runtime;
 use protocol::{AgentId, JobId, LeaseId, envelope};
 
 /// A server without its timers, whose writer can be held up.
@@ -90,16 +89,7 @@ impl Slow {
 
     /// Leases something to an agent of one slot, as a round would.
     async fn lease(&self, id: AgentId) -> LeaseId {
-        let agent = Agent {
-            id,
-            free: 1,
-            ahead: 0,
-            slots: 1,
-            memory: 1,
-            free_memory: 1,
-            runtimes: vec![Runtime::Python],
-            labels: BTreeMap::new(),
-        };
+        let agent = lone_agent::waiting(id);
         let now = self.state.clock.now();
         let deciding = self.state.store.write(move |tx| {
             Box::pin(async move { decide(tx, vec![agent], &HashSet::new(), now).await })
@@ -130,12 +120,6 @@ async fn who_has_just_been_answered_is_not_lost_at_once() {
         assert_eq!(server.send_held_up(&uri, body, 2 * lease).await, 200, "{uri}");
         assert!(!server.overdue().await.contains(&id), "{uri}");
     }
-}
-
-fn registration(id: AgentId) -> Value {
-    json!({"id": id, "name": "a", "protocol": protocol::PROTOCOL_VERSION, "slots": 1,
-        "physical_cores": 1, "logical_cores": 1, "memory": 1, "runtimes": {"python": "3"},
-        "labels": {}, "leases": [], "version": "0"})
 }
 
 /// Its token ends in either way while its request for work is held.

@@ -10,8 +10,7 @@ use protocol::AgentId;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use crate::http::router;
-use crate::scheduler::assign::Agent;
+use crate::http::{lone_agent, router};
 use crate::state::AppState;
 use crate::state::tests::opened;
 
@@ -77,20 +76,8 @@ async fn who_waits_has_a_lease_in_the_transaction_of_the_submission() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::new(folder.path()).await;
     let id = AgentId::new();
-    let agent = json!({"id": id, "name": "a", "protocol": protocol::PROTOCOL_VERSION, "slots": 1,
-        "physical_cores": 1, "logical_cores": 1, "memory": 1, "runtimes": {"python": "3"},
-        "labels": {}, "leases": [], "version": "0"});
-    assert_eq!(server.post("/v1/agents", None, agent).await, 200);
-    let agent = Agent {
-        id,
-        free: 1,
-        ahead: 0,
-        slots: 1,
-        memory: 1,
-        free_memory: 1,
-        runtimes: vec![protocol::job::Runtime::Python],
-        labels: std::collections::BTreeMap::new(),
-    };
+    assert_eq!(server.post("/v1/agents", None, lone_agent::registration(id)).await, 200);
+    let agent = lone_agent::waiting(id);
     let dispatcher = &server.state.dispatcher;
     let waiting = dispatcher.wait_for_work(agent, &[], Duration::from_secs(60));
     let submitting = async {
