@@ -15,9 +15,9 @@
 //! Whatever an agent that was killed left behind, the next one on the machine removes; so it knows that
 //! that one is dead.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -177,6 +177,12 @@ impl WorkerScratch {
     /// # Errors
     /// When something cannot be removed or copied.
     pub async fn renew_work(&self, original: Option<PathBuf>) -> io::Result<()> {
+        // As most jobs leave them. To see that takes less than to wake up a thread.
+        if original.is_none()
+            && [self.work(), self.scratch(), self.artifacts()].iter().all(is_as_new)
+        {
+            return Ok(());
+        }
         let (scratch, work) = (Arc::clone(&self.0), self.work());
         let renewed = spawn_blocking(move || {
             // Not to be removed while it is filled.
@@ -210,6 +216,13 @@ impl Folder {
         renew(&self.scratch())?;
         renew(&self.artifacts())
     }
+}
+
+/// Whether this is a folder, no link to one, that its owner can use, and nothing is in it.
+fn is_as_new(folder: &PathBuf) -> bool {
+    let is_usable = |there: Metadata| there.is_dir() && there.permissions().mode() & 0o700 == 0o700;
+    fs::symlink_metadata(folder).is_ok_and(is_usable)
+        && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Makes a folder an empty one. Where there is none any more, one is made; a link that was put in its
@@ -287,6 +300,8 @@ fn remove(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     #[tokio::test]
@@ -306,6 +321,23 @@ mod tests {
         drop(scratch);
         let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().collect();
         assert!(matches!(&left[..], [lock] if lock.file_name() == "lock"), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn each_folder_that_a_job_has_changed_is_made_as_new() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(parent.path(), AgentId::new(), Identity::default()).unwrap();
+        let worker = scratch.worker().unwrap();
+        let folders = [worker.work(), worker.scratch(), worker.artifacts()];
+        for folder in &folders {
+            fs::write(folder.join("file"), "x").unwrap();
+            fs::set_permissions(folder, Permissions::from_mode(0o500)).unwrap();
+            worker.renew_work(None).await.unwrap();
+            assert!(folders.iter().all(is_as_new));
+            fs::set_permissions(folder, Permissions::from_mode(0o500)).unwrap();
+            worker.renew_work(None).await.unwrap();
+            assert!(folders.iter().all(is_as_new), "one that could not be written to");
+        }
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@ use crate::frame::{self, Outgoing, Unsent, kind};
 use crate::lifeline::{Ended, Order, Status};
 use crate::output::{Output, Printed};
 use crate::pool::Seat;
+use crate::processes;
 use crate::runtimes::{self, Answer};
 use crate::scratch::{Scratch, WorkerScratch};
 
@@ -258,6 +259,9 @@ impl Worker {
         self.send(&frame::encode(kind::RESET, body).unwrap_or_default());
         let done = timeout(PATIENCE, async {
             self.expect(|event| matches!(event, Event::Said(Answer::ResetDone))).await?;
+            if self.is_alone() {
+                return Ok(());
+            }
             self.order(Order::Sweep).await;
             self.expect(|event| matches!(event, Event::Swept)).await
         });
@@ -268,6 +272,15 @@ impl Worker {
         renewed.map_err(|error| {
             Death::Untrusted(format!("its working directory could not be renewed: {error}"))
         })
+    }
+
+    /// Whether nothing is there that a sweep would kill. To look takes the time in which the supervisor would wake
+    /// up, and longer where the processors are busy: somebody's next job may wait for it.
+    fn is_alone(&self) -> bool {
+        let worker = i32::try_from(self.pid).ok().map(Pid::from_raw);
+        self.supervisor()
+            .zip(worker)
+            .is_some_and(|(supervisor, worker)| processes::is_alone(supervisor, worker))
     }
 
     async fn expect(&mut self, is_expected: impl Fn(&Event) -> bool) -> Result<(), Death> {
@@ -413,7 +426,8 @@ impl Worker {
 
 /// Reads until nothing is there, without waiting.
 fn read_all(from: impl AsFd, buffer: &mut BytesMut) {
-    let mut chunk = vec![0; 64 * 1024];
+    // Most often nothing is there.
+    let mut chunk = [0; 4096];
     loop {
         match nix::unistd::read(&from, &mut chunk) {
             Ok(length @ 1..) => buffer.extend_from_slice(&chunk[..length]),

@@ -108,7 +108,8 @@ class Job:
         """Loads all that the elements need. Gives None, or why that cannot be done."""
         request = self.request
         cores = str(request["cores"])
-        os.environ.update((name, cores) for name in request["core_variables"])
+        # Most often it has been started with them.
+        os.environ.update((name, cores) for name in request["core_variables"] if os.environ.get(name) != cores)
         names = self.module.__dict__
         try:
             for package in request["packages"]:
@@ -368,7 +369,8 @@ class Worker:
         self.job = Job(request, self)
         problem = self.job.set_up(blobs)
         self.channel.end_if_forked()
-        self.streams.settle()
+        if self.streams.dirty or self.streams.replaced():
+            self.streams.settle()
         self.channel.send("j", b"" if problem is None else json.dumps(problem).encode())
 
     def _reset(self):
@@ -416,12 +418,16 @@ class Worker:
         linecache.clearcache()
         self.streams.restore()
         gc.enable()
-        random.seed()
+        # Its own `seed()` asks the system for 2.5 kilobytes.
+        random.seed(int.from_bytes(os.urandom(32), "big"))
         numpy_random = sys.modules.get("numpy.random")
         if numpy_random is not None:
             numpy_random.seed()
-        logging.disable(logging.NOTSET)
-        logging.root.setLevel(logging.WARNING)
+        # Both make all loggers forget what they know.
+        if logging.root.manager.disable != logging.NOTSET:
+            logging.disable(logging.NOTSET)
+        if logging.root.level != logging.WARNING:
+            logging.root.setLevel(logging.WARNING)
         for handler in list(logging.root.handlers):
             logging.root.removeHandler(handler)
 

@@ -99,6 +99,10 @@ class Text(io.TextIOWrapper):
         self.streams.dirty = True
         return super().detach()
 
+    def reconfigure(self, **settings):
+        self.streams.changed = True
+        super().reconfigure(**settings)
+
 
 class Streams:
     """Standard output and error."""
@@ -106,14 +110,31 @@ class Streams:
     def __init__(self):
         # Whether something was written or closed since this was last set to False.
         self.dirty = False
+        # Whether user code has set one to another encoding or the like.
+        self.changed = False
         # User code may close descriptor 1 or 2; from these they are opened again.
         self._spare = {1: os.dup(1), 2: os.dup(2)}
         self._pipes = {1: file_behind(1), 2: file_behind(2)}
-        self.restore()
+        self._make()
 
     def restore(self):
         """Makes them what they were, whatever user code did to them."""
         self.mend()
+        if not self._are_as_made():
+            self._make()
+
+    def _are_as_made(self):
+        """Whether nothing was done to them, so that what stands for them can stay."""
+        if self.changed or self.dirty or self.replaced():
+            return False
+        if sys.__stdout__ is not self.stdout or sys.__stderr__ is not self.stderr:
+            return False
+        # Nothing was hung onto them, and none is closed.
+        texts = self.stdout, self.stderr
+        return all(len(text.__dict__) == 1 == len(text.buffer.__dict__) and not text.closed for text in texts)
+
+    def _make(self):
+        self.changed = self.dirty = False
         self.stdout = sys.stdout = sys.__stdout__ = self._open(1)
         self.stderr = sys.stderr = sys.__stderr__ = self._open(2)
 
@@ -158,7 +179,7 @@ class Streams:
             self.stderr.flush()
         except (OSError, ValueError):
             # Closed, for one.
-            self.restore()
+            self._make()
         # Flushing is writing.
         self.dirty = False
 

@@ -213,6 +213,7 @@ fn a_reset_leaves_nothing() {
         len(warnings.filters), len(logging.root.handlers), sys.getrecursionlimit(), signal.getsignal(signal.SIGALRM) == signal.SIG_DFL, sys.argv]";
     let disturb = "import logging, os, random, signal, sys, warnings\n\
         def f(x):\n    global mine\n    mine = 1\n    os.chdir('/')\n    os.environ['MINE'] = 'x'\n    del os.environ['HOME']\n    \
+        os.environ['PATH'] = os.environ['OMP_NUM_THREADS'] = '99'\n    \
         sys.path.append('/nowhere')\n    sys.argv.append('x')\n    warnings.simplefilter('error')\n    logging.basicConfig()\n    \
         sys.setrecursionlimit(500)\n    signal.signal(signal.SIGALRM, print)\n    random.seed(1)\n    return random.random()";
     let mut worker = worker(Python, state);
@@ -224,6 +225,28 @@ fn a_reset_leaves_nothing() {
     worker.prepare(&job("import random\nlambda x: random.random()"));
     assert_ne!(worker.value("1"), seeded);
     assert!(worker.reset());
+}
+
+#[test]
+fn a_reset_makes_the_streams_what_they_were() {
+    let state = "import sys\nlambda x: [sys.stdout.encoding, sys.stdout.errors, hasattr(sys.stderr, 'mine'), \
+        sys.__stdout__ is sys.stdout, sys.stderr.closed]";
+    let mut worker = worker(Python, state);
+    let before = worker.value("1");
+    assert_eq!(before, json!(["utf-8", "backslashreplace", false, true, false]));
+    for disturb in [
+        "sys.stdout.reconfigure(encoding='ascii', errors='strict')",
+        "setattr(sys.stderr, 'mine', 1)",
+        "setattr(sys, '__stdout__', None)",
+        "sys.stderr.close()",
+        "sys.stdout.detach()",
+    ] {
+        worker.prepare(&job(&format!("import sys\nlambda x: ({disturb}, None)[1]")));
+        worker.value("1");
+        assert!(worker.reset());
+        worker.prepare(&job(state));
+        assert_eq!(worker.value("1"), before, "{disturb}");
+    }
 }
 
 #[test]

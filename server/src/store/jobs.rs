@@ -281,12 +281,23 @@ macro_rules! select_jobs {
 
 const SELECT_ONE: &str = select_jobs!("j.id = $1");
 const SELECT_PAGE: &str = select_jobs!("j.id < $1 order by j.id desc limit $2");
-pub(super) const SELECT_PAGE_OF_STATE: &str =
-    select_jobs!("j.id < $1 and j.state = $3 order by j.id desc limit $2");
+// Of jobs that go on and of those that have ended by an index each.
+pub(super) const SELECT_PAGE_GOING: &str = select_jobs!(
+    "j.id < $1 and j.state = $3 and j.finished_at is null order by j.id desc limit $2"
+);
+pub(super) const SELECT_PAGE_ENDED: &str = select_jobs!(
+    "j.id < $1 and j.state = $3 and j.finished_at is not null order by j.id desc limit $2"
+);
 pub(super) const SELECT_PAGE_OF_OWNER: &str =
     select_jobs!("j.id < $1 and j.owner = $3 order by j.id desc limit $2");
-pub(super) const SELECT_PAGE_OF_OWNER_AND_STATE: &str =
-    select_jobs!("j.id < $1 and j.owner = $3 and j.state = $4 order by j.id desc limit $2");
+pub(super) const SELECT_PAGE_OF_OWNER_GOING: &str = select_jobs!(
+    "j.id < $1 and j.owner = $3 and j.state = $4 and j.finished_at is null
+     order by j.id desc limit $2"
+);
+pub(super) const SELECT_PAGE_OF_OWNER_ENDED: &str = select_jobs!(
+    "j.id < $1 and j.owner = $3 and j.state = $4 and j.finished_at is not null
+     order by j.id desc limit $2"
+);
 
 /// What is known of a job.
 ///
@@ -347,7 +358,10 @@ pub async fn list(
 ) -> Result<Vec<JobRow>, StoreError> {
     let rows = match state {
         None => tx.all(SELECT_PAGE, args![before, limit]).await?,
-        Some(state) => tx.all(SELECT_PAGE_OF_STATE, args![before, limit, state.as_str()]).await?,
+        Some(state) => {
+            let page = if state.is_final() { SELECT_PAGE_ENDED } else { SELECT_PAGE_GOING };
+            tx.all(page, args![before, limit, state.as_str()]).await?
+        }
     };
     job_rows(tx, rows).await
 }
@@ -366,8 +380,12 @@ pub async fn list_of(
     let rows = match state {
         None => tx.all(SELECT_PAGE_OF_OWNER, args![before, limit, owner]).await?,
         Some(state) => {
-            let args = args![before, limit, owner, state.as_str()];
-            tx.all(SELECT_PAGE_OF_OWNER_AND_STATE, args).await?
+            let page = if state.is_final() {
+                SELECT_PAGE_OF_OWNER_ENDED
+            } else {
+                SELECT_PAGE_OF_OWNER_GOING
+            };
+            tx.all(page, args![before, limit, owner, state.as_str()]).await?
         }
     };
     job_rows(tx, rows).await

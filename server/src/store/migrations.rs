@@ -24,6 +24,7 @@ const FILES: &[(i64, &str, &str)] = &[
     (11, "artifacts", include_str!("../../../migrations/0011_artifacts.sql")),
     (12, "offers", include_str!("../../../migrations/0012_offers.sql")),
     (13, "objects", include_str!("../../../migrations/0013_objects.sql")),
+    (14, "going", include_str!("../../../migrations/0014_going.sql")),
 ];
 
 /// All migrations, to be run at the start.

@@ -18,7 +18,11 @@ use super::{Store, StoreError, lock};
 const SMALL: u64 = 256 << 20;
 
 /// Bytes of the log that are kept for what is written next.
-pub(super) const KEPT_LOG: u64 = 16 << 20;
+pub(super) const KEPT_LOG: u64 = 32 << 20;
+
+/// Pages, of 4 KiB, of the log from which all of it is written into the file: half of what is kept. SQLite's own 1000
+/// are those of thirty calls one after the other, and what every call changes is written once in so many.
+pub(super) const LOG_PAGES: u64 = KEPT_LOG / 2 / 4096;
 
 /// Bytes of the log from which readers are waited for, and writes with them.
 const LONG_LOG: u64 = 4 * KEPT_LOG;

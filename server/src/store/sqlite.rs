@@ -34,8 +34,9 @@ pub fn open(file: &Path) -> Result<Connection, StoreError> {
     )?)?;
     connection.execute_batch(&format!(
         "pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on;
-         pragma journal_size_limit = {}",
-        space::KEPT_LOG
+         pragma journal_size_limit = {}; pragma wal_autocheckpoint = {}",
+        space::KEPT_LOG,
+        space::LOG_PAGES,
     ))?;
     Ok(connection)
 }
@@ -65,12 +66,18 @@ fn prepared(connection: Connection) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Runs statements that have no arguments and give nothing.
+/// Runs statements that have no arguments and give nothing. One by itself is kept ready: to make it so takes longer than
+/// to begin a transaction.
 ///
 /// # Errors
 /// SQLite's.
 pub fn script(connection: &Connection, sql: &str) -> Result<(), StoreError> {
-    Ok(connection.execute_batch(sql)?)
+    if sql.contains(';') {
+        connection.execute_batch(sql)?;
+    } else {
+        connection.prepare_cached(sql)?.raw_execute()?;
+    }
+    Ok(())
 }
 
 /// A row of an answer.
@@ -124,16 +131,23 @@ pub fn rows(
 ) -> Result<Vec<Row>, rusqlite::Error> {
     let mut statement = connection.prepare_cached(sql)?;
     bind(&mut statement, args)?;
-    let names: Arc<[Box<str>]> = statement.column_names().into_iter().map(Box::from).collect();
     let mut found = statement.raw_query();
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     while rows.len() < limit
         && let Some(row) = found.next()?
     {
+        // Named once, and not where nothing is found, which is the answer to most questions.
+        let names = rows.first().map_or_else(|| names_of(row), |first| Arc::clone(&first.names));
         let values: Result<Vec<Value>, _> = (0..names.len()).map(|i| row.get(i)).collect();
-        rows.push(Row { names: Arc::clone(&names), values: values? });
+        rows.push(Row { names, values: values? });
     }
     Ok(rows)
+}
+
+/// The columns' names.
+fn names_of(row: &rusqlite::Row<'_>) -> Arc<[Box<str>]> {
+    let statement: &Statement<'_> = row.as_ref();
+    statement.column_names().into_iter().map(Box::from).collect()
 }
 
 /// Binds the argument number n to every parameter `$n`.

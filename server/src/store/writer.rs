@@ -4,7 +4,7 @@
 //! Group commit makes the cost of a flush one per batch instead of one per operation (measured on
 //! SQLite: 6 to 9 thousand claim-and-complete pairs a second, against 2 thousand with eight
 //! unbatched writers; on PostgreSQL 9 thousand in batches of ten against 1.4 thousand one by one).
-//! Each operation runs in a savepoint of its own, so one that fails undoes itself and nothing else.
+//! Each operation behind the first runs in a savepoint of its own, so one that fails undoes itself and nothing else.
 //!
 //! On PostgreSQL several servers have a writer each. A batch begins by taking one lock that all of
 //! them share, so that there, too, one transaction writes after the other: whatever an operation
@@ -429,9 +429,10 @@ async fn write_batch(
     is_flushed: bool,
 ) -> Result<Changed, StoreError> {
     let session = place.begin(session, is_flushed).await?;
-    let n_changes = session.n_changes();
-    // The first needs none if it is alone: then it is undone with its transaction.
-    let mut needs_savepoint = batch.operations.len() > 1;
+    let mut has_changed = false;
+    // The first needs none: it is undone with its transaction. (With one SQLite keeps a copy of each page that is changed
+    // again.)
+    let mut needs_savepoint = false;
     let mut savepoint = "savepoint operation";
     let mut last_succeeded = true;
     while !batch.operations.is_empty() {
@@ -439,7 +440,9 @@ async fn write_batch(
             session.script(savepoint).await?;
         }
         let Some(operation) = batch.operations.pop() else { break };
+        let n_changes = session.n_changes();
         let (succeeded, finish) = operation.run(&mut session.tx()).await;
+        has_changed |= succeeded && session.n_changes() != n_changes;
         last_succeeded = succeeded;
         batch.finishes.push(finish);
         savepoint = match (needs_savepoint, last_succeeded) {
@@ -449,15 +452,18 @@ async fn write_batch(
                 "rollback to savepoint operation; release savepoint operation; savepoint operation"
             }
         };
-        let may_go_on = needs_savepoint || last_succeeded;
-        // What is not flushed takes nothing in that might have to be.
         if batch.operations.is_empty()
-            && may_go_on
+            // What is not flushed takes nothing in that might have to be.
             && is_flushed
             && batch.finishes.len() < MAX_BATCH
             && let Some(next) = coming.as_mut().and_then(|coming| coming.try_recv().ok())
         {
             batch.operations.push(next);
+        }
+        if !batch.operations.is_empty() {
+            if !needs_savepoint && !last_succeeded {
+                session.begin_again(is_flushed).await?;
+            }
             needs_savepoint = true;
         }
     }
@@ -467,7 +473,7 @@ async fn write_batch(
         _ => "commit",
     };
     session.script(end).await?;
-    Ok(Changed(end != "rollback" && session.n_changes() != n_changes))
+    Ok(Changed(has_changed))
 }
 
 /// Whether a transaction has changed anything, as far as that is known (it is on SQLite).

@@ -7,7 +7,7 @@ use protocol::{LeaseId, Range, RangeSet};
 use super::{Event, Grant, MILLI, Nanos, Piece, Request, SECOND, Timeline};
 
 /// Slots whose elements take no longer have a lease fetched ahead.
-const QUICK: Nanos = SECOND;
+const QUICK: Nanos = 2 * SECOND;
 
 /// So much work a lease holds at the least: so many are ahead of a slot that they last for the way.
 const LEAST_OF_A_LEASE: Nanos = SECOND / 20;

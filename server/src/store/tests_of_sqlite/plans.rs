@@ -27,6 +27,14 @@ async fn what_is_read_often_is_found_by_an_index() {
             ],
         ),
         (runnable::SOUGHT, vec!["leases USING INDEX leases_spare"]),
+        (runnable::ANY_OPEN, vec!["jobs USING COVERING INDEX jobs_runnable"]),
+        (
+            runnable::ANY_SOUGHT,
+            vec![
+                "jobs USING COVERING INDEX jobs_runnable",
+                "leases USING COVERING INDEX leases_spare",
+            ],
+        ),
         (
             agents::OF_IDS,
             vec![
@@ -35,7 +43,7 @@ async fn what_is_read_often_is_found_by_an_index() {
             ],
         ),
         (spares::LARGEST, vec!["leases USING INDEX leases_spare"]),
-        (runnable::SLOTS_BY_OWNER, vec!["j USING INDEX jobs_state (state=?)"]),
+        (runnable::SLOTS_BY_OWNER, vec!["j USING INDEX jobs_state_going (state=?)"]),
         (outcomes::BY_INDEX_WITH_ERRORS, vec!["outcomes_failed (job_id=? AND first>?)"]),
         (outcomes::BY_RANK_WITH_ERRORS, vec!["outcomes_failed_rank (job_id=? AND rank>?)"]),
         (
@@ -47,8 +55,12 @@ async fn what_is_read_often_is_found_by_an_index() {
         ),
         (jobs::SELECT_PAGE_OF_OWNER, vec!["j USING INDEX jobs_owner (owner=? AND id<?)"]),
         (
-            jobs::SELECT_PAGE_OF_OWNER_AND_STATE,
-            vec!["j USING INDEX jobs_owner_state (owner=? AND state=? AND id<?)"],
+            jobs::SELECT_PAGE_OF_OWNER_GOING,
+            vec!["j USING INDEX jobs_owner_going (owner=? AND state=? AND id<?)"],
+        ),
+        (
+            jobs::SELECT_PAGE_OF_OWNER_ENDED,
+            vec!["j USING INDEX jobs_owner_ended (owner=? AND state=? AND id<?)"],
         ),
         (audit::SELECT_PAGE, vec!["audit USING INDEX sqlite_autoindex_audit_1"]),
         (
@@ -83,7 +95,8 @@ async fn what_is_read_often_is_found_by_an_index() {
                 "r USING INDEX sqlite_autoindex_jobs_1 (id=?)",
             ],
         ),
-        (jobs::SELECT_PAGE_OF_STATE, vec!["j USING INDEX jobs_state (state=? AND id<?)"]),
+        (jobs::SELECT_PAGE_GOING, vec!["j USING INDEX jobs_state_going (state=? AND id<?)"]),
+        (jobs::SELECT_PAGE_ENDED, vec!["j USING INDEX jobs_state_ended (state=? AND id<?)"]),
     ] {
         let plan = plan_of(&fixture, sql).await;
         for step in steps {

@@ -150,13 +150,22 @@ impl Session {
         .await
     }
 
+    /// Undoes all of the transaction, and begins another.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin_again(&mut self, is_flushed: bool) -> Result<(), StoreError> {
+        self.script("rollback").await?;
+        self.begin(is_flushed).await
+    }
+
     /// Runs statements that have no arguments and give nothing.
     ///
     /// # Errors
     /// The database's.
     pub async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite { connection, .. } => connection.execute_batch(sql)?,
+            Self::Sqlite { connection, .. } => sqlite::script(connection, sql)?,
             Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
         }
         Ok(())

@@ -150,6 +150,11 @@ async fn what_changes_nothing_flushes_nothing() {
         writer.settle().await;
         writer.put(manner, note("wrong")).await.unwrap().await.unwrap_err();
         writer.settle().await;
+        let both = writer.put_both_at_once(Manner::AtOnce, note("wrong"), |tx| {
+            Box::pin(async move { tx.all("select note from notes", args![]).await.map(drop) })
+        });
+        assert!(matches!(both, Ok((Err(_), Ok(())))));
+        writer.settle().await;
         assert_eq!((writer.n_committed(), writer.is_flushed()), (number, false), "{manner:?}");
         writer.all_flushed().await.unwrap();
         assert!(writer.is_flushed());
