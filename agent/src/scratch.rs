@@ -172,12 +172,12 @@ impl WorkerScratch {
 
     /// Removes all that is in the working directory and in those of elements, however much, and
     /// copies into the working directory what is in the folder `original`, if there is one, without
-    /// holding up others.
+    /// holding up others while it does.
     ///
     /// # Errors
     /// When something cannot be removed or copied.
     pub async fn renew_work(&self, original: Option<PathBuf>) -> io::Result<()> {
-        // As most jobs leave them. To see that takes less than to wake up a thread.
+        // As most jobs leave them. To look takes less than to wake up a thread, which is waited for.
         if original.is_none()
             && [self.work(), self.scratch(), self.artifacts()].iter().all(is_as_new)
         {
@@ -333,11 +333,23 @@ mod tests {
             fs::write(folder.join("file"), "x").unwrap();
             fs::set_permissions(folder, Permissions::from_mode(0o500)).unwrap();
             worker.renew_work(None).await.unwrap();
-            assert!(folders.iter().all(is_as_new));
+            assert_as_new(folder);
             fs::set_permissions(folder, Permissions::from_mode(0o500)).unwrap();
             worker.renew_work(None).await.unwrap();
-            assert!(folders.iter().all(is_as_new), "one that could not be written to");
+            assert_as_new(folder);
         }
+        for folder in [worker.scratch(), worker.artifacts()] {
+            fs::remove_dir(&folder).unwrap();
+            std::os::unix::fs::symlink(worker.tmp(), &folder).unwrap();
+            worker.renew_work(None).await.unwrap();
+            assert_as_new(&folder);
+        }
+    }
+
+    fn assert_as_new(folder: &Path) {
+        let there = fs::symlink_metadata(folder).unwrap();
+        assert!(there.is_dir() && there.permissions().mode() & 0o700 == 0o700, "{there:?}");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -274,8 +274,8 @@ impl Worker {
         })
     }
 
-    /// Whether nothing is there that a sweep would kill. To look takes the time in which the supervisor would wake
-    /// up, and longer where the processors are busy: somebody's next job may wait for it.
+    /// Whether nothing is there that a sweep would kill. To look takes no longer than to wake up the supervisor, which
+    /// takes longer still where the processors are busy; and somebody's next job may wait for it.
     fn is_alone(&self) -> bool {
         let worker = i32::try_from(self.pid).ok().map(Pid::from_raw);
         self.supervisor()
@@ -426,8 +426,8 @@ impl Worker {
 
 /// Reads until nothing is there, without waiting.
 fn read_all(from: impl AsFd, buffer: &mut BytesMut) {
-    // Most often nothing is there.
-    let mut chunk = [0; 4096];
+    // Most often nothing is there. On the stack, because to fetch so much memory takes longer than to look.
+    let mut chunk = [0; 16 * 1024];
     loop {
         match nix::unistd::read(&from, &mut chunk) {
             Ok(length @ 1..) => buffer.extend_from_slice(&chunk[..length]),

@@ -86,6 +86,10 @@ class Bytes(io.BufferedWriter):
         self.streams.dirty = True
         super().close()
 
+    def detach(self):
+        self.streams.dirty = True
+        return super().detach()
+
 
 class Text(io.TextIOWrapper):
     """A stream that notices writes, and the loss of its binary side."""
@@ -120,7 +124,14 @@ class Streams:
     def restore(self):
         """Makes them what they were, whatever user code did to them."""
         self.mend()
-        if not self._are_as_made():
+        try:
+            # What is left was printed behind all elements, and is not the next job's.
+            self.stdout.flush()
+            self.stderr.flush()
+            as_made = self._are_as_made()
+        except (OSError, ValueError):
+            as_made = False
+        if not as_made:
             self._make()
 
     def _are_as_made(self):

@@ -240,6 +240,7 @@ fn a_reset_makes_the_streams_what_they_were() {
         "setattr(sys, '__stdout__', None)",
         "sys.stderr.close()",
         "sys.stdout.detach()",
+        "sys.stdout.buffer.detach()",
     ] {
         worker.prepare(&job(&format!("import sys\nlambda x: ({disturb}, None)[1]")));
         worker.value("1");

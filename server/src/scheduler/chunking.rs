@@ -43,8 +43,8 @@
 /// Seconds of work that a lease is to hold at the most.
 pub const TARGET_SECONDS: f64 = 1.0;
 
-/// Seconds up to which elements are quick, so that slots have leases of such ahead. The way to the server takes some
-/// milliseconds where many slots go it at once: a quarter of a hundredth of this. What waits behind one can be taken over.
+/// Seconds up to which elements are quick, so that slots have leases of such ahead: the way to the server takes some 5 ms
+/// where many slots go it at once. A lease that waits behind an element that turns out long can be taken over.
 pub const QUICK_SECONDS: f64 = 2.0;
 
 /// Seconds of work that a lease is to hold at the least: some ways to the server and back, so that the next

@@ -21,7 +21,7 @@ const SMALL: u64 = 256 << 20;
 pub(super) const KEPT_LOG: u64 = 32 << 20;
 
 /// Pages, of 4 KiB, of the log from which all of it is written into the file: half of what is kept. SQLite's own 1000
-/// are those of thirty calls one after the other, and what every call changes is written once in so many.
+/// are those of thirty calls one after the other, most of which change the same pages: these were written as often.
 pub(super) const LOG_PAGES: u64 = KEPT_LOG / 2 / 4096;
 
 /// Bytes of the log from which readers are waited for, and writes with them.

@@ -4,7 +4,8 @@
 //! Group commit makes the cost of a flush one per batch instead of one per operation (measured on
 //! SQLite: 6 to 9 thousand claim-and-complete pairs a second, against 2 thousand with eight
 //! unbatched writers; on PostgreSQL 9 thousand in batches of ten against 1.4 thousand one by one).
-//! Each operation behind the first runs in a savepoint of its own, so one that fails undoes itself and nothing else.
+//! Each operation behind the first runs in a savepoint of its own, so one that fails undoes itself and nothing else;
+//! if the first does, its transaction is undone and another begun.
 //!
 //! On PostgreSQL several servers have a writer each. A batch begins by taking one lock that all of
 //! them share, so that there, too, one transaction writes after the other: whatever an operation
@@ -430,8 +431,8 @@ async fn write_batch(
 ) -> Result<Changed, StoreError> {
     let session = place.begin(session, is_flushed).await?;
     let mut has_changed = false;
-    // The first needs none: it is undone with its transaction. (With one SQLite keeps a copy of each page that is changed
-    // again.)
+    // The first needs none: it is undone with its transaction. (Within one SQLite keeps a copy of each page that is
+    // changed again.)
     let mut needs_savepoint = false;
     let mut savepoint = "savepoint operation";
     let mut last_succeeded = true;

@@ -3,6 +3,21 @@
 use super::super::db::args;
 use super::super::tests::new_job;
 use super::super::{Store, jobs};
+use super::{Fixture, read};
+
+/// `.cargo/config.toml` says how, which a variable of the environment overrules.
+#[tokio::test]
+async fn sqlite_is_built_as_it_is_to_be() {
+    let fixture = Fixture::new().await;
+    let rows = read!(fixture, |tx| tx.all("pragma compile_options", args![]));
+    let options: Vec<String> =
+        rows.iter().map(|row| row.text("compile_options").unwrap()).collect();
+    let is_there = |option: &str| options.iter().any(|there| there == option);
+    assert!(is_there("DEFAULT_MEMSTATUS=0"), "{options:?}");
+    for without in ["ENABLE_MEMORY_MANAGEMENT", "ENABLE_API_ARMOR"] {
+        assert!(!is_there(without), "{options:?}");
+    }
+}
 
 #[tokio::test]
 async fn a_second_server_is_kept_off_the_file() {

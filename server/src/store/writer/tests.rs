@@ -161,6 +161,65 @@ async fn what_changes_nothing_flushes_nothing() {
     }
 }
 
+/// Whatever else is in its batch.
+#[tokio::test]
+async fn what_has_changed_something_is_flushed_before_it_is_said_to_be() {
+    let (writer, _folder) = writer().await;
+    writer.desk.log.as_ref().unwrap().watch();
+    for (first, second) in [("one", "read"), ("one", "wrong"), ("wrong", "one"), ("read", "one")] {
+        writer.settle().await;
+        let before = writer.n_committed();
+        let both =
+            writer.put_both_at_once(Manner::Unflushed, note_or_read(first), note_or_read(second));
+        let (of_first, of_second) = both.ok().unwrap();
+        assert_eq!((of_first.is_ok(), of_second.is_ok()), (first != "wrong", second != "wrong"));
+        assert_eq!(
+            (writer.n_committed(), writer.is_flushed()),
+            (before + 1, false),
+            "{first}, {second}"
+        );
+        writer.flushed(before + 1).await.unwrap();
+        assert!(writer.is_flushed());
+    }
+    assert_eq!(notes(&writer).await, ["one"; 4]);
+}
+
+fn note_or_read(
+    text: &'static str,
+) -> impl for<'a, 'b> FnOnce(&'a mut Tx<'b>) -> BoxFuture<'a, Result<(), StoreError>> {
+    move |tx| {
+        Box::pin(async move {
+            if text == "read" { count(tx).await.map(drop) } else { note(text)(tx).await.map(drop) }
+        })
+    }
+}
+
+#[tokio::test]
+async fn behind_one_that_fails_another_is_written() {
+    let (writer, _folder) = writer().await;
+    // The writer's thread takes in what is put while an operation runs.
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (end, may_end) = std::sync::mpsc::channel();
+    let fails = writer.put(Manner::InTurn, move |tx| {
+        Box::pin(async move {
+            tx.execute("insert into notes (note) values ('wrong')", args![]).await?;
+            begun.send(()).unwrap();
+            may_end.recv().unwrap();
+            Err::<(), _>(StoreError::Closed)
+        })
+    });
+    let fails = fails.await.unwrap();
+    has_begun.recv().unwrap();
+    let commits = writer.stats().commits.get();
+    let behind = writer.put(Manner::InTurn, note("behind")).await.unwrap();
+    end.send(()).unwrap();
+    fails.await.unwrap_err();
+    behind.await.unwrap();
+    assert_eq!(notes(&writer).await, ["behind"]);
+    assert_eq!(writer.stats().failures.get(), 0, "it went with the same transaction");
+    assert!(writer.stats().commits.get() > commits);
+}
+
 #[tokio::test]
 async fn who_is_dropped_or_fails_leaves_the_queue_as_it_was() {
     let (writer, _folder) = writer().await;
