@@ -30,7 +30,7 @@ async fn what_is_read_often_is_found_by_an_index() {
         (runnable::ANY_OPEN, vec!["jobs USING INDEX jobs_runnable"]),
         (
             runnable::ANY_SOUGHT,
-            vec!["jobs USING INDEX jobs_runnable", "leases USING INDEX leases_spare"],
+            vec!["jobs USING INDEX jobs_runnable", "leases USING COVERING INDEX leases_spare"],
         ),
         (
             agents::OF_IDS,
