@@ -7,8 +7,8 @@ use protocol::agent::MOST_AHEAD;
 
 /// Elements that take no longer are quick: a slot that runs such has its next lease fetched ahead, so
 /// that it does not wait for the way to the server and back. The server gives leases ahead only of
-/// elements that were measured to be as quick (`scheduler::chunking::QUICK_SECONDS`).
-const QUICK: Duration = Duration::from_secs(2);
+/// elements that were measured to be as quick.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// Leases that wait for a slot hold so much work at the least, where there is enough: so many are held
 /// ahead a slot that they last for the way to the server and back. As the server's rule says

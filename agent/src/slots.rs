@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(demand(&slots), (0, 2));
         let _waits = slots.queue(1);
         assert_eq!(demand(&slots), (0, 1));
-        slots.note_pace(0, Duration::from_secs(10));
+        slots.note_pace(0, Duration::from_secs(2));
         assert_eq!(demand(&slots), (0, 0));
         slots.note_more(false);
         drop(claims);

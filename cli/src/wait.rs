@@ -14,8 +14,8 @@ use crate::printer::{Format, Printer};
 use crate::screen::Screen;
 use crate::signals;
 
-/// Between two looks at a job: a fast one changes more often than an eye sees, and a server that is
-/// stopping holds no request.
+/// Between two looks at a job for which the server holds the answer: a fast job changes more often than an eye sees, and a
+/// server that is stopping holds no request.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Before a value that was cut short is asked for again.
@@ -127,6 +127,7 @@ pub async fn until_end(
     let mut until = Until::Now;
     let mut tag;
     loop {
+        let is_first = matches!(until, Until::Now);
         let call = persist(screen, patience, async || client.poll(id, until).await);
         if let Polled::Status(status, new_tag) = call.await? {
             if status.state.is_final() {
@@ -142,7 +143,9 @@ pub async fn until_end(
             };
         }
         patience = Patience::Endless;
-        tokio::time::sleep(BETWEEN_LOOKS).await;
+        if !is_first {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 }
 

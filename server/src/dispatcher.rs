@@ -378,6 +378,11 @@ impl Dispatcher {
 
     /// What an agent must have, one or the other, so that there is something for it.
     async fn sought(&self) -> Result<HashSet<Requirements>, StoreError> {
+        let asking =
+            self.store.query(|tx| Box::pin(async move { runnable::is_any_sought(tx).await }));
+        if !asking.await? {
+            return Ok(HashSet::new());
+        }
         self.store.query(|tx| Box::pin(async move { runnable::sought(tx).await })).await
     }
 

@@ -11,6 +11,7 @@ import faulthandler
 import functools
 import gc
 import importlib
+import importlib.machinery
 import json
 import linecache
 import logging
@@ -340,6 +341,9 @@ class Worker:
         self.folder = os.getcwd()
         self.variables = dict(environment())
         self.path = list(sys.path)
+        # Where modules are found that are the same for each job, and those that are known to stay.
+        self.places = tuple(os.path.join(os.path.abspath(folder), "") for folder in self.path if folder)
+        self.modules = set(sys.modules)
         self.recursion_limit = sys.getrecursionlimit()
         self.umask = os.umask(0)
         os.umask(self.umask)
@@ -416,6 +420,7 @@ class Worker:
         sys.setprofile(None)
         sys.setrecursionlimit(self.recursion_limit)
         linecache.clearcache()
+        self._forget_modules()
         self.streams.restore()
         gc.enable()
         # Its own `seed()` asks the system for 2.5 kilobytes.
@@ -430,6 +435,35 @@ class Worker:
             logging.root.setLevel(logging.WARNING)
         for handler in list(logging.root.handlers):
             logging.root.removeHandler(handler)
+
+    def _forget_modules(self):
+        """Modules from files of the job's own, which may be other ones when the next job imports them. What is installed
+        stays imported."""
+        if sys.modules.keys() == self.modules:
+            return
+        mine = []
+        for name in [name for name in sys.modules if name not in self.modules]:
+            places = files_of(sys.modules[name])
+            if all(place.startswith(self.places) for place in places):
+                self.modules.add(name)
+            elif any(place.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)) for place in places):
+                raise Unclean("compiled modules cannot be imported anew")
+            else:
+                mine.append(name)
+        for name in mine:
+            del sys.modules[name]
+        if mine:
+            importlib.invalidate_caches()
+
+
+def files_of(module):
+    """The file of a module, or the folders of a package without one. Of what was made by code, none."""
+    try:
+        file = getattr(module, "__file__", None)
+        return [file] if file else list(map(os.fspath, getattr(module, "__path__", ())))
+    except Exception:
+        # Some that load others when they are asked something.
+        return []
 
 
 if __name__ == "__main__":

@@ -129,7 +129,11 @@ impl Worker {
             let ourselves = Path::new(env!("CARGO_BIN_EXE_farrow-supervise"));
             runtimes::command(runtime, folder.path(), ourselves)
         };
+        // Not beside the scripts, and not where other tests are.
+        let work = folder.path().join("work");
+        std::fs::create_dir(&work).unwrap();
         let mut process = Command::new("sh")
+            .current_dir(&work)
             .args(["-c", r#"exec "$@" 3<"$FRAMES_IN" 4>"$FRAMES_OUT""#, "sh"])
             .arg(program)
             .args(args)

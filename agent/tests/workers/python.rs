@@ -250,6 +250,39 @@ fn a_reset_makes_the_streams_what_they_were() {
     }
 }
 
+/// A module `mine` with this function in the working directory, and a job that calls it.
+fn job_with_module(function: &str) -> WorkerJob {
+    let setup = format!("open('mine.py', 'w').write('def f(x): {function}')");
+    let import = "import sys\nsys.dont_write_bytecode = True\nimport decimal, mine";
+    job(&format!("{setup}\n{import}\nlambda x: [mine.f(x), id(decimal)]"))
+}
+
+#[test]
+fn modules_of_a_job_are_read_anew_by_the_next() {
+    let mut worker = Worker::start(Python);
+    let mut decimals = Vec::new();
+    for (function, result) in [("return x + 1", 2), ("return x + 10", 11), ("return x + 2", 3)] {
+        worker.prepare(&job_with_module(function));
+        let value = worker.value("1");
+        assert_eq!(value[0], json!(result), "{function}");
+        decimals.push(value[1].clone());
+    }
+    assert!(decimals.iter().all(|id| *id == decimals[0]), "what is installed stays imported");
+}
+
+#[test]
+fn a_worker_with_a_compiled_module_of_the_job_ends_with_it() {
+    let code = "import glob, importlib, os, shutil, sys, sysconfig\n\
+        def f(x):\n    for file in sorted(glob.glob(sysconfig.get_config_var('DESTSHARED') + '/*.so')):\n        \
+        name = os.path.basename(file).partition('.')[0]\n        \
+        if name not in sys.modules:\n            shutil.copy(file, '.')\n            importlib.invalidate_caches()\n            \
+        return os.path.dirname(importlib.import_module(name).__file__) == os.getcwd()";
+    let mut worker = worker(Python, code);
+    assert_eq!(worker.value("1"), json!(true));
+    assert!(!worker.reset());
+    worker.join();
+}
+
 #[test]
 fn a_worker_that_cannot_be_clean_ends() {
     let code = "import threading, time\ndef f(x):\n    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n    return x";

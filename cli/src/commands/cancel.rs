@@ -14,7 +14,7 @@ use crate::screen::Screen;
 const EXAMPLES: &str = "\
 Examples:
   farrow cancel 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
-  farrow jobs --json --state queued | jq -r '.[].id' | xargs farrow cancel
+  farrow jobs --json --state queued --limit 100000 | jq -r '.[].id' | xargs -r farrow cancel
 
 Outcomes there are stay readable by `farrow outcomes`; `farrow retry` runs what is missing.
 ";

@@ -14,7 +14,7 @@ use crate::screen::Screen;
 const EXAMPLES: &str = "\
 Examples:
   farrow delete 019aab1e-7c3f-7a51-9d7e-5b2f0c6a1d42
-  farrow jobs --json --state cancelled | jq -r '.[].id' | xargs farrow delete
+  farrow jobs --json --state cancelled --limit 100000 | jq -r '.[].id' | xargs -r farrow delete
 
 A job that goes on is refused: cancel it first. One that is not there counts as deleted.
 ";

@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::human;
 use crate::output::OutputArgs;
+use crate::screen::Screen;
 use crate::table;
 
 /// Jobs asked of the server at a time.
@@ -45,15 +46,21 @@ impl Jobs {
     /// Prints the list.
     pub async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.connection)?;
-        let jobs = self.fetch(&client).await?;
+        let (jobs, is_all) = self.fetch(&client).await?;
         let nothing = match self.state {
             Some(state) => format!("no job is {}\n", state.as_str()),
             None => "no jobs yet; `farrow map --help` shows how to submit one\n".to_owned(),
         };
-        self.output.print(&jobs, |jobs| if jobs.is_empty() { nothing } else { list(jobs) })
+        self.output.print(&jobs, |jobs| if jobs.is_empty() { nothing } else { list(jobs) })?;
+        if !is_all {
+            let n = self.limit;
+            Screen::plain().note(&format!("these are the latest {n}, and there are more: --limit"));
+        }
+        Ok(())
     }
 
-    async fn fetch(&self, client: &Client) -> Result<Vec<JobStatus>, Failure> {
+    /// Jobs, and whether these are all.
+    async fn fetch(&self, client: &Client) -> Result<(Vec<JobStatus>, bool), Failure> {
         let mut jobs = Vec::new();
         let mut after = None;
         while jobs.len() < self.limit.get() {
@@ -66,7 +73,7 @@ impl Jobs {
             }
         }
         jobs.truncate(self.limit.get());
-        Ok(jobs)
+        Ok((jobs, after.is_none()))
     }
 }
 

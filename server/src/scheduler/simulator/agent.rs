@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::{LeaseId, Range, RangeSet};
 
-use super::super::chunking::QUICK_SECONDS;
 use super::{Event, Grant, MILLI, Nanos, Piece, Request, SECOND, Timeline};
+
+/// Slots whose elements take no longer have a lease fetched ahead.
+const QUICK: Nanos = SECOND;
 
 /// So much work a lease holds at the least: so many are ahead of a slot that they last for the way.
 const LEAST_OF_A_LEASE: Nanos = SECOND / 20;
@@ -87,7 +89,7 @@ impl Pace {
     }
 
     fn is_quick(&self) -> bool {
-        self.mean.is_some_and(|mean| mean <= QUICK_SECONDS)
+        self.mean.is_some_and(|mean| mean * SECOND as f64 <= QUICK as f64)
     }
 }
 

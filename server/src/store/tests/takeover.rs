@@ -160,12 +160,19 @@ async fn an_agent_learns_whether_something_is_left() {
     assert!(decided.grants.is_empty() && !decided.more);
 }
 
+/// As both say: the quick question, and the answer in full.
+async fn is_nothing_sought(fixture: &Fixture) -> bool {
+    let is_any = read!(fixture, |tx| runnable::is_any_sought(tx));
+    assert_eq!(read!(fixture, |tx| runnable::sought(tx)).is_empty(), !is_any);
+    !is_any
+}
+
 #[tokio::test]
 async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over() {
     let fixture = Fixture::new().await;
-    assert!(read!(fixture, |tx| runnable::sought(tx)).is_empty());
+    assert!(is_nothing_sought(&fixture).await);
     let (fixture, busy, _, _, ten) = ten_leased().await;
-    assert!(!read!(fixture, |tx| runnable::sought(tx)).is_empty(), "there are new elements");
+    assert!(!is_nothing_sought(&fixture).await, "there are new elements");
     let mut held = vec![ten.clone()];
     loop {
         let grants = grant(&fixture, busy).await;
@@ -174,13 +181,13 @@ async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over()
         }
         held.extend(grants);
     }
-    assert!(!read!(fixture, |tx| runnable::sought(tx)).is_empty(), "not all has begun");
+    assert!(!is_nothing_sought(&fixture).await, "not all has begun");
     let begun = |grant: &Grant| {
         let rest = grant.ranges.ranges()[0];
         (rest.len() > 1).then(|| piece(grant, Range(rest.0, rest.1 - 1)))
     };
     fixture.report(busy, held.iter().filter_map(begun).collect()).await;
-    assert!(read!(fixture, |tx| runnable::sought(tx)).is_empty(), "all has begun");
+    assert!(is_nothing_sought(&fixture).await, "all has begun");
 }
 
 /// The slots that a job has at work, and those of an agent of one slot that are busy.
