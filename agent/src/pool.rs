@@ -237,7 +237,8 @@ impl WorkerPool {
         let Some(mut worker) = pool.take_resting(rest) else { return };
         let key = worker.key().clone();
         if let Err(death) = worker.reset(for_long).await {
-            tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job");
+            tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job, and is replaced: it ends itself \
+                where a thread runs on or a compiled module of the job is loaded");
             worker.kill().await;
         } else if let Some(rest) = pool.put_to_rest(worker).filter(|_| !for_long) {
             tokio::spawn(Self::forget_after_long(Arc::downgrade(&pool), rest));
