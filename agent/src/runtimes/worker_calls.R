@@ -24,12 +24,13 @@ element_call <- function(arguments) {
 }
 
 # What runs an element that takes more than one call, the same for all: a function without
-# arguments. `position` tells which one it is.
-stepper <- function(batch, frame, position) {
-  if (job$is_call) return(call_stepper(batch, frame))
+# arguments. `batch` and `position` tell which one it is.
+stepper <- function(frame, batch, position) {
+  if (job$is_call) return(call_stepper(frame, batch))
   same <- if (job$variant %in% c("map", "walk")) element_call(list(quote(element)))
   function() {
     at <- position()
+    batch <- batch()
     seed_element(batch$seeds, at)
     if (is.raw(frame$element)) frame$element <- read_element(frame$element)
     if (job$variant == "imap") frame$key <- batch$keys[[at]]
@@ -39,9 +40,9 @@ stepper <- function(batch, frame, position) {
 }
 
 # A call: a function is called with the arguments of the job; anything else is the value.
-call_stepper <- function(batch, frame) {
+call_stepper <- function(frame, batch) {
   function() {
-    seed_element(batch$seeds, 1L)
+    seed_element(batch()$seeds, 1L)
     value <- NULL
     for (expression in job$fn) value <- .Internal(eval(expression, globalenv(), NULL))
     if (!is.function(value)) return(value)

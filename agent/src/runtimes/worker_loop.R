@@ -5,6 +5,7 @@
 self <- Sys.getpid()
 input <- output <- counter <- NULL
 largest_frame <- .Machine$integer.max
+most_copied <- 65536L
 
 # `raw` because a pipe cannot seek, and because nothing may be read ahead of a frame for long.
 open_channels <- function() {
@@ -16,11 +17,12 @@ open_channels <- function() {
 # the error takes three times as long.)
 is_ours <- function(connection) {
   number <- as.integer(connection)
-  number %in% getAllConnections() &&
+  match(number, getAllConnections(), 0L) > 0L &&
     identical(attr(getConnection(number), "conn_id"), attr(connection, "conn_id"))
 }
 
-# User code may have called closeAllConnections(); the descriptors themselves stay open.
+# User code may have called closeAllConnections(); the descriptors themselves stay open. Whatever it did, a frame is
+# sent before the next is read.
 ensure_channels <- function() {
   if (is_ours(input) && is_ours(output)) return()
   for (connection in list(input, output)) if (is_ours(connection)) close(connection)
@@ -39,13 +41,19 @@ end_if_forked <- function() {
   if (Sys.getpid() != self) tools::pskill(Sys.getpid(), 9L)
 }
 
+# readBin() and writeBin() compare names of types and byte orders before they do so: of a small frame's time a tenth.
+read_raw <- function(size) .Internal(readBin(input, "raw", size, NA_integer_, TRUE, FALSE))
+write_raw <- function(bytes) .Internal(writeBin(bytes, output, NA_integer_, FALSE, FALSE))
+little_endian <- function(number) {
+  .Internal(writeBin(number, raw(), NA_integer_, .Platform$endian != "little", FALSE))
+}
+
 receive <- function() {
   end_if_forked()
-  ensure_channels()
-  header <- readBin(input, "raw", 5L)
+  header <- read_raw(5L)
   if (length(header) < 5L) leave()
   size <- sum(as.integer(header[1:4]) * c(1, 256, 65536, 16777216))
-  body <- readBin(input, "raw", size)
+  body <- read_raw(size)
   if (length(body) < size) leave()
   list(kind = rawToChar(header[5L]), body = body)
 }
@@ -55,8 +63,14 @@ send <- function(kind, body = raw()) {
   ensure_channels()
   # Compiled code may have left output in C's buffer; R's own output always flushes it.
   cat("")
-  writeBin(c(writeBin(length(body), raw(), endian = "little"), charToRaw(kind)), output)
-  writeBin(body, output)
+  head <- c(little_endian(length(body)), charToRaw(kind))
+  # What is large is not copied behind what is small.
+  if (length(body) > most_copied) {
+    write_raw(head)
+    write_raw(body)
+  } else {
+    write_raw(c(head, body))
+  }
   flush(output)
 }
 
@@ -82,10 +96,14 @@ count_output <- function() {
 # `seek()` takes ten times as long because it dispatches and matches its arguments.
 printed <- function() .Internal(seek(counter, NA_real_, 1L, 2L))
 
+# sink.number() matches its argument, which takes as long as a small element.
+sinks <- function() .Internal(sink.number(TRUE))
+messages_go_to <- function() .Internal(sink.number(FALSE))
+
 # Takes away the sinks that user code left, and puts ours back where it took it.
 restore_sinks <- function() {
-  while (sink.number() > 1L) sink()
-  if (sink.number() == 0L) count_output()
+  while (sinks() > 1L) sink()
+  if (sinks() == 0L) count_output()
 }
 
 # ---- The job --------------------------------------------------------------------------------
@@ -208,35 +226,66 @@ few <- 8L
 # After elements that took so many seconds together, the agent may want those behind them back.
 slow <- 0.01
 most_conditions <- 100L
+# An element in which the process forked took more seconds: 0.003, since the kernel copies the tables of R's memory. To
+# ask each whether it is in a child would cost a small one a fifth of its time, for that asks the kernel.
+quickest_fork <- 5e-5
 
-# Handlers cost more than a small element, so they are set once and the loop is entered again
-# after an error. `position` is the element that runs, `sent` the last whose outcome is sent.
+# Runs the elements of a frame, and those of the frames that follow it: handlers, and what else surrounds elements,
+# cost more than a small one, and several times that behind one that slept, when nothing of it is in the processor's
+# caches. So they are set once, and set again only after an error. Gives the first frame that is none of elements.
+#
+# `position` is the element that runs, `sent` the last whose outcome is sent.
 run <- function(batch) {
-  elements <- if (job$notes || job$encoding == "rds") batch$elements else batch
-  n <- length(elements)
-  values <- vector("list", n)
-  # Which values are more than bare vectors; see pack_outcomes().
-  apart <- logical(n)
-  failed <- list()
-  problem <- NULL
-  position <- sent <- signalled <- ours <- 0L
-  running <- steps <- FALSE
+  elements <- values <- value <- apart <- failed <- problem <- following <- NULL
+  n <- position <- sent <- signalled <- ours <- 0L
+  running <- steps <- reads <- FALSE
+  latest <- flushed_at <- seen <- now <- -1
   # With the encoding rds: values must be vectors in memory, and some elements take a step.
   is_rds <- job$encoding == "rds"
-  reads <- is_rds && batch$reads
+  has_fields <- job$notes || is_rds
   always_steps <- job$steps
   frame <- job$frame
-  frame$f <- job$fn
-  frame$args <- job$args
   call <- element_call(list(quote(element)))
-  step <- as.call(list(stepper(batch, frame, function() position)))
+  step <- as.call(list(stepper(frame, function() batch, function() position)))
   restore_sinks()
   output_before <- printed()
   # R finds a name of this function at once, and others behind all of these.
   pid <- self
-  latest <- if (n > few) flush_after else -1
   may_be_compact <- is_rds && !knows_compact
   counted <- counter
+
+  start <- function() {
+    elements <<- if (has_fields) batch$elements else batch
+    n <<- length(elements)
+    values <<- vector("list", n)
+    # Which values are more than bare vectors; see pack_outcomes().
+    apart <<- logical(n)
+    failed <<- list()
+    position <<- sent <<- signalled <<- 0L
+    reads <<- is_rds && batch$reads
+    frame$f <- job$fn
+    frame$args <- job$args
+    latest <<- if (n > few) flush_after else -1
+    seen <<- flushed_at <<- .Internal(Sys.time())
+  }
+
+  # Ends a frame, and begins the next one. Whether there is one.
+  proceed <- function() {
+    if (sent < n) deliver(FALSE)
+    frame$element <- NULL
+    if (messages_go_to() != 2L) sink(type = "message")
+    # Nothing is kept while the agent has nothing to do.
+    batch <<- elements <<- values <<- value <<- apart <<- NULL
+    n <<- position <<- sent <<- 0L
+    arrived <- receive()
+    if (arrived$kind != "E") {
+      following <<- arrived
+      return(FALSE)
+    }
+    batch <<- unserialize(arrived$body)
+    start()
+    TRUE
+  }
 
   # `loud`: the element at `position` has printed, or could have without being noticed.
   deliver <- function(loud) {
@@ -289,12 +338,12 @@ run <- function(batch) {
     problem <<- describe(condition, calls, ours + if (steps) 3L else 1L)
   }
 
-  flushed_at <- .Internal(Sys.time())
-  while (position < n) {
+  start()
+  while (is.null(following)) {
     withRestarts(tryCatch(withCallingHandlers({
       # What stands above the element's own call: these, and eval(); a step, and its eval().
       ours <- depth()
-      while (position < n) {
+      while (position < n || proceed()) {
         position <- position + 1L
         frame$element <- elements[[position]]
         steps <- always_steps || reads && is.raw(elements[[position]])
@@ -310,14 +359,17 @@ run <- function(batch) {
           if (!is_bare || may_be_compact ||
             is_rds && !is.null(.Internal(altrep_class(value)))) apart[[position]] <- TRUE
         }
-        if (.Internal(Sys.getpid()) != pid) end_if_forked()
+        now <- .Internal(Sys.time())
+        took <- now - seen
+        seen <- now
+        if ((took > quickest_fork || took < 0) && .Internal(Sys.getpid()) != pid) end_if_forked()
         if (.Internal(sink.number(TRUE)) != 1L) {
           restore_sinks()
           deliver(TRUE)
         } else if (.Internal(seek(counted, NA_real_, 1L, 2L)) != output_before) {
           deliver(TRUE)
         } else {
-          since <- .Internal(Sys.time()) - flushed_at
+          since <- now - flushed_at
           if (since > latest || since < 0 || signalled > 0L) deliver(FALSE)
         }
       }
@@ -335,23 +387,22 @@ run <- function(batch) {
       running <- FALSE
       failed[[length(failed) + 1L]] <- c(list(position = position - sent - 1L), problem)
       problem <- NULL
-      loud <- sink.number() != 1L
+      loud <- sinks() != 1L
       if (loud) restore_sinks()
       loud <- loud || printed() != output_before
       since <- .Internal(Sys.time()) - flushed_at
       if (loud || signalled > 0L || since > latest || since < 0) deliver(loud)
     }
   }
-  if (sent < n) deliver(FALSE)
-  frame$element <- NULL
-  if (sink.number(type = "message") != 2L) sink(type = "message")
+  following
 }
 
 # ---- The loop -------------------------------------------------------------------------------
 
 serve <- function() {
+  frame <- receive()
   repeat {
-    frame <- receive()
+    following <- NULL
     switch(frame$kind,
       J = {
         problem <- prepare(unserialize(frame$body))
@@ -360,7 +411,7 @@ serve <- function() {
       E = {
         batch <- unserialize(frame$body)
         frame <- NULL
-        run(batch)
+        following <- run(batch)
       },
       R = {
         if (!is.null(job)) reset()
@@ -368,6 +419,7 @@ serve <- function() {
         send("r")
       },
       leave())
+    frame <- if (is.null(following)) receive() else following
   }
 }
 
@@ -378,9 +430,12 @@ begin <- function() {
   # Warnings of a setup script are shown when they are signalled, since the top level never returns.
   options(warn = 1L, keep.source = FALSE)
   loadNamespace("tools")
-  # R compiles a function of the user's when it is called for the second time, and reads what it compiles with when
-  # it does so first: ten milliseconds of somebody's second element, were it not for this.
+  # R compiles a function of the user's when it is called for the second time, and reads each function that it compiles
+  # with when it first needs it: ten milliseconds of somebody's second element, were it not for this.
+  eapply(asNamespace("compiler"), force, all.names = TRUE)
   compiler::cmpfun(function(x) if (x > 0) Sys.sleep(x) else x + 1)
+  # The first collection looks at all that R has loaded, and takes as long.
+  if (getRversion() >= "3.5") gc(full = FALSE)
   baseline <<- remember()
   open_channels()
   count_output()

@@ -125,7 +125,7 @@ knows_compact <- "altrep_class" %in% builtins(internal = TRUE)
 # or a serialization of all, which it takes apart by its bytes.
 pack_outcomes <- function(values, apart, failed) {
   if (job$encoding == "bytes") return(pack(list(integer(), values, failed, job$encoding)))
-  values[apart] <- lapply(values[apart], pack)
+  if (length(apart) > 0L) values[apart] <- lapply(values[apart], pack)
   if (job$encoding == "rds") return(pack(list(integer(), pack(values), failed, job$encoding)))
   pack(list(apart - 1L, values, failed))
 }

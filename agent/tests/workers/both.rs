@@ -361,6 +361,39 @@ fn children_that_come_back_say_nothing() {
 }
 
 #[test]
+fn children_that_come_back_run_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("elements");
+    let shown = path.display();
+    both(
+        &format!(
+            "loadNamespace('parallel')\nfunction(x) {{\n  if (x == 2) parallel:::mcfork()\n  \
+             cat(paste0(x, ' '), file = '{shown}', append = TRUE)\n  x\n}}"
+        ),
+        &format!(
+            "import os\ndef f(x):\n    if x == 2:\n        os.fork()\n    \
+             with open('{shown}', 'a') as file:\n        file.write(f'{{x}} ')\n    return x"
+        ),
+        |runtime, function| {
+            // So many that outcomes are not sent one by one, which would end the child too.
+            let elements: Vec<String> = (1..=30).map(|x| x.to_string()).collect();
+            let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+            let mut worker = worker(runtime, function);
+            assert_eq!(worker.run(&elements).values().len(), 30);
+            // Its children are gone once it is reset.
+            assert!(worker.reset());
+            let ran = std::fs::read_to_string(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            // The child runs the rest of the element that it was forked in, if it is let.
+            let mut ran: Vec<u32> = ran.split_whitespace().map(|x| x.parse().unwrap()).collect();
+            ran.sort_unstable();
+            let others = ran.iter().copied().filter(|x| *x != 2);
+            assert!(others.eq((1..=30).filter(|x| *x != 2)), "{runtime:?}: {ran:?}");
+        },
+    );
+}
+
+#[test]
 fn code_may_use_processes_of_its_own() {
     both(
         "function(x) unlist(parallel::mclapply(1:4, function(i) { message('child'); i * x }, mc.cores = 2))",
