@@ -30,11 +30,11 @@ stepper <- function(frame, batch, position) {
   same <- if (job$variant %in% c("map", "walk")) element_call(list(quote(element)))
   function() {
     at <- position()
-    batch <- batch()
-    seed_element(batch$seeds, at)
+    notes <- batch()
+    seed_element(notes$seeds, at)
     if (is.raw(frame$element)) frame$element <- read_element(frame$element)
-    if (job$variant == "imap") frame$key <- batch$keys[[at]]
-    call <- if (is.null(same)) element_call(own_arguments(frame, batch$indexes[at])) else same
+    if (job$variant == "imap") frame$key <- notes$keys[[at]]
+    call <- if (is.null(same)) element_call(own_arguments(frame, notes$indexes[at])) else same
     .Internal(eval(call, frame, NULL))
   }
 }

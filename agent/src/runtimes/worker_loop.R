@@ -21,8 +21,8 @@ is_ours <- function(connection) {
     identical(attr(getConnection(number), "conn_id"), attr(connection, "conn_id"))
 }
 
-# User code may have called closeAllConnections(); the descriptors themselves stay open. Whatever it did, a frame is
-# sent before the next is read.
+# User code may have called closeAllConnections(); the descriptors themselves stay open. Asked before a
+# frame is sent: none of its code, finalizers apart, runs between that and the next frame.
 ensure_channels <- function() {
   if (is_ours(input) && is_ours(output)) return()
   for (connection in list(input, output)) if (is_ours(connection)) close(connection)
@@ -226,20 +226,21 @@ few <- 8L
 # After elements that took so many seconds together, the agent may want those behind them back.
 slow <- 0.01
 most_conditions <- 100L
-# An element in which the process forked took more seconds: 0.003, since the kernel copies the tables of R's memory. To
-# ask each whether it is in a child would cost a small one a fifth of its time, for that asks the kernel.
+# An element in which the process forked took more seconds: 0.002 and more where it was measured, since the kernel
+# copies the tables of R's memory. To ask each whether it is in a child would cost a small one a fifth of its time, for
+# that asks the kernel. Whoever sends or receives asks again.
 quickest_fork <- 5e-5
 
 # Runs the elements of a frame, and those of the frames that follow it: handlers, and what else surrounds elements,
 # cost more than a small one, and several times that behind one that slept, when nothing of it is in the processor's
-# caches. So they are set once, and set again only after an error. Gives the first frame that is none of elements.
+# caches. So they are set once, and set again only after an error. Ends at the first frame that is none of elements.
 #
 # `position` is the element that runs, `sent` the last whose outcome is sent.
-run <- function(batch) {
-  elements <- values <- value <- apart <- failed <- problem <- following <- NULL
+run <- function() {
+  batch <- elements <- values <- value <- apart <- failed <- problem <- NULL
   n <- position <- sent <- signalled <- ours <- 0L
   running <- steps <- reads <- FALSE
-  latest <- flushed_at <- seen <- now <- -1
+  latest <- flushed_at <- seen <- -1
   # With the encoding rds: values must be vectors in memory, and some elements take a step.
   is_rds <- job$encoding == "rds"
   has_fields <- job$notes || is_rds
@@ -254,7 +255,10 @@ run <- function(batch) {
   may_be_compact <- is_rds && !knows_compact
   counted <- counter
 
+  # Begins with the frame that has arrived.
   start <- function() {
+    batch <<- unserialize(arrived$body)
+    arrived <<- NULL
     elements <<- if (has_fields) batch$elements else batch
     n <<- length(elements)
     values <<- vector("list", n)
@@ -276,13 +280,8 @@ run <- function(batch) {
     if (messages_go_to() != 2L) sink(type = "message")
     # Nothing is kept while the agent has nothing to do.
     batch <<- elements <<- values <<- value <<- apart <<- NULL
-    n <<- position <<- sent <<- 0L
-    arrived <- receive()
-    if (arrived$kind != "E") {
-      following <<- arrived
-      return(FALSE)
-    }
-    batch <<- unserialize(arrived$body)
+    arrived <<- receive()
+    if (arrived$kind != "E") return(FALSE)
     start()
     TRUE
   }
@@ -339,7 +338,7 @@ run <- function(batch) {
   }
 
   start()
-  while (is.null(following)) {
+  while (is.null(arrived)) {
     withRestarts(tryCatch(withCallingHandlers({
       # What stands above the element's own call: these, and eval(); a step, and its eval().
       ours <- depth()
@@ -383,7 +382,8 @@ run <- function(batch) {
     })
     end_if_forked()
     if (!is.null(problem)) {
-      if (!running) stop(problem$message)
+      # This line is all that is known of a worker that ends between elements.
+      if (!running) stop(paste(c(problem$message, problem$call), collapse = ", in "), call. = FALSE)
       running <- FALSE
       failed[[length(failed) + 1L]] <- c(list(position = position - sent - 1L), problem)
       problem <- NULL
@@ -394,32 +394,34 @@ run <- function(batch) {
       if (loud || signalled > 0L || since > latest || since < 0) deliver(loud)
     }
   }
-  following
 }
 
 # ---- The loop -------------------------------------------------------------------------------
 
+# The frame that is to be served next. Whoever serves it clears it, for it may be large, and what is handed over as an
+# argument is kept as long as the call.
+arrived <- NULL
+
 serve <- function() {
-  frame <- receive()
   repeat {
-    following <- NULL
-    switch(frame$kind,
+    if (is.null(arrived)) arrived <<- receive()
+    switch(arrived$kind,
       J = {
-        problem <- prepare(unserialize(frame$body))
+        request <- unserialize(arrived$body)
+        arrived <<- NULL
+        problem <- prepare(request)
+        request <- NULL
         send("j", if (is.null(problem)) raw() else pack(problem))
       },
-      E = {
-        batch <- unserialize(frame$body)
-        frame <- NULL
-        following <- run(batch)
-      },
+      E = run(),
       R = {
+        rests <- length(arrived$body) > 0L
+        arrived <<- NULL
         if (!is.null(job)) reset()
-        if (length(frame$body) > 0L) gc(FALSE)
+        if (rests) gc(FALSE)
         send("r")
       },
       leave())
-    frame <- if (is.null(following)) receive() else following
   }
 }
 
@@ -434,8 +436,8 @@ begin <- function() {
   # with when it first needs it: ten milliseconds of somebody's second element, were it not for this.
   eapply(asNamespace("compiler"), force, all.names = TRUE)
   compiler::cmpfun(function(x) if (x > 0) Sys.sleep(x) else x + 1)
-  # The first collection looks at all that R has loaded, and takes as long.
-  if (getRversion() >= "3.5") gc(full = FALSE)
+  # The first collection looks at all that R has loaded: ten milliseconds more.
+  gc(full = FALSE)
   baseline <<- remember()
   open_channels()
   count_output()

@@ -293,3 +293,16 @@ fn printing_does_not_fill_the_memory() {
     let grown = run.values()[0].as_i64().unwrap();
     assert!(grown < 20_000, "{grown} kB");
 }
+
+#[test]
+fn a_large_element_is_not_kept_while_others_run() {
+    let used = "function(x) { n <- nchar(x); round(gc()[\"Vcells\", 2]) }";
+    let mut worker = worker(R, used);
+    let large = format!("\"{}\"", "x".repeat(100_000_000));
+    let [megabytes_then, megabytes_now] = [&*large, "1"].map(|element| {
+        // Of the frame before this one, what is left is collected now.
+        worker.run(&[element]).values()[0].as_f64().unwrap()
+    });
+    assert!(megabytes_then >= 95.0, "{megabytes_then}");
+    assert!(megabytes_now < megabytes_then - 90.0, "{megabytes_then}, then {megabytes_now}");
+}
