@@ -20,7 +20,7 @@ local(envir = new.env(parent = baseenv()), {
       sys.source(paste0(part, ".R"), envir = environment())
     }
   }
-  # It is called once a job.
+  # R compiles what is called for the second time, and this is called once a job.
   if (!file.exists(compiled)) run <- compiler::cmpfun(run)
   begin()
 })

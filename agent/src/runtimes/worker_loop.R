@@ -22,7 +22,7 @@ is_ours <- function(connection) {
 }
 
 # User code may have called closeAllConnections(); the descriptors themselves stay open. Asked before a
-# frame is sent: none of its code, finalizers apart, runs between that and the next frame.
+# frame is sent: nothing of the user's, finalizers apart, runs between that and the next frame.
 ensure_channels <- function() {
   if (is_ours(input) && is_ours(output)) return()
   for (connection in list(input, output)) if (is_ours(connection)) close(connection)
