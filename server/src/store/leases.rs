@@ -1,6 +1,6 @@
 //! Leases: granted, given back, lapsed, revived.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::agent::Released;
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
@@ -65,7 +65,6 @@ macro_rules! slots_at_work {
         "case when spare = remaining then 0 else slots end"
     };
 }
-#[cfg(test)]
 pub(crate) use slots_at_work;
 
 /// Writes what the scheduler decided: the leases, the cursor, and that what came back is taken.
@@ -101,6 +100,10 @@ pub async fn grant_all(
         advance(tx, &grant, from.is_none()).await?;
         refresh(tx, grant.job, Some(now)).await?;
         grants.push(grant);
+    }
+    let ahead = grants.iter().filter(|grant| grant.is_ahead).map(|grant| grant.agent);
+    for agent in ahead.collect::<BTreeSet<_>>() {
+        spares::begin_ahead(tx, agent).await?;
     }
     Ok(grants)
 }

@@ -167,7 +167,7 @@ impl Acceptance {
     }
 
     async fn write(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let mut n_ended = 0;
+        let mut has_ended = false;
         for (lease, held) in std::mem::take(&mut self.leases) {
             let Some(held) = held.filter(|held| held.accepted > 0) else { continue };
             leases::set_ranges(tx, lease, &held.ranges, held.version).await?;
@@ -179,7 +179,7 @@ impl Acceptance {
                 (true, true) => {
                     self.outcome.can_go_on = true;
                     moved.freed_slots += if held.is_ahead { 0 } else { slots };
-                    n_ended += 1;
+                    has_ended = true;
                 }
                 (true, false) => moved.freed_slots -= if held.is_ahead { slots } else { 0 },
                 (false, _) => moved.emptied_returned |= is_over,
@@ -188,7 +188,7 @@ impl Acceptance {
         for (job, moved) in std::mem::take(&mut self.jobs) {
             self.move_job(tx, job, moved).await?;
         }
-        spares::begin_ahead(tx, self.agent, n_ended).await
+        if has_ended { spares::begin_ahead(tx, self.agent).await } else { Ok(()) }
     }
 
     async fn move_job(

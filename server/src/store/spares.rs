@@ -7,7 +7,7 @@ use protocol::{AgentId, JobId, LeaseId, RangeSet};
 
 use super::StoreError;
 use super::db::{Row, Tx, args};
-use super::leases::{Bounds, Grant, insert, refresh_runnable, set_ranges};
+use super::leases::{Bounds, Grant, insert, refresh_runnable, set_ranges, slots_at_work};
 use crate::clock::Millis;
 use crate::scheduler::takeover::Spare;
 
@@ -73,29 +73,45 @@ pub(super) async fn give_part_back(
     Ok(Some(job))
 }
 
-/// Notes that so many leases of an agent that waited for a slot have begun, the oldest first, because
-/// as many others of one slot have ended.
+/// Notes that leases of an agent that waited for a slot have begun, the oldest first, as many as it
+/// has slots that no other lease has at work: what had them has ended, or had ended already when the
+/// lease was given.
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn begin_ahead(
-    tx: &mut Tx<'_>,
-    agent: AgentId,
-    n_ended: u64,
-) -> Result<(), StoreError> {
-    for _ in 0..n_ended {
-        let row = tx
-            .first(
-                "update leases set version = version + 1,
-                     spare = case when remaining > width then remaining - width else 0 end
-                 where id = (select id from leases
-                     where agent_id = $1 and state = 'live' and spare = remaining
-                     order by id limit 1)
-                 returning job_id, slots",
-                args![agent],
-            )
-            .await?;
-        let Some(row) = row else { return Ok(()) };
+pub(super) async fn begin_ahead(tx: &mut Tx<'_>, agent: AgentId) -> Result<(), StoreError> {
+    let held = tx
+        .first(
+            concat!(
+                "select cast(coalesce(sum(",
+                slots_at_work!(),
+                "), 0) as bigint) as at_work,
+                     cast(coalesce(sum(case when spare = remaining then 1 else 0 end), 0) as bigint)
+                         as waiting,
+                     coalesce((select slots from agents where id = $1), 0) as slots
+                 from leases where agent_id = $1 and state = 'live'"
+            ),
+            args![agent],
+        )
+        .await?;
+    let Some(held) = held else { return Ok(()) };
+    let free = held.count("slots")?.saturating_sub(held.count("at_work")?);
+    let n_begun = free.min(held.count("waiting")?);
+    if n_begun == 0 {
+        return Ok(());
+    }
+    let rows = tx
+        .all(
+            "update leases set version = version + 1,
+                 spare = case when remaining > width then remaining - width else 0 end
+             where id in (select id from leases
+                 where agent_id = $1 and state = 'live' and spare = remaining
+                 order by id limit $2 + 0)
+             returning job_id, slots",
+            args![agent, n_begun],
+        )
+        .await?;
+    for row in rows {
         tx.execute(
             "update progress set slots = slots + $2, version = version + 1 where job_id = $1",
             args![row.text("job_id")?, row.int("slots")?],

@@ -217,6 +217,28 @@ async fn a_lease_ahead_is_given_of_quick_elements_and_takes_a_slot_when_one_is_f
 }
 
 #[tokio::test]
+async fn as_many_leases_ahead_have_begun_as_the_agent_has_slots_for() {
+    let (fixture, busy, _, job, ten) = ten_leased().await;
+    let mut ahead = Vec::new();
+    for _ in 0..3 {
+        let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
+        ahead.extend(decided.grants);
+    }
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "three wait");
+    // One report tells the end of what was at work and of what has begun behind it.
+    let ended = [all_of(&ten), all_of(&ahead[0])].concat();
+    fixture.report(busy, ended).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "one has begun, one waits");
+    fixture.report(busy, [all_of(&ahead[1]), all_of(&ahead[2])].concat()).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+    // The agent had asked before the last report, and its slot has been free since.
+    let late = write!(fixture, |tx| decision(tx, busy, 1, 0, 1)).grants;
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "what is given late begins at once");
+    fixture.report(busy, all_of(&late[0])).await;
+    assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+}
+
+#[tokio::test]
 async fn a_lease_ahead_counts_as_begun_from_its_first_report_on() {
     let (fixture, busy, _, job, _) = ten_leased().await;
     let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
