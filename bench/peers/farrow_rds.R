@@ -21,10 +21,15 @@ letter <- charToRaw("v")
 
 to_frames <- function(elements) {
   head <- head_of(serialize(NULL, NULL))
-  objects <- alike(serialize(elements, NULL)[-seq_len(length(head) + 8)], length(elements), "big")
+  list <- serialize(elements, NULL)
+  # What is to be kept is said as a range, which R makes no vector of.
+  objects <- alike(list[(length(head) + 9L):length(list)], length(elements), "big")
   if (is.null(objects)) return(unlist(lapply(elements, function(element) frame(serialize(element, NULL)))))
   front <- frame(head, length(head) + nrow(objects))
-  as.vector(rbind(matrix(front, length(front), ncol(objects)), objects))
+  frames <- matrix(raw(1), length(front) + nrow(objects), ncol(objects))
+  frames[seq_along(front), ] <- front
+  frames[(length(front) + 1L):nrow(frames), ] <- objects
+  as.vector(frames)
 }
 
 frame <- function(payload, size = length(payload)) c(writeBin(size, raw(), endian = "little"), letter, payload)
@@ -34,7 +39,8 @@ from_frames <- function(bytes, count) {
   head <- head_of(bytes[5 + 1:81])
   front <- seq_len(5L + length(head))
   if (length(bytes) %% count != 0) return(one_by_one(bytes, count))
-  frames <- matrix(bytes, ncol = count)
+  frames <- bytes
+  dim(frames) <- c(length(bytes) / count, count)
   objects <- alike(frames[-front, ], count, endian_of(head))
   if (is.null(objects) || !all_are(frames[front, , drop = FALSE], frame(head, nrow(frames) - 5L))) return(one_by_one(bytes, count))
   unserialize(c(head, writeBin(c(19L, count), raw(), endian = endian_of(head)), objects))
