@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use crate::confinement::Confinement;
 use crate::death::{self, Death};
+use crate::lifeline::Ended;
 use crate::memory::MemoryWatch;
 use crate::output::Printed;
 use crate::respite::Respite;
@@ -237,8 +238,7 @@ impl WorkerPool {
         let Some(mut worker) = pool.take_resting(rest) else { return };
         let key = worker.key().clone();
         if let Err(death) = worker.reset(for_long).await {
-            tracing::warn!(pid = worker.pid(), %death, "a worker did not forget its job, and is replaced: it ends itself \
-                where a thread runs on or a compiled module of the job is loaded");
+            tell_of_stain(worker.pid(), &death);
             worker.kill().await;
         } else if let Some(rest) = pool.put_to_rest(worker).filter(|_| !for_long) {
             tokio::spawn(Self::forget_after_long(Arc::downgrade(&pool), rest));
@@ -311,6 +311,19 @@ impl WorkerPool {
 /// The place of a busy worker; given up when dropped, be it with its worker or because none came.
 #[derive(Debug)]
 pub struct Seat(Arc<AtomicUsize>);
+
+/// Says why a worker is replaced that was to forget its job. It ends by itself where it cannot, which is nothing wrong.
+fn tell_of_stain(pid: u32, death: &Death) {
+    if *death == Death::Ended(Ended::Exited(0)) {
+        tracing::info!(
+            pid,
+            "a worker could not forget its job, has ended, and is replaced: a thread runs on in it, a \
+            compiled module of the job is loaded, or an R package or class that stays"
+        );
+    } else {
+        tracing::warn!(pid, %death, "a worker did not forget its job, and is replaced");
+    }
+}
 
 impl Seat {
     fn take(busy: &Arc<AtomicUsize>) -> Self {

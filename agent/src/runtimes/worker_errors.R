@@ -77,7 +77,8 @@ attempt <- function(code) {
 
 send_condition <- function(position, kind, condition) {
   class <- class(condition)[1L]
-  if (class %in% c("simpleMessage", "simpleWarning")) class <- kind
+  # Of messages nobody asks for the class, and by this word they are known not to be warnings.
+  if (kind == "message" || class == "simpleWarning") class <- kind
   message <- tryCatch(one_string(conditionMessage(condition)), error = function(e) "")
   call <- if (kind == "warning") tryCatch(conditionCall(condition), error = function(e) NULL)
   if (!is.null(call)) call <- one_string(short(call))

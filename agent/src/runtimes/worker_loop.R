@@ -246,8 +246,8 @@ run <- function() {
   has_fields <- job$notes || is_rds
   always_steps <- job$steps
   frame <- job$frame
-  call <- element_call(list(quote(element)))
-  step <- as.call(list(stepper(frame, function() batch, function() position)))
+  invoke <- caller(element_call(list(quote(element))), frame)
+  step <- stepper(frame, function() batch, function() position)
   restore_sinks()
   output_before <- printed()
   # R finds a name of this function at once, and others behind all of these.
@@ -340,15 +340,14 @@ run <- function() {
   start()
   while (is.null(arrived)) {
     withRestarts(tryCatch(withCallingHandlers({
-      # What stands above the element's own call: these, and eval(); a step, and its eval().
+      # What stands above the element's own call: these, and invoke(); a step, and what it evaluates with.
       ours <- depth()
       while (position < n || proceed()) {
         position <- position + 1L
         frame$element <- elements[[position]]
         steps <- always_steps || reads && is.raw(elements[[position]])
         running <- TRUE
-        # base::eval() takes three times as long, most of it for arguments that are not given.
-        value <- .Internal(eval(if (steps) step else call, frame, NULL))
+        value <- if (steps) step() else invoke()
         running <- FALSE
         if (!is.null(value)) {
           values[[position]] <- value

@@ -6,11 +6,12 @@ remember <- function() {
   list(
     options = options(), variables = Sys.getenv(), search = search(), folder = getwd(),
     libraries = .libPaths(), locale = Sys.getlocale(), umask = Sys.umask(),
-    namespaces = loadedNamespaces())
+    namespaces = loadedNamespaces(), jit = compiler::enableJIT(-1L))
 }
 
 # Leaves the worker as a new process would be, or ends it where it cannot.
 reset <- function() {
+  setSessionTimeLimit()
   setTimeLimit()
   # User code may have made warnings errors.
   options(warn = 1L)
@@ -86,6 +87,9 @@ restore_surroundings <- function() {
   if (!identical(.libPaths(), baseline$libraries)) .libPaths(baseline$libraries)
   if (Sys.getlocale() != baseline$locale) Sys.setlocale("LC_ALL", baseline$locale)
   Sys.umask(baseline$umask)
+  compiler::enableJIT(baseline$jit)
+  for (callback in getTaskCallbackNames()) removeTaskCallback(callback)
+  .Internal(seterrmessage(""))
 }
 
 # Classes and generics that were defined there are known elsewhere too: then only a new process is

@@ -164,9 +164,9 @@ fn user_code_that_masks_base_breaks_nothing() {
 fn code_may_write_where_it_is_called_from() {
     let mut worker = worker(
         R,
-        "function(x) { assign('f', 1, parent.frame()); environmentName(parent.env(parent.frame())) }",
+        "function(x) { assign('f', 1, parent.frame()); environmentName(topenv(parent.frame())) }",
     );
-    assert_eq!(worker.run(&["1"]).values(), [json!("R_GlobalEnv")]);
+    assert_eq!(worker.run(&["1", "2"]).values(), [json!("R_GlobalEnv"), json!("R_GlobalEnv")]);
     assert_eq!(worker.run(&["1"]).values(), [json!("R_GlobalEnv")]);
 }
 
@@ -229,6 +229,15 @@ fn options_for_warnings_are_obeyed() {
 }
 
 #[test]
+fn a_message_of_any_class_is_a_message() {
+    let code = "function(x) { message(structure(class = c('note', 'message', 'condition'), list(message = 'own'))); \
+                warning(structure(class = c('odd', 'warning', 'condition'), list(message = 'own'))); 0L }";
+    let run = worker(R, code).run(&["1"]);
+    let kinds: Vec<&str> = run.conditions.iter().map(|(_, said)| said.kind.as_str()).collect();
+    assert_eq!(kinds, ["message", "odd"]);
+}
+
+#[test]
 fn an_own_condition_is_an_error_with_its_class() {
     let code = "function(x) stop(structure(class = c('my_error', 'error', 'condition'), list(message = 'own', call = quote(here(1)))))";
     let run = worker(R, code).run(&["1"]);
@@ -244,10 +253,12 @@ fn an_own_condition_is_an_error_with_its_class() {
 fn a_reset_leaves_nothing() {
     let state = "function(x) list(ls(globalenv(), all.names = TRUE), getOption('digits'), getOption('mine'), \
                  Sys.getenv('MINE'), Sys.getenv('HOME'), basename(getwd()), 'package:tools' %in% search(), \
-                 RNGkind(), length(grDevices::dev.list()), sink.number(), getOption('warn'), as.integer(Sys.umask()), length(parallel:::children()))";
+                 RNGkind(), length(grDevices::dev.list()), sink.number(), getOption('warn'), as.integer(Sys.umask()), length(parallel:::children()), \
+                 geterrmessage(), getTaskCallbackNames(), compiler::enableJIT(-1))";
     let disturb = "function(x) { a <<- 1; set.seed(1, 'Wichmann-Hill'); options(digits = 3, mine = 1, warn = 2); \
                    Sys.setenv(MINE = 'x', HOME = '/nowhere'); setwd('/'); library(tools); Sys.umask('077'); \
-                   pdf(NULL); sink(tempfile()); parallel::mcparallel(Sys.sleep(1000)); setTimeLimit(elapsed = 1000); 0L }";
+                   pdf(NULL); sink(tempfile()); parallel::mcparallel(Sys.sleep(1000)); setTimeLimit(elapsed = 1000); \
+                   try(stop('mine')); addTaskCallback(function(...) TRUE); compiler::enableJIT(0); 0L }";
     let mut worker = worker(R, state);
     let before = worker.value("1");
     worker.prepare(&job(disturb));
@@ -255,6 +266,15 @@ fn a_reset_leaves_nothing() {
     worker.prepare(&job(state));
     assert_eq!(worker.value("1"), before);
     assert!(worker.reset());
+}
+
+#[test]
+fn a_limit_of_the_session_is_not_the_next_jobs() {
+    let mut worker = worker(R, "function(x) { setSessionTimeLimit(elapsed = 0.5); x }");
+    worker.value("1");
+    // R looks at its limits when it has called a thousand functions, and when it waits.
+    worker.prepare(&job("function(x) { Sys.sleep(1); for (i in 1:10000) identity(i); x }"));
+    assert_eq!(worker.value("2"), 2);
 }
 
 #[test]

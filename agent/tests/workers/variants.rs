@@ -2,10 +2,10 @@
 
 use agent::runtimes::{Element, Input, Key, WorkerJob};
 use protocol::job::Runtime::{self, Python, R};
-use protocol::job::{Options, Variant};
+use protocol::job::{Options, Seed, Variant};
 use serde_json::{Value, json};
 
-use crate::harness::{Worker, constants, elements, job, json_values};
+use crate::harness::{CALL, Worker, constants, elements, job, json_values};
 
 fn of(variant: Variant, function: &str) -> WorkerJob {
     let options = Options { variant, ..Options::default() };
@@ -186,6 +186,23 @@ fn imap_gives_names_and_under_a_nested_plan_both_keys() {
             // One item in a list is an array too.
             assert_eq!(value, if runtime == R { in_r } else { in_python });
         }
+    }
+}
+
+/// Packages look at all calls: rlang, whenever it signals an error.
+#[test]
+fn user_code_that_looks_at_the_calls_sees_none_that_is_null() {
+    let function = "function(...) any(vapply(sys.calls(), is.null, NA))";
+    let seeded = Options { seed: Some(Seed::Number(1)), ..Options::default() };
+    let mut jobs = [Variant::Map, Variant::Pmap, Variant::Imap].map(|v| of(v, function)).to_vec();
+    jobs.push(WorkerJob { options: seeded, ..job(function) });
+    for job in jobs {
+        let values = json_values(Worker::start(R).outcomes(&job, &elements(&["[1]"])));
+        assert_eq!(values, [json!(false)], "{:?}", job.options);
+    }
+    for function in [function, "any(vapply(sys.calls(), is.null, NA))"] {
+        let call = WorkerJob { is_call: true, ..job(function) };
+        assert_eq!(json_values(Worker::start(R).outcomes(&call, &[CALL])), [json!(false)]);
     }
 }
 
