@@ -9,7 +9,7 @@ use protocol::{AgentId, JobId, LeaseId};
 use crate::clock::Millis;
 use crate::store::agents::{self, Standing};
 use crate::store::db::Tx;
-use crate::store::{StoreError, leases};
+use crate::store::{StoreError, leases, spares};
 
 /// An agent presents itself, or comes back with the leases it holds. Says which of these are not
 /// its own any more.
@@ -29,6 +29,10 @@ pub async fn register(
         if !live.contains(&lease) && !leases::revive(tx, agent.id, lease).await? {
             revoked.push(lease);
         }
+    }
+    if revoked.len() < agent.leases.len() {
+        // What they waited behind may not have come back, and the agent may have other slots now.
+        spares::begin_ahead(tx, agent.id).await?;
     }
     Ok(revoked)
 }
@@ -75,7 +79,8 @@ fn orders_for(standing: &Standing, heartbeat: &Heartbeat) -> Orders {
     }
 }
 
-/// An agent gives back what it will not run, or what another can run sooner. Says whose elements these are.
+/// An agent gives back what it will not run, or what another can run sooner. Says whose elements these are, and
+/// those that have begun in their place.
 ///
 /// # Errors
 /// The database's.
@@ -87,6 +92,9 @@ pub async fn release(
     let mut jobs = Vec::new();
     for lease in given {
         jobs.extend(leases::release(tx, agent, lease).await?);
+    }
+    if !jobs.is_empty() {
+        jobs.extend(spares::begin_ahead(tx, agent).await?);
     }
     Ok(jobs)
 }

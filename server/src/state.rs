@@ -109,7 +109,7 @@ impl AppState {
     /// Wakes all whom the end of a job concerns.
     pub fn all_ended(&self, ending: &Ending) {
         ending.ended.iter().for_each(|job| self.ended(*job));
-        ending.freed.iter().for_each(|job| self.job_watchers.wake(job));
+        ending.freed.iter().chain(&ending.begun).for_each(|job| self.job_watchers.wake(job));
         ending.holders.iter().for_each(|agent| self.agent_watchers.wake(agent));
         self.dispatcher.wake();
     }

@@ -317,8 +317,8 @@ pub async fn totals(tx: &mut Tx<'_>) -> Result<Totals, StoreError> {
     })
 }
 
-/// The slots of an agent that are busy, by its leases. One of these waits only while others keep all slots busy: if it was
-/// granted when they had just ended, it is at work, though the server is told so only with the next report.
+/// The slots of an agent that are busy, by its leases. One of these waits only while others keep all slots busy
+/// (`spares::begin_ahead`), so that those that wait need not be told from the others here.
 macro_rules! busy {
     () => {
         "case when a.slots < (select sum(slots) from leases where agent_id = a.id and state = 'live') then a.slots

@@ -13,6 +13,7 @@ use protocol::{AgentId, JobId, Problem};
 use super::StoreError;
 use super::db::{Tx, args, json_text};
 use super::jobs;
+use super::spares;
 use super::tokens::Scope;
 use crate::clock::Millis;
 
@@ -25,6 +26,8 @@ pub struct Ending {
     pub ended: Vec<JobId>,
     /// Jobs that waited for it and can run now.
     pub freed: Vec<JobId>,
+    /// Jobs of which leases have begun that waited for a slot behind what has ended.
+    pub begun: Vec<JobId>,
 }
 
 /// What an attempt to end a job came to.
@@ -180,9 +183,8 @@ async fn end_all(
             args![jobs.as_str()],
         )
         .await?;
-    for row in holders {
-        ending.holders.push(row.id("agent_id")?);
-    }
+    let holders: Vec<AgentId> =
+        holders.iter().map(|row| row.id("agent_id")).collect::<Result<_, _>>()?;
     tx.execute(
         // A map of nothing starts when it is resolved. Whoever retries a job must know what it still
         // waited for: what was resolved may be deleted by then.
@@ -206,6 +208,8 @@ async fn end_all(
     ] {
         tx.execute(sql, args![jobs.as_str()]).await?;
     }
+    ending.begun.extend(spares::begin_ahead_at(tx, &holders).await?);
+    ending.holders.extend(holders);
     Ok(())
 }
 

@@ -147,10 +147,13 @@ pub(super) async fn set_ranges(
     } else {
         tx.execute(
             // What was reported has begun: of the rest, all but one a lane may not have.
-            "update leases set ranges = $3, remaining = $4, version = version + 1,
-                 spare = case when spare <= $4 - width then spare
-                     when $4 > width then $4 - width else 0 end
-             where id = $1 and version = $2",
+            concat!(
+                "update leases set ranges = $3, remaining = $4, version = version + 1,
+                     spare = case when spare <= $4 - width then spare else ",
+                spares::spare_at_work!("$4"),
+                " end
+                 where id = $1 and version = $2"
+            ),
             args![lease, version, json_text(left)?, left.len()],
         )
         .await?

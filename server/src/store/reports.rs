@@ -188,7 +188,10 @@ impl Acceptance {
         for (job, moved) in std::mem::take(&mut self.jobs) {
             self.move_job(tx, job, moved).await?;
         }
-        if has_ended { spares::begin_ahead(tx, self.agent).await } else { Ok(()) }
+        if has_ended {
+            self.outcome.jobs.extend(spares::begin_ahead(tx, self.agent).await?);
+        }
+        Ok(())
     }
 
     async fn move_job(
@@ -227,6 +230,7 @@ impl Acceptance {
             self.outcome.to_tell.extend(ending.holders);
             self.outcome.can_go_on |= !ending.freed.is_empty();
             self.outcome.jobs.extend(ending.freed);
+            self.outcome.jobs.extend(ending.begun);
         }
         Ok(())
     }

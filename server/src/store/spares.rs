@@ -1,12 +1,12 @@
 //! What leases hold that has not begun: which have such, a part of one given back, and that what
 //! waited for a slot has begun (`scheduler::takeover` says why).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use protocol::{AgentId, JobId, LeaseId, RangeSet};
 
 use super::StoreError;
-use super::db::{Row, Tx, args};
+use super::db::{Row, Tx, args, json_text};
 use super::leases::{Bounds, Grant, insert, refresh_runnable, set_ranges, slots_at_work};
 use crate::clock::Millis;
 use crate::scheduler::takeover::Spare;
@@ -73,13 +73,30 @@ pub(super) async fn give_part_back(
     Ok(Some(job))
 }
 
+/// Elements that a lease can spare once it has begun, of its row, when `left` remain: all but one a lane.
+/// A chunk that is to stay whole can spare none (`Assignment::spare`; chunks of nested jobs are never ahead).
+macro_rules! spare_at_work {
+    ($left:literal) => {
+        concat!(
+            "case when ",
+            $left,
+            " > width and (select chunk from jobs where jobs.id = leases.job_id) is null
+                 then ",
+            $left,
+            " - width else 0 end"
+        )
+    };
+}
+pub(super) use spare_at_work;
+
 /// Notes that leases of an agent that waited for a slot have begun, the oldest first, as many as it
-/// has slots that no other lease has at work: what had them has ended, or had ended already when the
-/// lease was given.
+/// has slots that no other lease has at work: what had them was reported, given back, or is of a job
+/// that has ended; or it had gone already when the lease was given, or came back. A lease that waits takes one slot
+/// when it begins: `scheduler::assign` gives no others ahead. Says whose elements these are.
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn begin_ahead(tx: &mut Tx<'_>, agent: AgentId) -> Result<(), StoreError> {
+pub async fn begin_ahead(tx: &mut Tx<'_>, agent: AgentId) -> Result<Vec<JobId>, StoreError> {
     let held = tx
         .first(
             concat!(
@@ -94,29 +111,61 @@ pub(super) async fn begin_ahead(tx: &mut Tx<'_>, agent: AgentId) -> Result<(), S
             args![agent],
         )
         .await?;
-    let Some(held) = held else { return Ok(()) };
+    let Some(held) = held else { return Ok(Vec::new()) };
     let free = held.count("slots")?.saturating_sub(held.count("at_work")?);
     let n_begun = free.min(held.count("waiting")?);
     if n_begun == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let rows = tx
         .all(
-            "update leases set version = version + 1,
-                 spare = case when remaining > width then remaining - width else 0 end
-             where id in (select id from leases
-                 where agent_id = $1 and state = 'live' and spare = remaining
-                 order by id limit $2 + 0)
-             returning job_id, slots",
+            concat!(
+                "update leases set version = version + 1, spare = ",
+                spare_at_work!("remaining"),
+                " where id in (select id from leases
+                     where agent_id = $1 and state = 'live' and spare = remaining
+                     order by id limit $2 + 0)
+                 returning job_id, slots"
+            ),
             args![agent, n_begun],
         )
         .await?;
+    let mut begun: BTreeMap<JobId, i64> = BTreeMap::new();
     for row in rows {
+        *begun.entry(row.id("job_id")?).or_default() += row.int("slots")?;
+    }
+    for (&job, &slots) in &begun {
         tx.execute(
             "update progress set slots = slots + $2, version = version + 1 where job_id = $1",
-            args![row.text("job_id")?, row.int("slots")?],
+            args![job, slots],
         )
         .await?;
     }
-    Ok(())
+    Ok(begun.into_keys().collect())
+}
+
+/// The same for those of `agents` that hold a lease that waits.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn begin_ahead_at(
+    tx: &mut Tx<'_>,
+    agents: &[AgentId],
+) -> Result<Vec<JobId>, StoreError> {
+    if agents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let waiting = tx
+        .all(
+            "select distinct agent_id from leases
+             where agent_id in (select value from json_each($1)) and state = 'live'
+                 and spare = remaining",
+            args![json_text(&agents)?],
+        )
+        .await?;
+    let mut begun = Vec::new();
+    for row in waiting {
+        begun.extend(begin_ahead(tx, row.id("agent_id")?).await?);
+    }
+    Ok(begun)
 }

@@ -16,6 +16,9 @@ const MAX_TIMEOUT: f64 = 366.0 * 24.0 * 3600.0;
 /// How often an element may be run again at the most.
 const MAX_RETRIES: u32 = 1000;
 
+/// Less memory, in bytes, no worker starts with: whoever asks for it meant another unit.
+const MIN_MEMORY: u64 = 1 << 20;
+
 /// Jobs that one may wait for at the most.
 const MAX_AFTER: usize = 1000;
 
@@ -158,9 +161,9 @@ fn check_options(options: &Options, faults: &mut Faults) {
         "is 0, must be at least 1, or \"all\"",
     );
     faults.unless(
-        options.memory.is_none_or(|bytes| bytes > 0 && i64::try_from(bytes).is_ok()),
+        options.memory.is_none_or(|bytes| bytes >= MIN_MEMORY && i64::try_from(bytes).is_ok()),
         "options.memory",
-        "must be a number of bytes greater than 0, or null for no bound",
+        "must be a number of bytes, at least 1048576 (1 MiB; workers need some tens), or null for no bound",
     );
     faults.unless(
         options.timeout.is_none_or(|seconds| seconds > 0.0 && seconds <= MAX_TIMEOUT),

@@ -73,7 +73,7 @@ async fn each_runtime_has_its_own_semantics() {
         options("command", &json!({"type": "chr", "variant": "imap"})),
         options("r", &json!({"seed": [10407, 1, 2, 3, -4, 5, 6]})),
         options("r", &json!({"seed": -2147483647})),
-        options("python", &json!({"seed": 1_i64 << 40, "memory": 1})),
+        options("python", &json!({"seed": 1_i64 << 40, "memory": 1 << 20})),
     ];
     for job in fine {
         assert_eq!(fixture.faults(&job).await, [""; 0], "{job}");
@@ -114,6 +114,10 @@ async fn each_runtime_has_its_own_semantics() {
         (options("r", &json!({"seed": [10407, 0, 0, 0, 4, 5, 6]})), "options.seed"),
         (options("r", &json!({"seed": [10407, 1, 2, 3, 0, 0, 0]})), "options.seed"),
         (options("r", &json!({"memory": 0})), "options.memory: must be a number of bytes"),
+        (
+            options("r", &json!({"memory": 512})),
+            "options.memory: must be a number of bytes, at least",
+        ),
         (map("command", &json!({"function": "echo"})), "function: is a string, must be an array"),
         (map("command", &json!({"function": []})), "function: is empty"),
         (map("python", &json!({"function": ["echo"]})), "function: is an array, must be a string"),

@@ -159,7 +159,7 @@ async fn a_cancelled_job_stays_cancelled() {
     let ended = write!(fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
     assert_eq!(
         ended,
-        Ended::Now(Ending { holders: vec![agent], ended: vec![job], freed: Vec::new() })
+        Ended::Now(Ending { holders: vec![agent], ended: vec![job], ..Ending::default() })
     );
     let ended = write!(fixture, |tx| ends::end(tx, job, JobState::Cancelled, None, 8));
     assert_eq!(ended, Ended::Before(JobState::Cancelled));

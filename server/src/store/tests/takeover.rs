@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use protocol::agent::{Released, Verdict};
+use protocol::agent::{Register, Released, Verdict};
 use protocol::job::JobState;
 use protocol::{AgentId, JobId, LeaseId, Range, RangeSet};
 
+use super::super::jobs::NewJob;
 use super::super::leases::{self, Grant};
 use super::super::reports::NewPiece;
 use super::super::spares;
 use super::super::{agents, runnable};
-use super::{Decided, Fixture, all_of, decision, piece, read, write};
+use super::{Decided, Fixture, all_of, decision, failing, new_job, piece, read, register, write};
+use crate::presence;
 use crate::scheduler::takeover::Spare;
 
 /// A part of a lease.
@@ -190,7 +192,7 @@ async fn there_is_something_to_give_while_anything_can_be_leased_or_taken_over()
     assert!(is_nothing_sought(&fixture).await, "all has begun");
 }
 
-/// The slots that a job has at work, and those of an agent of one slot that are busy.
+/// The slots that a job has at work, and those of an agent that are busy.
 async fn at_work(fixture: &Fixture, job: JobId, agent: AgentId) -> (u64, u32) {
     let busy = read!(fixture, |tx| agents::find(tx, agent, 9)).unwrap().busy;
     let totals = read!(fixture, |tx| agents::totals(tx));
@@ -253,15 +255,94 @@ async fn a_lease_ahead_counts_as_begun_from_its_first_report_on() {
 }
 
 #[tokio::test]
-async fn a_lease_ahead_that_comes_back_had_no_slot() {
+async fn a_lease_ahead_that_comes_back_begins_if_a_slot_is_free() {
     let (fixture, busy, _, job, _) = ten_leased().await;
     let decided = write!(fixture, |tx| decision(tx, busy, 1, 0, 1));
     let ahead = decided.grants[0].id;
     write!(fixture, |tx| leases::lapse(tx, busy));
-    assert!(write!(fixture, |tx| leases::revive(tx, busy, ahead)));
+    let agent = Register { id: busy, leases: vec![ahead], ..register(1) };
+    assert_eq!(write!(fixture, |tx| presence::register(tx, &agent, 9, 1000)), []);
     // The agent holds nothing else that could keep it waiting.
-    assert_eq!(at_work(&fixture, job, busy).await, (0, 1));
-    let whole = Released::whole(ahead, BTreeMap::new());
-    assert_eq!(write!(fixture, |tx| leases::release(tx, busy, &whole)), Some(job));
+    assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it has begun, once");
+    let whole = [Released::whole(ahead, BTreeMap::new())];
+    assert_eq!(write!(fixture, |tx| presence::release(tx, busy, &whole)), [job]);
     assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
+}
+
+/// Two jobs, each with a lease at work and one ahead, at an agent of two slots.
+async fn two_behind_two() -> (Fixture, [JobId; 2], AgentId, Vec<Grant>, Vec<Grant>) {
+    let fixture = Fixture::new().await;
+    let agent = fixture.agent(2).await;
+    let a = fixture.map(161).await;
+    // Of two owners each gets a slot.
+    let b = fixture.submit(NewJob { owner: "bob".to_owned(), ..new_job(161) }).await;
+    let first = write!(fixture, |tx| decision(tx, agent, 2, 2, 0)).grants;
+    fixture.report(agent, first.iter().flat_map(slow).collect()).await;
+    let at_work = write!(fixture, |tx| decision(tx, agent, 2, 2, 0)).grants;
+    let ahead = write!(fixture, |tx| decision(tx, agent, 2, 0, 2)).grants;
+    for grants in [&at_work, &ahead] {
+        assert_eq!(grants.iter().map(|grant| grant.job).collect::<Vec<_>>(), [a, b]);
+    }
+    (fixture, [a, b], agent, at_work, ahead)
+}
+
+/// How much a lease can spare.
+async fn spares_of(fixture: &Fixture, lease: &Grant) -> u64 {
+    let all = read!(fixture, |tx| async { spares::largest(tx, &HashSet::new(), 10, 107).await });
+    all.iter().find(|spare| spare.lease == lease.id).map_or(0, |spare| spare.elements)
+}
+
+#[tokio::test]
+async fn a_lease_ahead_begins_when_what_was_at_work_is_given_back() {
+    let (fixture, [a, b], agent, held, ahead) = two_behind_two().await;
+    let given = [Released::whole(held[0].id, BTreeMap::new())];
+    // The oldest that waits is of the same job.
+    assert_eq!(write!(fixture, |tx| presence::release(tx, agent, &given)), [a, a]);
+    assert_eq!(at_work(&fixture, a, agent).await, (1, 2));
+    assert_eq!(at_work(&fixture, b, agent).await, (1, 2));
+    assert_eq!(spares_of(&fixture, &ahead[1]).await, ahead[1].ranges.len(), "it waits");
+}
+
+#[tokio::test]
+async fn leases_ahead_of_several_jobs_begin_with_one_report() {
+    let (fixture, jobs, agent, held, ahead) = two_behind_two().await;
+    let outcome = fixture.report(agent, held.iter().flat_map(all_of).collect()).await;
+    for (job, ahead) in jobs.into_iter().zip(&ahead) {
+        assert_eq!(at_work(&fixture, job, agent).await, (1, 2));
+        assert_eq!(spares_of(&fixture, ahead).await, ahead.ranges.len() - 1);
+        assert!(outcome.jobs.contains(&job));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_ahead_begins_when_the_job_before_it_ends() {
+    let (fixture, [a, b], agent, held, ahead) = two_behind_two().await;
+    let first = held[0].ranges.ranges()[0].0;
+    let outcome = fixture.report(agent, vec![failing(&held[0], first, false)]).await;
+    assert_eq!((outcome.ended, outcome.to_tell), (vec![a], vec![agent]));
+    assert!(outcome.jobs.contains(&b), "who watches it must be told");
+    assert_eq!(at_work(&fixture, a, agent).await, (0, 2));
+    assert_eq!(at_work(&fixture, b, agent).await, (2, 2), "what waited has begun");
+    fixture.report(agent, [all_of(&held[1]), all_of(&ahead[1])].concat()).await;
+    assert_eq!(at_work(&fixture, b, agent).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_chunk_that_stays_whole_can_be_spared_only_while_it_waits() {
+    let fixture = Fixture::new().await;
+    let busy = fixture.agent(1).await;
+    let mut job = new_job(161);
+    job.options.chunk_size = Some(10);
+    fixture.submit(job).await;
+    let first = grant(&fixture, busy).await.remove(0);
+    fixture.report(busy, all_of(&first)).await;
+    let ten = grant(&fixture, busy).await.remove(0);
+    let ahead = write!(fixture, |tx| decision(tx, busy, 1, 0, 2)).grants;
+    let spared = [spares_of(&fixture, &ahead[0]).await, spares_of(&fixture, &ahead[1]).await];
+    assert_eq!(spared, [10, 10]);
+    fixture.report(busy, all_of(&ten)).await;
+    assert_eq!(spares_of(&fixture, &ahead[0]).await, 0, "it has begun");
+    let from = ahead[1].ranges.ranges()[0].0;
+    fixture.report(busy, vec![piece(&ahead[1], Range(from, from + 1))]).await;
+    assert_eq!(spares_of(&fixture, &ahead[1]).await, 0, "it has begun by its own report");
 }
