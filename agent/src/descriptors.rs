@@ -24,8 +24,8 @@ const LOCK: RawFd = 5;
 /// beside it, must still answer at once.
 const NICENESS: libc::c_int = 10;
 
-/// For how long, in nanoseconds, a worker keeps a core that others wait for too; the kernel's own is 1.4 to 4 ms. Who
-/// asks for less runs before it as soon as it wakes up, and it is not more often interrupted by other workers.
+/// For how long, in nanoseconds, a worker keeps a core that others like it wait for too; the kernel's own is 1.4 to 4 ms.
+/// Who asks for less, and has not had more than its share, runs before it as soon as it wakes up.
 const SLICE: u64 = 10_000_000;
 
 /// Lets the child of `command` have no descriptor but its standard ones and those that are placed
@@ -135,7 +135,7 @@ fn out_of_the_way(end: impl AsFd) -> io::Result<OwnedFd> {
 
 /// How the kernel shares cores out to a thread: `sched_attr` of sched_setattr(2), without what came to it later.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Scheduling {
     size: u32,
     policy: u32,
@@ -173,28 +173,34 @@ impl Scheduling {
     }
 }
 
+/// Lets this thread have longer slices. Whether the kernel knows them, and lets it.
+fn take_long_slices() -> bool {
+    let Some(scheduling) = Scheduling::of(0).and_then(Scheduling::with_slices) else {
+        return false;
+    };
+    #[expect(
+        unsafe_code,
+        reason = "the kernel reads as many bytes as `scheduling` says that it has"
+    )]
+    let failed = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const scheduling, 0) };
+    failed == 0
+}
+
 /// Lets the child of `command` leave the cores to its parent, and to others like it, whenever they wake up, and lets the
 /// kernel kill it when its parent dies. The kernel means the parent's *thread*, so this is for programs of one thread.
 ///
 /// A nice process does that too, but the kernel ends its waits late: a two-hundredth of what select(2) was to wait for,
 /// five times what it allows itself with others (`select_estimate_accuracy` in fs/select.c). R's Sys.sleep() and its
-/// downloads wait so. With slices a process is not nice, and as soon at work.
+/// downloads wait so. With slices a process is not nice: what works beside it has no larger share of the cores, but gets
+/// its own at once, which an agent and a server need, who work for moments.
 pub fn bind_to_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
-    let scheduling = Scheduling::of(0).and_then(Scheduling::with_slices);
     let bind = move || {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
         if nix::unistd::getppid() != parent {
             return Err(Errno::ESRCH.into());
         }
-        #[expect(
-            unsafe_code,
-            reason = "the kernel reads `scheduling`, as large as it says that it is"
-        )]
-        let has_slices = scheduling.as_ref().is_some_and(|scheduling| unsafe {
-            libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(scheduling), 0) == 0
-        });
-        if !has_slices {
+        if !take_long_slices() {
             #[expect(unsafe_code, reason = "nice takes and gives a number; no memory is involved")]
             unsafe {
                 libc::nice(NICENESS);
@@ -204,8 +210,7 @@ pub fn bind_to_parent(command: &mut Command) {
     };
     #[expect(
         unsafe_code,
-        reason = "the closure calls prctl, getppid, sched_setattr and nice alone, which neither \
-                                    allocate nor lock"
+        reason = "the closure makes system calls alone, which neither allocate nor lock"
     )]
     unsafe {
         command.pre_exec(bind);
@@ -222,11 +227,15 @@ mod tests {
         bind_to_parent(command.arg("60"));
         let mut child = command.spawn().unwrap();
         let pid = libc::pid_t::try_from(child.id()).unwrap();
-        let (own, its) = (Scheduling::of(0).unwrap(), Scheduling::of(pid).unwrap());
+        let (own, its) = (Scheduling::of(0), Scheduling::of(pid));
         child.kill().unwrap();
         child.wait().unwrap();
-        let expected = if own.runtime > 0 { (own.nice, SLICE) } else { (own.nice + NICENESS, 0) };
-        assert_eq!((its.nice, its.runtime), expected);
+        // Where a kernel, or who confines this test, does not say, there is nothing to see.
+        let (Some(own), Some(its)) = (own, its) else { return };
+        let has_slices = its.nice == own.nice && its.runtime == SLICE;
+        let is_nice = its.nice == (own.nice + NICENESS).min(19);
+        assert!(has_slices || is_nice, "{its:?} of {own:?}");
+        assert!(has_slices || own.runtime == 0, "{its:?} of {own:?}");
     }
 
     #[test]

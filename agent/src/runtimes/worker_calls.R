@@ -23,8 +23,8 @@ element_call <- function(arguments) {
   as.call(c(list(forceAndCall, length(arguments), quote(f)), arguments, constants))
 }
 
-# A function that makes this call in `frame`: of what is cheaper, eval() by .Internal, packages that look at all calls
-# (rlang, whenever it signals an error) would find one that is NULL.
+# A function that makes this call where `frame` is in sight: of eval() by .Internal packages that look at all calls
+# (rlang, whenever it signals an error) would find one that is NULL. What code writes to its parent.frame() is gone with it.
 caller <- function(call, frame) as.function(list(call), frame)
 
 # base::eval() takes three times as long, most of it for arguments that are not given.
@@ -34,15 +34,16 @@ evaluate <- function(code, frame) .Internal(eval(code, frame, NULL))
 # arguments. `batch` and `position` tell which one it is.
 stepper <- function(frame, batch, position) {
   if (job$is_call) return(call_stepper(frame, batch))
-  same <- if (job$variant %in% c("map", "walk")) element_call(list(quote(element)))
+  same <- if (job$variant %in% c("map", "walk")) caller(element_call(list(quote(element))), frame)
   function() {
     at <- position()
     notes <- batch()
     seed_element(notes$seeds, at)
     if (is.raw(frame$element)) frame$element <- read_element(frame$element)
     if (job$variant == "imap") frame$key <- notes$keys[[at]]
-    call <- if (is.null(same)) element_call(own_arguments(frame, notes$indexes[at])) else same
-    evaluate(call, frame)
+    invoke <- same
+    if (is.null(same)) invoke <- caller(element_call(own_arguments(frame, notes$indexes[at])), frame)
+    invoke()
   }
 }
 

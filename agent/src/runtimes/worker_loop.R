@@ -108,7 +108,7 @@ restore_sinks <- function() {
 
 # ---- The job --------------------------------------------------------------------------------
 
-# `frame` is where the function is called: below the global environment, so that user code finds
+# `frame` is in sight where the function is called: below the global environment, so that user code finds
 # there what it expects, and its parent.frame() is not this script's.
 job <- NULL
 
@@ -248,6 +248,8 @@ run <- function() {
   frame <- job$frame
   invoke <- caller(element_call(list(quote(element))), frame)
   step <- stepper(frame, function() batch, function() position)
+  # A step and its invoke(); or its evaluate(), which counts twice.
+  deep <- if (job$is_call) 3L else 2L
   restore_sinks()
   output_before <- printed()
   # R finds a name of this function at once, and others behind all of these.
@@ -334,13 +336,13 @@ run <- function() {
   on_error <- function(condition) {
     if (!running) return()
     calls <- if (!inherits(condition, "farrow_refusal")) sys.calls()
-    problem <<- describe(condition, calls, ours + if (steps) 3L else 1L)
+    problem <<- describe(condition, calls, ours + if (steps) deep else 1L)
   }
 
   start()
   while (is.null(arrived)) {
     withRestarts(tryCatch(withCallingHandlers({
-      # What stands above the element's own call: these, and invoke(); a step, and what it evaluates with.
+      # What stands above the element's own call: these, and invoke(), or what `deep` says.
       ours <- depth()
       while (position < n || proceed()) {
         position <- position + 1L

@@ -11,11 +11,12 @@ remember <- function() {
 
 # Leaves the worker as a new process would be, or ends it where it cannot.
 reset <- function() {
-  setSessionTimeLimit()
-  setTimeLimit()
-  # User code may have made warnings errors.
-  options(warn = 1L)
   clean <- tryCatch({
+    # In this order: setTimeLimit() looks at the session's, and stops where that is over.
+    setSessionTimeLimit()
+    setTimeLimit()
+    # User code may have made warnings errors.
+    options(warn = 1L)
     restore_streams()
     stop_children()
     restore_search()

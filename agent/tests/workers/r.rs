@@ -2,9 +2,10 @@
 
 use agent::runtimes::WorkerJob;
 use protocol::job::Runtime::R;
+use protocol::job::{Options, Variant};
 use serde_json::{Value, json};
 
-use crate::harness::{Worker, job, worker};
+use crate::harness::{Worker, elements, job, json_values, worker};
 
 /// What an R expression is as JSON.
 fn evaluate(worker: &mut Worker, expression: &str) -> Value {
@@ -168,6 +169,10 @@ fn code_may_write_where_it_is_called_from() {
     );
     assert_eq!(worker.run(&["1", "2"]).values(), [json!("R_GlobalEnv"), json!("R_GlobalEnv")]);
     assert_eq!(worker.run(&["1"]).values(), [json!("R_GlobalEnv")]);
+    let code = "function(x, i) { assign('f', function(...) 'another', parent.frame()); x }";
+    let options = Options { variant: Variant::Imap, ..Options::default() };
+    let outcomes = worker.outcomes(&WorkerJob { options, ..job(code) }, &elements(&["1", "2"]));
+    assert_eq!(json_values(outcomes), [json!(1), json!(2)]);
 }
 
 #[test]

@@ -74,7 +74,8 @@ pub(super) async fn give_part_back(
 }
 
 /// Elements that a lease can spare once it has begun, of its row, when `left` remain: all but one a lane.
-/// A chunk that is to stay whole can spare none (`Assignment::spare`; chunks of nested jobs are never ahead).
+/// A chunk that is to stay whole can spare none (`Assignment::spare`; chunks of nested jobs, and those that agents were
+/// lost with, are never ahead).
 macro_rules! spare_at_work {
     ($left:literal) => {
         concat!(
