@@ -39,7 +39,7 @@ pub fn of_options() -> Vec<Refusal> {
         option("seed", &state, "options.seed", &["runtime r"]),
         r(&json!({"seed": state}), "options.seed", &["10407 and six"]),
         r(&json!({"seed": 1_u64 << 40}), "options.seed", &["from -2147483647 to 2147483647"]),
-        option("memory", &json!(0), "options.memory", &["greater than 0", "null"]),
+        option("memory", &json!(0), "options.memory", &["at least 1048576", "null"]),
         option("memory", &json!("2 GB"), "options.memory", &["a whole number from 0"]),
         option("retry_on_error", &json!("yes"), "options.retry_on_error", &["boolean"]),
         option("stdout", &json!(1), "options.stdout", &["boolean"]),
