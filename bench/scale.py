@@ -58,7 +58,8 @@ class Jobs:
     """A map of the same size while ever more other jobs are queued.
 
     A third are for agents that are not there, and stand before the map in the queue; a third wait for
-    a job that does not end; a third stand behind the map.
+    a job that does not end; a third stand behind the map. None of these is run while the map's value travels: as many would
+    be as fit in that time, and a job costs what a thousand elements do.
     """
 
     title = "other jobs in the queue"
@@ -70,21 +71,26 @@ class Jobs:
     def measure(cls, size, options):
         with cluster(options) as there:
             there.warm_up("python")
-            # The slots are held until all stands in the queue.
-            gate = there.folder / "gate"
-            held = there.client.submit({
-                "runtime": "python", "elements": list(range(SLOTS)), "options": {"priority": 9, "chunk_size": 1},
-                "function": f"import os, time\ndef hold(x):\n    while not os.path.exists({str(gate)!r}):\n"
-                            f"        time.sleep(0.1)",
-            })
+            # The slots are held until all stands in the queue, and again while the map's value travels.
+            held = there.client.submit(cls.hold(there.folder / "begin", 9))
             wait_until(lambda: there.client.get(f"/v1/jobs/{held}")["elements"]["running"] == SLOTS, "the slots to be held")
             endless = there.client.submit(cls.job(options={"labels": {"pool": "nowhere"}}))
             kinds = [cls.job(options={"labels": {"pool": "nowhere"}}), cls.job(after=[endless]),
-                     cls.job(options={"priority": -1})]
+                     cls.job(options={"priority": -2})]
+            there.client.submit(cls.hold(there.folder / "end", -1))
             jobs = [kinds[number % len(kinds)] for number in range(size)]
             for first in range(0, size, cls.BATCH):
                 there.client.post("/v1/jobs:batch", {"jobs": jobs[first:first + cls.BATCH]})
-            return of_map(there, options.elements, begin=gate.touch)
+            figures = of_map(there, options.elements, begin=(there.folder / "begin").touch)
+            (there.folder / "end").touch()
+            return figures
+
+    @staticmethod
+    def hold(gate, priority):
+        return {
+            "runtime": "python", "elements": list(range(SLOTS)), "options": {"priority": priority, "chunk_size": 1},
+            "function": f"import os, time\ndef hold(x):\n    while not os.path.exists({str(gate)!r}):\n        time.sleep(0.1)",
+        }
 
     @staticmethod
     def job(**fields):
