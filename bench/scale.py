@@ -59,7 +59,7 @@ class Jobs:
 
     A third are for agents that are not there, and stand before the map in the queue; a third wait for
     a job that does not end; a third stand behind the map. None of these is run while the map's value travels: as many would
-    be as fit in that time, and a job costs what a thousand elements do.
+    be as fit in that time, and a job costs what some thousand elements do.
     """
 
     title = "other jobs in the queue"
