@@ -308,10 +308,6 @@ impl WorkerPool {
     }
 }
 
-/// The place of a busy worker; given up when dropped, be it with its worker or because none came.
-#[derive(Debug)]
-pub struct Seat(Arc<AtomicUsize>);
-
 /// Says why a worker is replaced that was to forget its job. It ends by itself where it cannot, which is nothing wrong.
 fn tell_of_stain(pid: u32, death: &Death) {
     if *death == Death::Ended(Ended::Exited(0)) {
@@ -324,6 +320,10 @@ fn tell_of_stain(pid: u32, death: &Death) {
         tracing::warn!(pid, %death, "a worker did not forget its job, and is replaced");
     }
 }
+
+/// The place of a busy worker; given up when dropped, be it with its worker or because none came.
+#[derive(Debug)]
+pub struct Seat(Arc<AtomicUsize>);
 
 impl Seat {
     fn take(busy: &Arc<AtomicUsize>) -> Self {

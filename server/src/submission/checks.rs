@@ -163,7 +163,7 @@ fn check_options(options: &Options, faults: &mut Faults) {
     faults.unless(
         options.memory.is_none_or(|bytes| bytes >= MIN_MEMORY && i64::try_from(bytes).is_ok()),
         "options.memory",
-        "must be a number of bytes, at least 1048576 (1 MiB; workers need some tens), or null for no bound",
+        format!("must be a number of bytes, at least {MIN_MEMORY} (1 MiB; workers need some tens), or null for no bound"),
     );
     faults.unless(
         options.timeout.is_none_or(|seconds| seconds > 0.0 && seconds <= MAX_TIMEOUT),
