@@ -11,6 +11,8 @@
 //!   └─ held ◀── heartbeat, on a thread of its own
 //! ```
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod agent;
 mod artifacts;
 mod attempts;

@@ -10,7 +10,7 @@
 //!   which daemonised grandchildren can stay.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::iter::Peekable;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -43,19 +43,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     confinement::hide_this_process();
     let mut words = arguments.into_iter().peekable();
     let Some(terms) = terms(&mut words) else {
-        eprintln!("supervise: --terms are not understood; the agent starts this command by itself");
-        return ExitCode::from(2);
+        return misused("--terms are not understood");
     };
     let mut words = words.skip_while(|word| word == "--");
     let Some(program) = words.next() else {
-        eprintln!("supervise: no program given; the agent starts this command by itself");
-        return ExitCode::from(2);
+        return misused("no program given");
     };
     let ended = supervise(&terms, &program, words)
         .unwrap_or_else(|error| Ended::NotStarted(format!("{}: {error}", program.display())));
     let status = exit_status(&ended);
     tell(&Status::Ended(ended));
     ExitCode::from(status)
+}
+
+/// Says that somebody has typed the command, who may have closed standard error.
+fn misused(what: &str) -> ExitCode {
+    let line = format!("supervise: {what}; the agent starts this command by itself\n");
+    io::stderr().write_all(line.as_bytes()).ok();
+    ExitCode::from(2)
 }
 
 /// The terms that come first, if any do.

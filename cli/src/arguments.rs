@@ -4,6 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use protocol::JobId;
 use protocol::job::{AllSlots, Level, Seed, Slots, Strategy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -15,6 +16,11 @@ where
 {
     PossibleValuesParser::new(words)
         .try_map(|word| serde_json::from_value(Value::from(word.to_ascii_lowercase())))
+}
+
+/// Parses the id of a job, which must be whole: the jobs of one moment begin with the same digits.
+pub fn job_id(text: &str) -> Result<JobId, String> {
+    text.parse().map_err(|error| format!("{error}: `farrow jobs` lists the jobs with their ids"))
 }
 
 /// Parses `name=value`.
@@ -102,6 +108,15 @@ mod tests {
         assert_eq!(level("multisession=4").unwrap().workers, Some(4));
         assert!(level("multicore").unwrap_err().contains("none of cluster"));
         assert!(level("cluster=0").unwrap_err().contains("from 1"));
+    }
+
+    #[test]
+    fn the_id_of_a_job_is_whole_and_who_has_none_is_told_where_they_are() {
+        let id = JobId::new();
+        assert_eq!(job_id(&id.to_string()), Ok(id));
+        for wrong in ["nosuch", &id.to_string()[..8], ""] {
+            assert!(job_id(wrong).unwrap_err().contains("`farrow jobs`"), "{wrong}");
+        }
     }
 
     #[test]

@@ -98,7 +98,8 @@ pub fn parse_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn default_url() -> String {
+/// The address at which a server listens that is told nothing else.
+pub fn default_url() -> String {
     format!("http://127.0.0.1:{}", protocol::DEFAULT_PORT)
 }
 

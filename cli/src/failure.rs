@@ -1,13 +1,12 @@
 //! Why the program ends without having done what was asked: an exit code, what happened, and what
 //! to do about it.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use protocol::{JobId, Problem};
 use serde_json::Value;
 
-use crate::printable::printable;
+use crate::output::remark;
 
 /// The table of exit codes, as `farrow --help` and the waiting commands show it.
 pub const EXIT_CODES: &str = "\
@@ -116,8 +115,7 @@ impl Failure {
     /// Tells standard error what happened, and the shell the code.
     pub fn report(&self) -> ExitCode {
         if !self.what.is_empty() {
-            // Whoever has closed standard error does not want to know.
-            write!(std::io::stderr().lock(), "{}", printable(&self.text())).ok();
+            remark(&self.text());
         }
         ExitCode::from(self.exit as u8)
     }

@@ -1,6 +1,8 @@
 //! `farrow`: a map of your function over your elements on rented machines, whose value is there
 //! when you ask. One program: the server, its agents, and the commands that talk to it.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod arguments;
 mod blob;
 mod client;

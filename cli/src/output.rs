@@ -1,4 +1,4 @@
-//! Standard output of commands that print something small at once.
+//! Standard output of commands that print something small at once, and what is remarked beside it.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -40,6 +40,12 @@ pub fn write_text(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     let text = if output.is_terminal() { printable(text) } else { text.into() };
     output.write_all(text.as_bytes()).and_then(|()| output.flush())
+}
+
+/// Writes lines to standard error that are not the command's result. Who reads there may have gone (`farrow up 2>&1 |
+/// head`): then nobody wants to know, and the work goes on.
+pub fn remark(lines: &str) {
+    write!(io::stderr().lock(), "{}", printable(lines)).ok();
 }
 
 fn to_json<T: Serialize>(document: &T) -> Result<String, Failure> {

@@ -1,7 +1,7 @@
 //! What a waiting command shows on standard error: a progress bar on a terminal, and notes.
 
 use std::cell::{OnceCell, RefCell};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use protocol::job::{JobState, JobStatus};
 
 use crate::human;
+use crate::output::remark;
 use crate::printable::printable;
 
 /// What to show while a command waits.
@@ -53,8 +54,7 @@ impl Screen {
 
     /// Says one line that stays, unless it is to be quiet.
     pub fn note(&self, line: &str) {
-        // Whoever has closed standard error does not want to know.
-        let write = || drop(writeln!(std::io::stderr().lock(), "{}", printable(line)));
+        let write = || remark(&format!("{line}\n"));
         match self.bar.get() {
             _ if self.quiet => {}
             Some(bar) => bar.suspend(write),

@@ -9,10 +9,10 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::TokenSource;
+use crate::connection::{TokenSource, default_url};
 use crate::data_folder;
 use crate::failure::{Exit, Failure};
-use crate::output::print_text;
+use crate::output::{print_text, remark};
 
 /// A server that answers.
 pub struct Serving {
@@ -111,23 +111,36 @@ impl Serving {
             });
             return print_text(&format!("{place}\n"));
         }
-        let token = token_file.map_or("as given".to_owned(), |file| {
-            let file = file.display();
-            // Elsewhere no other command looks by itself.
-            let is_found = data_folder::of_this_user().as_ref() == Some(&self.data);
-            let hint = format!("; for other commands: export FARROW_TOKEN_FILE={file}");
-            format!("in {file}{}", if is_found { "" } else { &hint })
-        });
-        eprintln!("farrow {} listens on {}", env!("CARGO_PKG_VERSION"), self.url);
-        eprintln!("  data   {}", self.data.display());
+        let token = token_file
+            .as_ref()
+            .map_or("as given".to_owned(), |file| format!("in {}", file.display()));
+        let place = |name: &str, place: &str| format!("  {name:6} {place}\n");
+        let mut lines = format!("farrow {} listens on {}\n", env!("CARGO_PKG_VERSION"), self.url);
+        lines += &place("data", &self.data.display().to_string());
         if let Some(database) = &self.database {
-            eprintln!("  jobs   in {database}");
+            lines += &place("jobs", &format!("in {database}"));
         }
         if let Some(blobs) = &self.blobs {
-            eprintln!("  blobs  in {blobs}");
+            lines += &place("blobs", &format!("in {blobs}"));
         }
-        eprintln!("  token  {token}");
+        lines += &place("token", &token);
+        let variables = self.variables(token_file);
+        if !variables.is_empty() {
+            lines += &format!("for other commands: export {}\n", variables.join(" "));
+        }
+        remark(&lines);
         Ok(())
+    }
+
+    /// What other commands of this machine need to find the server and its token, where they would look elsewhere by
+    /// themselves.
+    fn variables(&self, token_file: Option<PathBuf>) -> Vec<String> {
+        let url = (self.url != default_url()).then(|| format!("FARROW_URL={}", self.url));
+        let is_elsewhere = data_folder::of_this_user().as_ref() != Some(&self.data);
+        let token_file = token_file
+            .filter(|_| is_elsewhere)
+            .map(|file| format!("FARROW_TOKEN_FILE={}", file.display()));
+        url.into_iter().chain(token_file).collect()
     }
 
     /// Waits until the server has ended, by itself or because it was asked to.

@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Exit, Failure};
+use crate::output::remark;
 
 /// How long a command that is to end may take to put away what it was writing. It takes longer only
 /// when it hangs, such as in writing to a pipe that nobody reads.
@@ -37,7 +38,7 @@ pub fn stop_token(first_does: &'static str) -> Result<CancellationToken, Failure
     let token = stop.clone();
     tokio::spawn(async move {
         signals.next().await;
-        eprintln!("{first_does}; once more ends at once");
+        remark(&format!("{first_does}; once more ends at once\n"));
         token.cancel();
         let _ = tokio::time::timeout(TOGETHER, async {
             loop {

@@ -4,6 +4,8 @@
 //! `http` parses, asks and answers. The `dispatcher` matches waiting agents with runnable jobs in
 //! rounds; what goes where is decided by the pure `scheduler`; `store` holds all SQL.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod artifacts;
 mod asks;
 mod backup;

@@ -11,8 +11,16 @@ use crate::store::agents::{self, Standing};
 use crate::store::db::Tx;
 use crate::store::{StoreError, leases, spares};
 
-/// An agent presents itself, or comes back with the leases it holds. Says which of these are not
-/// its own any more.
+/// What the registration of an agent has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Presented {
+    /// Leases it holds that are not its own any more.
+    pub revoked: Vec<LeaseId>,
+    /// Whose elements are at work again, or have begun.
+    pub jobs: Vec<JobId>,
+}
+
+/// An agent presents itself, or comes back with the leases it holds.
 ///
 /// # Errors
 /// The database's.
@@ -21,20 +29,24 @@ pub async fn register(
     agent: &Register,
     now: Millis,
     alive_until: Millis,
-) -> Result<Vec<LeaseId>, StoreError> {
+) -> Result<Presented, StoreError> {
     agents::register(tx, agent, now, alive_until).await?;
     let live = leases::ids_of_agent(tx, agent.id).await?;
-    let mut revoked = Vec::new();
+    let mut presented = Presented::default();
     for &lease in &agent.leases {
-        if !live.contains(&lease) && !leases::revive(tx, agent.id, lease).await? {
-            revoked.push(lease);
+        if live.contains(&lease) {
+            continue;
+        }
+        match leases::revive(tx, agent.id, lease).await? {
+            Some(job) => presented.jobs.push(job),
+            None => presented.revoked.push(lease),
         }
     }
-    if revoked.len() < agent.leases.len() {
+    if presented.revoked.len() < agent.leases.len() {
         // What they waited behind may not have come back, and the agent may have other slots now.
-        spares::begin_ahead(tx, agent.id).await?;
+        presented.jobs.extend(spares::begin_ahead(tx, agent.id).await?);
     }
-    Ok(revoked)
+    Ok(presented)
 }
 
 /// An agent says by `heartbeat` that it is alive. Says what it is to do; `None`: it is not known, and

@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     match Worker::new().and_then(|mut worker| worker.serve()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("run-commands: {error}");
+            writeln!(io::stderr(), "run-commands: {error}").ok();
             ExitCode::FAILURE
         }
     }

@@ -11,6 +11,7 @@ use protocol::{JobId, size};
 use serde::Serialize;
 
 use super::blobs;
+use crate::arguments::job_id;
 use crate::client::{CallError, Client, OutcomeQuery};
 use crate::connection::Connection;
 use crate::delivery::{Sink, WholeFile};
@@ -39,6 +40,7 @@ not fetched again; what is there and different stays, unless --force.
 #[command(after_help = EXAMPLES)]
 pub struct Artifacts {
     /// The job
+    #[arg(value_parser = job_id)]
     id: JobId,
     /// Write them to a folder, which is made as needed
     #[arg(long, env = "FARROW_TO", value_name = "FOLDER")]

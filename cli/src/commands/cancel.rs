@@ -4,6 +4,7 @@ use clap::Args;
 use protocol::JobId;
 use protocol::job::{JobState, JobStatus};
 
+use crate::arguments::job_id;
 use crate::client::{CallError, Client};
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -24,7 +25,7 @@ Outcomes there are stay readable by `farrow outcomes`; `farrow retry` runs what 
 #[command(after_help = EXAMPLES)]
 pub struct Cancel {
     /// The jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = job_id)]
     ids: Vec<JobId>,
     #[command(flatten)]
     output: OutputArgs,

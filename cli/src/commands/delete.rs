@@ -4,6 +4,7 @@ use clap::Args;
 use protocol::JobId;
 use serde::Serialize;
 
+use crate::arguments::job_id;
 use crate::client::{CallError, Client};
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -24,7 +25,7 @@ A job that goes on is refused: cancel it first. One that is not there counts as 
 #[command(after_help = EXAMPLES)]
 pub struct Delete {
     /// The jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = job_id)]
     ids: Vec<JobId>,
     #[command(flatten)]
     output: OutputArgs,

@@ -6,6 +6,7 @@ use protocol::JobId;
 use protocol::job::{LogLine, LogSource};
 
 use crate::arguments;
+use crate::arguments::job_id;
 use crate::client::{CallError, Client, LogQuery};
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -30,6 +31,7 @@ the agent. With --json each piece is a JSON document on a line of its own, with 
 #[command(after_help = EXAMPLES)]
 pub struct Logs {
     /// The job
+    #[arg(value_parser = job_id)]
     id: JobId,
     /// Stay, and show more as it is said, until the job has ended
     #[arg(short, long, env = "FARROW_FOLLOW", value_parser = FalseyValueParser::new())]

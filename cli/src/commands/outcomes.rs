@@ -6,6 +6,7 @@ use clap::builder::{FalseyValueParser, PossibleValue};
 use protocol::JobId;
 use protocol::job::Outcome;
 
+use crate::arguments::job_id;
 use crate::client::{CallError, Client, Order, OutcomeQuery};
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -31,6 +32,7 @@ is a JSON document on a line of its own, with all that is known.
 #[command(after_help = EXAMPLES)]
 pub struct Outcomes {
     /// The job
+    #[arg(value_parser = job_id)]
     id: JobId,
     /// Only elements with an error, told at length
     #[arg(long, env = "FARROW_FAILED", value_parser = FalseyValueParser::new())]

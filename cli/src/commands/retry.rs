@@ -3,6 +3,7 @@
 use clap::Args;
 use protocol::JobId;
 
+use crate::arguments::job_id;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::delivery::OUTPUT_HELP;
@@ -24,6 +25,7 @@ retry: asked for again, it is the same new job, which is waited for and can itse
 #[command(after_help = format!("{EXAMPLES}\n{OUTPUT_HELP}\n{EXIT_CODES}"))]
 pub struct Retry {
     /// The job, which has failed, was cancelled, or has collected errors
+    #[arg(value_parser = job_id)]
     id: JobId,
     #[command(flatten)]
     waiting: WaitingArgs,

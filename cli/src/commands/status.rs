@@ -5,6 +5,7 @@ use clap::builder::FalseyValueParser;
 use protocol::JobId;
 use protocol::job::{JobStatus, Seed};
 
+use crate::arguments::job_id;
 use crate::client::Client;
 use crate::clock;
 use crate::connection::Connection;
@@ -33,7 +34,7 @@ const AT_ONCE: usize = 100;
 #[command(after_help = EXAMPLES)]
 pub struct Status {
     /// The jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = job_id)]
     ids: Vec<JobId>,
     /// Stay, with a progress bar, until the jobs have ended, one after the other
     #[arg(short, long, env = "FARROW_WATCH", value_parser = FalseyValueParser::new())]

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::failure::{Exit, Failure};
 use crate::human;
-use crate::output::OutputArgs;
+use crate::output::{OutputArgs, remark};
 use crate::persistence::{Patience, persist};
 use crate::screen::Screen;
 use crate::table;
@@ -109,7 +109,7 @@ impl Create {
         // Asked once: after a lost answer the secret is lost, and another token is needed.
         let created = client.create_token(&token).await.map_err(|error| unmade(error, &token))?;
         if !self.output.json {
-            eprint!("{}", story(&created));
+            remark(&story(&created));
         }
         self.output.print(&created, |created| format!("{}\n", created.token))
     }

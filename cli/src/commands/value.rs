@@ -4,6 +4,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use protocol::JobId;
 
+use crate::arguments::job_id;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::delivery::{Delivery, OUTPUT_HELP};
@@ -24,6 +25,7 @@ Examples:
 #[command(after_help = format!("{EXAMPLES}\n{OUTPUT_HELP}\n{EXIT_CODES}"))]
 pub struct Value {
     /// The job
+    #[arg(value_parser = job_id)]
     id: JobId,
     /// Do not wait: exit with code 5 if the value is not there yet
     #[arg(long, env = "FARROW_NO_WAIT", value_parser = FalseyValueParser::new())]

@@ -28,6 +28,8 @@ use crate::error::{ApiError, unreadable};
 use crate::inputs;
 use crate::labels::label_failures;
 use crate::limits::Limits;
+use crate::presence::{self, Presented};
+use crate::reaper;
 use crate::scheduler::assign::Agent;
 use crate::state::AppState;
 use crate::store;
@@ -35,7 +37,6 @@ use crate::store::blocks::{Place, StoredBlock};
 use crate::store::leases::Grant;
 use crate::store::reports::{self, NewPiece};
 use crate::store::{Manner, agents};
-use crate::{presence, reaper};
 
 /// The longest that an agent's request is held, whatever it asks.
 const MAX_HOLD: Duration = Duration::from_secs(60);
@@ -90,14 +91,15 @@ pub async fn register(
                 // A life counts from when it is written down: a request may wait for the writer
                 // longer than a lease, and who has just been answered must not be lost at once.
                 let now = clock.now();
-                let revoked = presence::register(tx, &agent, now, now + lease).await?;
+                let presented = presence::register(tx, &agent, now, now + lease).await?;
                 agents::give(tx, agent.id, &identity.owner).await?;
-                Ok(Some((revoked, store::identity::database_id(tx).await?)))
+                Ok(Some((presented, store::identity::database_id(tx).await?)))
             })
         })
         .await?;
-    let (revoked, database) = taken_in.ok_or_else(|| foreign(id))?;
+    let (Presented { revoked, jobs }, database) = taken_in.ok_or_else(|| foreign(id))?;
     tracing::info!(agent = %id, name, slots, "an agent has registered");
+    jobs.iter().for_each(|job| state.job_watchers.wake(job));
     state.wake_for_agents();
     let lease_seconds = state.config.settings.lease;
     Ok(axum::Json(Registered { lease_seconds, revoked, database: Some(database) }))

@@ -186,9 +186,9 @@ impl World<'_> {
     ) -> Option<Answer> {
         let now = self.time_read(times);
         let alive_until = now + LEASE;
-        let revoked =
+        let presented =
             write!(self, server, |tx| presence::register(tx, &register, now, alive_until));
-        let Some(revoked) = revoked else { return Some(Answer::Unavailable) };
+        let Some(presented) = presented else { return Some(Answer::Unavailable) };
         self.audit.heard_of(register.id, alive_until);
         self.coverage.saw("agents registered");
         self.version += 1;
@@ -196,7 +196,7 @@ impl World<'_> {
             self.recount().await;
         }
         self.tell(server, News { work: true, ..News::default() });
-        Some(Answer::Registered(revoked))
+        Some(Answer::Registered(presented.revoked))
     }
 
     async fn given_back(&mut self, server: usize, jobs: Option<Vec<JobId>>) -> Option<Answer> {

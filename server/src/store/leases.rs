@@ -370,12 +370,16 @@ pub async fn lapse(tx: &mut Tx<'_>, agent: AgentId) -> Result<Lapsed, StoreError
 }
 
 /// Makes a lapsed lease live again: its agent is back, and nothing of it was leased anew. Of one
-/// that was torn the agent would not know which elements are left to it.
-/// `false`: there is nothing to revive.
+/// that was torn the agent would not know which elements are left to it. Says whose elements these are;
+/// `None`: there is nothing to revive.
 ///
 /// # Errors
 /// The database's.
-pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<bool, StoreError> {
+pub async fn revive(
+    tx: &mut Tx<'_>,
+    agent: AgentId,
+    lease: LeaseId,
+) -> Result<Option<JobId>, StoreError> {
     let row = tx
         .first(
             concat!(
@@ -387,7 +391,7 @@ pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<b
             args![lease, agent],
         )
         .await?;
-    let Some(row) = row else { return Ok(false) };
+    let Some(row) = row else { return Ok(None) };
     let job: JobId = row.id("job_id")?;
     tx.execute(
         // It was not lost after all.
@@ -402,5 +406,5 @@ pub async fn revive(tx: &mut Tx<'_>, agent: AgentId, lease: LeaseId) -> Result<b
     )
     .await?;
     refresh_runnable(tx, job).await?;
-    Ok(true)
+    Ok(Some(job))
 }

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::pin::pin;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::http::header::AUTHORIZATION;
-use futures::stream;
+use futures::{FutureExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
@@ -202,6 +203,28 @@ async fn a_dead_agent_that_lives_goes_on_and_one_that_has_left_does_not() {
         let revoked = if goes_on { json!([]) } else { json!([lease]) };
         assert_eq!(registered["revoked"], revoked, "{ending}");
     }
+}
+
+/// With it its elements run again, of which nobody else would tell.
+#[tokio::test]
+async fn who_watches_a_job_is_told_that_its_agent_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Slow::new(folder.path()).await;
+    let id = AgentId::new();
+    assert_eq!(server.send("/v1/agents", registration(id)).await, 200);
+    let map = json!({"runtime": "python", "function": "abs", "elements": [1]});
+    let (_, job) = server.send_by(&server.token, "POST", "/v1/jobs", map).await;
+    let lease = server.lease(id).await;
+    let dead = format!("/v1/agents/{id}?dead=true");
+    assert_eq!(server.send_by(&server.token, "DELETE", &dead, json!(null)).await.0, 204);
+    let job: JobId = job["id"].as_str().unwrap().parse().unwrap();
+    let watcher = server.state.job_watchers.register(&job);
+    let mut moved = pin!(watcher.notified());
+    moved.as_mut().enable();
+    let mut again = registration(id);
+    again["leases"] = json!([lease]);
+    assert_eq!(server.send("/v1/agents", again).await, 200);
+    assert!(moved.now_or_never().is_some());
 }
 
 /// A report of a value of 2 MB under a lease that does not exist, and that value's digest.

@@ -83,10 +83,10 @@ async fn an_agent_that_comes_back_goes_on_with_what_was_not_leased_anew() {
     write!(fixture, |tx| leases::lapse(tx, agent));
     assert!(fixture.is_runnable(job).await);
     let id = grant.id;
-    assert!(write!(fixture, |tx| leases::revive(tx, agent, id)));
+    assert_eq!(write!(fixture, |tx| leases::revive(tx, agent, id)), Some(job));
     assert!(!fixture.is_runnable(job).await);
     assert_eq!(fixture.job(job).await.counts.running, 1);
-    assert!(!write!(fixture, |tx| leases::revive(tx, agent, LeaseId::new())));
+    assert_eq!(write!(fixture, |tx| leases::revive(tx, agent, LeaseId::new())), None);
     fixture.report(agent, all_of(&grant)).await;
     assert_eq!(fixture.job(job).await.state, JobState::Resolved);
 }
@@ -234,11 +234,11 @@ async fn an_agent_that_is_gone_gets_nothing_and_what_it_has_is_found() {
 #[tokio::test]
 async fn an_agent_that_comes_back_again_and_again_was_never_lost() {
     let fixture = Fixture::new().await;
-    let (agent, _job) = (fixture.agent(1).await, fixture.map(1).await);
+    let (agent, job) = (fixture.agent(1).await, fixture.map(1).await);
     let id = fixture.grant(agent, 1).await.remove(0).id;
     for _ in 0..2 * MAX_LOST_AGENTS {
         assert!(write!(fixture, |tx| leases::lapse(tx, agent)).given_up.is_empty());
-        assert!(write!(fixture, |tx| leases::revive(tx, agent, id)));
+        assert_eq!(write!(fixture, |tx| leases::revive(tx, agent, id)), Some(job));
     }
 }
 
@@ -259,7 +259,7 @@ async fn a_lease_of_which_part_was_leased_anew_is_not_revived_but_may_be_reporte
     }
     assert_eq!(fixture.grant(quick, 1).await[0].ranges, RangeSet::from_range(Range(0, 1)));
     let id = old.id;
-    assert!(!write!(fixture, |tx| leases::revive(tx, slow, id)));
+    assert_eq!(write!(fixture, |tx| leases::revive(tx, slow, id)), None);
     let late = fixture.report(slow, vec![piece(&old, Range(1, 4)), piece(&old, Range(0, 2))]).await;
     assert_eq!(late.verdicts, [Verdict::Accepted, Verdict::Stale]);
 }

@@ -12,7 +12,7 @@ use super::super::reports::NewPiece;
 use super::super::spares;
 use super::super::{agents, runnable};
 use super::{Decided, Fixture, all_of, decision, failing, new_job, piece, read, register, write};
-use crate::presence;
+use crate::presence::{self, Presented};
 use crate::scheduler::takeover::Spare;
 
 /// A part of a lease.
@@ -250,7 +250,7 @@ async fn a_lease_ahead_counts_as_begun_from_its_first_report_on() {
     let id = ahead.id;
     write!(fixture, |tx| leases::lapse(tx, busy));
     assert_eq!(at_work(&fixture, job, busy).await, (0, 0));
-    assert!(write!(fixture, |tx| leases::revive(tx, busy, id)));
+    assert_eq!(write!(fixture, |tx| leases::revive(tx, busy, id)), Some(job));
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1));
 }
 
@@ -261,7 +261,9 @@ async fn a_lease_ahead_that_comes_back_begins_if_a_slot_is_free() {
     let ahead = decided.grants[0].id;
     write!(fixture, |tx| leases::lapse(tx, busy));
     let agent = Register { id: busy, leases: vec![ahead], ..register(1) };
-    assert_eq!(write!(fixture, |tx| presence::register(tx, &agent, 9, 1000)), []);
+    let presented = write!(fixture, |tx| presence::register(tx, &agent, 9, 1000));
+    // It is at work again, and then begins.
+    assert_eq!(presented, Presented { revoked: Vec::new(), jobs: vec![job, job] });
     // The agent holds nothing else that could keep it waiting.
     assert_eq!(at_work(&fixture, job, busy).await, (1, 1), "it has begun, once");
     let whole = [Released::whole(ahead, BTreeMap::new())];
