@@ -154,7 +154,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let id = AgentId::new();
     let slots = config.settings.slots.on(&Topology::of_this_machine());
     let confinement = Arc::new(Confinement::new(&config.settings.workers, slots)?);
-    let register = introduce(&config, id, &confinement).await?;
+    let register = tokio::select! {
+        register = introduce(&config, id, &confinement) => register?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let transport = open(&config)?;
     let held = Arc::new(Held::default());
     let registration = Registration::new(register.clone(), Arc::clone(&held));

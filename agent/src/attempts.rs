@@ -56,20 +56,22 @@ impl Attempts {
 /// ones after all have failed.
 #[derive(Debug)]
 struct Pauses {
+    longest: Duration,
     backoff: Backoff,
     failures: usize,
 }
 
 impl Pauses {
     fn up_to(longest: Duration) -> Self {
-        Self { backoff: Backoff::up_to(longest), failures: 0 }
+        Self { longest, backoff: Backoff::up_to(longest), failures: 0 }
     }
 
-    /// The next one; `asked` is what the server asks for, which matters only if no other is there.
+    /// The next one; `asked` is what the server asks for, which matters only if no other is there. It is no more than the
+    /// longest pause: a proxy that shows a page of its own for an hour does not know when the server is back.
     fn next(&mut self, n_servers: usize, asked: Duration, random: u64) -> Duration {
         self.failures += 1;
         if self.failures.is_multiple_of(n_servers) {
-            asked + self.backoff.next(random)
+            asked.min(self.longest).saturating_add(self.backoff.next(random))
         } else {
             backoff::share(BEFORE_THE_NEXT, random)
         }
@@ -94,5 +96,14 @@ mod tests {
         let mut pauses = Pauses::up_to(Duration::MAX);
         let mut next = |asked| pauses.next(1, Duration::from_secs(asked), u64::MAX).as_millis();
         assert_eq!([next(0), next(3), next(0)], [100, 3200, 400]);
+    }
+
+    #[test]
+    fn no_server_is_given_more_time_than_the_agent_may_be_silent() {
+        let longest = Duration::from_secs(10);
+        let mut pauses = Pauses::up_to(longest);
+        for asked in [3600, u64::MAX] {
+            assert!(pauses.next(1, Duration::from_secs(asked), u64::MAX) < 2 * longest, "{asked}");
+        }
     }
 }

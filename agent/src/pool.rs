@@ -134,7 +134,11 @@ impl WorkerPool {
         if key.runtime == Runtime::R {
             self.compile_r().await;
         }
-        match Worker::start(&self.launcher, key.clone()).await {
+        let mut started = Worker::start(&self.launcher, key.clone()).await;
+        if started.is_err() && self.restores_scratch() {
+            started = Worker::start(&self.launcher, key.clone()).await;
+        }
+        match started {
             Ok(worker) => {
                 self.respite.recovered(key.runtime);
                 Ok(worker)
@@ -145,6 +149,25 @@ impl WorkerPool {
             Err((death, printed)) => {
                 self.pause(key.runtime, &death, &printed);
                 Err(NoWorker::OnThisMachine(death))
+            }
+        }
+    }
+
+    /// Whether what workers start with was gone, and is there again.
+    fn restores_scratch(&self) -> bool {
+        let scratch = &self.launcher.scratch;
+        let folder = scratch.scripts();
+        let folder = folder.display();
+        match scratch.restore() {
+            Ok(false) => false,
+            Ok(true) => {
+                tracing::warn!(%folder, "somebody has emptied the scratch folder; it is made anew. Choose one \
+                    by --scratch that nobody tidies");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%folder, %error, "somebody has emptied the scratch folder, and it cannot be made anew");
+                false
             }
         }
     }

@@ -19,8 +19,8 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use protocol::AgentId;
@@ -42,7 +42,7 @@ pub struct Scratch {
     next_worker: AtomicU64,
     /// Agents that were found dead.
     dead: Vec<AgentId>,
-    _lock: Flock<File>,
+    lock: Mutex<Flock<File>>,
 }
 
 impl Scratch {
@@ -59,20 +59,44 @@ impl Scratch {
         let dead = remove_abandoned(parent);
         // Workers start elsewhere, so a relative path would not lead them to their script.
         let folder = parent.canonicalize()?.join(format!("{FOLDER_PREFIX}{agent}"));
-        make_private(&folder)?;
-        identity.let_through(&folder)?;
-        let lock = lock(&folder, FlockArg::LockExclusiveNonblock)?;
-        let scripts = folder.join("scripts");
+        let lock = Mutex::new(lock_anew(&folder, &identity)?);
+        let scratch = Self { folder, identity, next_worker: AtomicU64::new(0), dead, lock };
+        scratch.write_scripts()?;
+        scratch.identity.check_way(&scratch.scripts())?;
+        Ok(scratch)
+    }
+
+    fn write_scripts(&self) -> io::Result<()> {
+        let scripts = self.scripts();
         make_private(&scripts)?;
-        identity.let_read(&scripts)?;
+        self.identity.let_read(&scripts)?;
         for (name, source) in runtimes::SCRIPTS {
             fs::write(scripts.join(name), source)?;
-            identity.let_read(&scripts.join(name))?;
+            self.identity.let_read(&scripts.join(name))?;
         }
-        let next_worker = AtomicU64::new(0);
-        let scratch = Self { folder, identity, next_worker, dead, _lock: lock };
-        scratch.identity.check_way(&scripts)?;
-        Ok(scratch)
+        Ok(())
+    }
+
+    /// Makes anew what workers start with, if somebody has taken it away: who empties folders of temporary files does not
+    /// know that an agent lives. Says whether something was gone.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn restore(&self) -> io::Result<bool> {
+        // Of workers that start together one sees to it.
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let scripts = self.scripts();
+        if runtimes::SCRIPTS.iter().all(|(name, _)| scripts.join(name).exists()) {
+            return Ok(false);
+        }
+        match lock_anew(&self.folder, &self.identity) {
+            Ok(anew) => *lock = anew,
+            // It is still there, and held by this agent.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        self.write_scripts()?;
+        Ok(true)
     }
 
     /// The agents that had not removed their folders: nobody holds their locks, so they are dead. Nobody
@@ -263,6 +287,13 @@ pub fn default_parent(is_another_user: bool) -> PathBuf {
 /// When that cannot be done.
 pub fn make_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes the folder of an agent, and takes its lock.
+fn lock_anew(folder: &Path, identity: &Identity) -> io::Result<Flock<File>> {
+    make_private(folder)?;
+    identity.let_through(folder)?;
+    lock(folder, FlockArg::LockExclusiveNonblock)
 }
 
 /// Takes the lock of a folder.

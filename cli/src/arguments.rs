@@ -49,6 +49,15 @@ pub fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Parses how many chunks each slot is to have, as furrr's `scheduling`.
+pub fn scheduling(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chunks) if chunks > 0.0 && chunks.is_finite() => Ok(chunks),
+        Ok(f64::INFINITY) => Err("for one element a chunk give --chunk-size 1".to_owned()),
+        _ => Err("not a number of chunks above 0, such as 1 or 2.5".to_owned()),
+    }
+}
+
 /// Takes a text as it stands, or reads the file that it names after an `@`.
 pub fn text_or_file(text: &str) -> Result<String, String> {
     match text.strip_prefix('@') {
@@ -145,5 +154,14 @@ mod tests {
             assert!(seconds(wrong).unwrap_err().contains("above 0"), "{wrong}");
         }
         assert!(seconds("inf").is_err() && seconds("nan").is_err());
+    }
+
+    #[test]
+    fn what_furrr_writes_for_single_elements_is_written_otherwise() {
+        assert_eq!(scheduling("2.5"), Ok(2.5));
+        assert!(scheduling("Inf").unwrap_err().contains("--chunk-size 1"));
+        for wrong in ["0", "-1", "nan", "-inf", "x"] {
+            assert!(scheduling(wrong).unwrap_err().contains("above 0"), "{wrong}");
+        }
     }
 }

@@ -113,7 +113,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     install_tls_provider()?;
-    runtime(&command)?.block_on(async {
+    let runtime = runtime(&command)?;
+    let result = runtime.block_on(async {
         match command {
             Command::Server(command) => command.run().await,
             Command::Agent(command) => command.run().await,
@@ -136,7 +137,10 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Audit(command) => command.run().await,
             Command::Supervise(_) | Command::RunCommands | Command::Openapi => Ok(()),
         }
-    })
+    });
+    // A thread that looks a name up, or reads from a file system that does not answer, cannot be stopped.
+    runtime.shutdown_timeout(signals::TO_END);
+    result
 }
 
 /// One provider for the whole process: with two in the build rustls would not choose by itself.

@@ -65,6 +65,11 @@ impl<W: Write> Printer<W> {
         Self { format, lines, output, printed: 0, arrived: 0 }
     }
 
+    /// How many bytes of the value were printed.
+    pub fn printed(&self) -> u64 {
+        self.printed
+    }
+
     /// The next bytes are the value's first again.
     pub fn rewind(&mut self) {
         self.arrived = 0;

@@ -106,8 +106,8 @@ impl Serving {
         let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
         if json {
             let place = serde_json::json!({
-                "url": self.url, "data": self.data, "database": self.database, "blobs": self.blobs,
-                "token_file": token_file
+                "url": self.url, "data": self.data.to_string_lossy(), "database": self.database,
+                "blobs": self.blobs, "token_file": token_file.as_ref().map(|file| file.to_string_lossy())
             });
             return print_text(&format!("{place}\n"));
         }
@@ -139,7 +139,7 @@ impl Serving {
         let is_elsewhere = data_folder::of_this_user().as_ref() != Some(&self.data);
         let token_file = token_file
             .filter(|_| is_elsewhere)
-            .map(|file| format!("FARROW_TOKEN_FILE={}", file.display()));
+            .map(|file| format!("FARROW_TOKEN_FILE={}", quoted(&file.display().to_string())));
         url.into_iter().chain(token_file).collect()
     }
 
@@ -168,6 +168,15 @@ impl Serving {
     }
 }
 
+/// A word as a shell is to read it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    match word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// The address of a database as it may be shown.
 fn without_password(url: &str) -> String {
     reqwest::Url::parse(url).map_or_else(
@@ -188,7 +197,8 @@ pub fn check_database_url(url: Option<&str>) -> Result<(), Failure> {
     else {
         return Ok(());
     };
-    if std::env::args().all(|argument| !argument.contains(&format!(":{password}@"))) {
+    let written = format!(":{password}@");
+    if std::env::args_os().all(|argument| !argument.to_string_lossy().contains(&written)) {
         return Ok(());
     }
     Err(Failure::usage("the password in --database-url can be read by every user of this machine")
@@ -255,5 +265,16 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
         ErrorKind::AddrNotAvailable => failure("this machine does not have that address")
             .remedy("127.0.0.1 is this machine alone, 0.0.0.0 every address it has"),
         _ => failure(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_split_it() {
+        assert_eq!(quoted("/home/jane/é.token"), "/home/jane/é.token");
+        assert_eq!(quoted("/home/Jane's files"), r"'/home/Jane'\''s files'");
     }
 }

@@ -21,6 +21,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Before a value that was cut short is asked for again.
 const BEFORE_THE_REST: Duration = Duration::from_secs(1);
 
+/// How often a value may break off without a byte more than before: at the same place each time something is wrong there,
+/// such as a blob that the server cannot read.
+const CUTS_AT_ONE_PLACE: u32 = 7;
+
 /// How a command waits for a value.
 pub struct Waiting<'a> {
     /// The server.
@@ -84,7 +88,9 @@ impl Waiting<'_> {
         sink: &mut Sink,
     ) -> Result<(), Failure> {
         let mut printer = Printer::new(format, sink);
+        let mut n_cuts = 0;
         loop {
+            let before = printer.printed();
             printer.rewind();
             let cut = loop {
                 match body.next().await {
@@ -93,6 +99,10 @@ impl Waiting<'_> {
                     Err(error) => break error,
                 }
             };
+            n_cuts = if printer.printed() > before { 1 } else { n_cuts + 1 };
+            if n_cuts == CUTS_AT_ONE_PLACE {
+                return Err(cut_each_time(cut, printer.printed(), id));
+            }
             self.screen.note(&format!("{cut}; fetching the rest"));
             tokio::time::sleep(BEFORE_THE_REST).await;
             body = self.ask(id).await?;
@@ -176,6 +186,16 @@ fn some_failed(status: &JobStatus) -> String {
          {} runs them again",
         counts.failed, counts.total, status.id, status.id
     )
+}
+
+/// What arrives is never more than so many bytes.
+fn cut_each_time(cut: CallError, n_bytes: u64, id: JobId) -> Failure {
+    Failure::from(cut)
+        .details([format!("the value breaks off behind byte {n_bytes} each time it is asked for")])
+        .remedy(format!(
+            "the server's log says why, or a proxy before it ends long answers; `farrow server check` looks \
+             for what is damaged, and `farrow retry {id}` runs again what is missing"
+        ))
 }
 
 /// What the server says in the place of a value: the job failed, or was cancelled.

@@ -100,7 +100,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     config.settings.reach.check(config.settings.listen)?;
     let tls = config.settings.reach.tls()?;
-    let state = open(config, shutdown.clone()).await?;
+    // What was begun is whole or undone: a database changes in transactions.
+    let state = tokio::select! {
+        state = open(config, shutdown.clone()) => state?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let dispatcher = tokio::spawn(state.dispatcher.clone().run(shutdown.clone()));
     let reaper = tokio::spawn(reaper::run(state.clone(), shutdown.clone()));
     let trash = tokio::spawn(trash::run(state.clone(), shutdown.clone()));

@@ -333,27 +333,6 @@ async fn an_agent_that_is_drained_finishes_what_it_runs_and_leaves() {
     assert!(audit.repeated().is_empty());
 }
 
-/// `farrow up 2>&1 | head` has closed what it logs to.
-#[tokio::test]
-async fn up_works_and_drains_also_when_nobody_reads_its_log_any_more() {
-    let world = World::start().await;
-    let data = world.path("up");
-    let arguments = ["up", "--json", "--listen", "127.0.0.1:0", "--slots", "1", "--data"];
-    let (reader, writer) = io::pipe().unwrap();
-    drop(reader);
-    let mut command = world.command(&arguments);
-    command.arg(&data).env_remove("FARROW_TOKEN");
-    let mut up = Process::start_on("up", &world.path(""), &mut command, writer.into());
-    let place: Value = serde_json::from_str(&up.first_line().await).unwrap();
-    let mut command = world.command(&["call", "--runtime", "python", "lambda: 4"]);
-    command.env("FARROW_URL", place["url"].as_str().unwrap()).env_remove("FARROW_TOKEN");
-    command.env("FARROW_TOKEN_FILE", place["token_file"].as_str().unwrap());
-    let called = world.spawn("call", &mut command).finished().await;
-    assert_eq!((called.code, called.stdout.as_str()), (Some(0), "4\n"), "{called:?}");
-    up.signal(Signal::SIGTERM);
-    assert_eq!(up.ended().await.code(), Some(0));
-}
-
 #[tokio::test]
 async fn up_is_a_server_and_an_agent_with_a_token_of_their_own() {
     let world = World::start().await;

@@ -176,6 +176,10 @@ async fn a_value_of_which_a_part_is_damaged_is_never_taken_for_whole() {
     let path = format!("/v1/jobs/{id}/value");
     let answer = world.client.try_send("GET", &path, &[], Vec::new()).await;
     assert!(answer.is_err(), "a part of the value came as if it were all of it");
+    // A command asks again, as after a connection that broke, but not for ever.
+    let command = world.farrow(&["value", &id]).await;
+    assert_eq!(command.code, Some(3), "{command:?}");
+    assert!(command.stderr.contains("the value breaks off behind byte"), "{command:?}");
     std::fs::remove_file(&blob).expect("to be removed");
     let answer = world.client.try_send("GET", &path, &[], Vec::new()).await;
     assert!(answer.is_err(), "a part of the value came as if it were all of it");

@@ -1,13 +1,14 @@
-//! A server that is to stop ends every wait, and itself.
+//! Whoever is asked to stop ends every wait, and itself, whatever holds it up.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
-use serde_json::json;
-use tests::World;
+use serde_json::{Value, json};
 use tests::wait::until;
 use tests::world::Database;
+use tests::{Process, World};
 
 use crate::by_hand::Agent;
 
@@ -92,4 +93,90 @@ async fn a_database_that_does_not_answer_does_not_keep_a_server_from_ending() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     // It did not wait for an answer that would have come, or for the limit of the database.
     assert!(ended.stderr.contains("the database does not answer"), "{}", ended.stderr);
+}
+
+/// `farrow up 2>&1 | head` has closed what it logs to.
+#[tokio::test]
+async fn up_works_and_drains_also_when_nobody_reads_its_log_any_more() {
+    let world = World::start().await;
+    let data = world.path("up");
+    let arguments = ["up", "--json", "--listen", "127.0.0.1:0", "--slots", "1", "--data"];
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut command = world.command(&arguments);
+    command.arg(&data).env_remove("FARROW_TOKEN");
+    let mut up = Process::start_on("up", &world.path(""), &mut command, writer.into());
+    let place: Value = serde_json::from_str(&up.first_line().await).unwrap();
+    let mut command = world.command(&["call", "--runtime", "python", "lambda: 4"]);
+    command.env("FARROW_URL", place["url"].as_str().unwrap()).env_remove("FARROW_TOKEN");
+    command.env("FARROW_TOKEN_FILE", place["token_file"].as_str().unwrap());
+    let called = world.spawn("call", &mut command).finished().await;
+    assert_eq!((called.code, called.stdout.as_str()), (Some(0), "4\n"), "{called:?}");
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.ended().await.code(), Some(0));
+}
+
+/// As of a pager that was left alone: whoever writes one line more waits for ever.
+fn fill(pipe: &mut io::PipeWriter) {
+    let flags =
+        OFlag::from_bits_retain(fcntl(&*pipe, FcntlArg::F_GETFL).expect("a pipe has flags"));
+    fcntl(&*pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).expect("they can be set");
+    while pipe.write(&[b'.'; 512]).is_ok() {}
+    while pipe.write(b".").is_ok() {}
+    fcntl(&*pipe, FcntlArg::F_SETFL(flags)).expect("they can be set");
+}
+
+#[tokio::test]
+async fn up_ends_when_it_is_asked_twice_also_when_its_log_takes_no_more() {
+    let world = World::start().await;
+    let (_reader, mut writer) = io::pipe().unwrap();
+    let mut command = world.command(&["up", "--listen", "127.0.0.1:0", "--slots", "1", "--json"]);
+    command.arg("--data").arg(world.path("up")).env_remove("FARROW_TOKEN");
+    let log = writer.try_clone().unwrap();
+    let mut up = Process::start_on("up", &world.path(""), &mut command, log.into());
+    up.first_line().await;
+    fill(&mut writer);
+    // Signals that come together count as one.
+    let code = until("it ends", async || {
+        if up.has_ended() {
+            return Some(up.ended().await.code());
+        }
+        up.signal(Signal::SIGTERM);
+        None
+    })
+    .await;
+    assert!([Some(0), Some(130)].contains(&code), "{code:?}");
+}
+
+/// It accepts connections, as the system does for it, and says nothing.
+fn silent_database() -> (TcpListener, [(&'static str, String); 1]) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it has an address");
+    (listener, [("FARROW_DATABASE_URL", format!("postgres://farrow@{address}/farrow"))])
+}
+
+#[tokio::test]
+async fn a_server_that_waits_for_its_database_ends_when_it_is_asked() {
+    let world = World::start().await;
+    let (listener, variables) = silent_database();
+    let mut command = world.command(&["server", "--listen", "127.0.0.1:0"]);
+    command.arg("--data").arg(world.path("other")).arg("--blobs").arg(world.path("blobs"));
+    let mut server = world.spawn("other", command.envs(variables));
+    let _connection = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap();
+    server.signal(Signal::SIGTERM);
+    let ended = server.finished().await;
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.stderr.contains("stopped before the server had started"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_server_does_not_wait_for_ever_for_a_database_that_says_nothing() {
+    let world = World::start().await;
+    let (_listener, variables) = silent_database();
+    let mut command = world.command(&["server", "--listen", "127.0.0.1:0"]);
+    command.arg("--data").arg(world.path("other")).arg("--blobs").arg(world.path("blobs"));
+    let ended = world.spawn("other", command.envs(variables)).finished().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("cannot be used: "), "{ended:?}");
+    assert!(ended.stderr.contains("timed out; is it running"), "{ended:?}");
 }

@@ -10,7 +10,9 @@
 # Where R could not, they are read as they are.
 local(envir = new.env(parent = baseenv()), {
   baseline <- NULL
+  # R's front end writes `~+~` for a space.
   script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)[1L])
+  script <- gsub("~+~", " ", script, fixed = TRUE)
   parts <- c("worker_loop", "worker_errors", "worker_calls", "worker_values", "worker_reset")
   for (part in file.path(dirname(script), parts)) {
     compiled <- paste0(part, ".Rc")

@@ -12,7 +12,6 @@ import functools
 import gc
 import importlib
 import importlib.machinery
-import json
 import linecache
 import logging
 import os
@@ -29,7 +28,7 @@ import warnings
 if __name__ == "__main__":
     from worker_calls import Caller, read_constants, receive_job
     from worker_io import Channel, Streams, leave
-    from worker_values import Refusal, Values, class_name, describe, failure, syntax_error
+    from worker_values import Refusal, Values, class_name, describe, failure, syntax_error, told
 
     # As for `python -c`: modules are found in the working directory, not beside this script.
     sys.path[0] = ""
@@ -158,7 +157,7 @@ class Job:
 
     def _send_condition(self, kind, message):
         condition = {"position": self.position, "kind": kind, "message": message}
-        self.worker.channel.send("c", json.dumps(condition).encode())
+        self.worker.channel.send("c", told(condition))
 
     def settle_conditions(self):
         """At the end of an element: says how many of its conditions were dropped."""
@@ -252,7 +251,7 @@ class Outcomes:
         self.texts = []
 
     def add_error(self, error):
-        text = json.dumps(error).encode()
+        text = told(error)
         self.lengths.append(len(text) | ERROR_BIT)
         self.texts.append(text)
 
@@ -351,7 +350,7 @@ class Worker:
 
     def serve(self):
         version = "%d.%d.%d" % sys.version_info[:3]
-        self.channel.send("h", json.dumps({"version": version}).encode())
+        self.channel.send("h", told({"version": version}))
         while True:
             kind, size = self.channel.receive()
             if kind == "J":
@@ -375,7 +374,7 @@ class Worker:
         self.channel.end_if_forked()
         if self.streams.dirty or self.streams.replaced():
             self.streams.settle()
-        self.channel.send("j", b"" if problem is None else json.dumps(problem).encode())
+        self.channel.send("j", b"" if problem is None else told(problem))
 
     def _reset(self):
         """Leaves the worker as a new process would be, or ends it where it cannot."""

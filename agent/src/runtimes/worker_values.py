@@ -20,6 +20,12 @@ def failure(kind, message, calls=(), fatal=False):
     return error
 
 
+def told(document):
+    """An error or a condition as the agent reads it: UTF-8. What is none, as in names of files that are not UTF-8, becomes
+    `?`: without a word of the user's the agent would take the worker for broken."""
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+
+
 class Refusal(Exception):
     """What these scripts themselves have to say, as the protocol has it."""
 

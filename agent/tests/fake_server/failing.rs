@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use protocol::job::ElementError;
 
 use crate::harness::{TestAgent, file, gone, integers, python};
+use crate::record::Record;
 use crate::server::FakeServer;
 
 /// Runs elements 0 up to `end` of a job and returns the errors by index; all other values must be
@@ -32,6 +33,41 @@ async fn errors(
         }
     }
     errors
+}
+
+#[tokio::test]
+async fn an_agent_whose_scratch_folder_was_emptied_makes_it_anew() {
+    let server = FakeServer::start();
+    let agent = TestAgent::start(&server, 1);
+    let own_folder = || {
+        let entries = std::fs::read_dir(agent.path("scratch")).unwrap().flatten();
+        let mut agents =
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"agent-"));
+        agents.next().unwrap().path()
+    };
+    // A worker that is there is not used for another user's: each lease needs a new one.
+    for (owner, part) in ["scripts/worker_io.py", "scripts", ""].into_iter().enumerate() {
+        let mut job = python("lambda x: x", agent.folder.path());
+        job.owner = owner.to_string();
+        let lease = integers(&job, 0, 3);
+        if owner == 0 {
+            let registered = |record: &Record| (!record.registers.is_empty()).then_some(());
+            server.until("the agent is there", registered).await;
+        }
+        let folder = own_folder().join(part);
+        match folder.is_dir() {
+            true => std::fs::remove_dir_all(folder).unwrap(),
+            false => std::fs::remove_file(folder).unwrap(),
+        }
+        server.grant(lease.clone(), b"", &job);
+        assert!(
+            server.outcomes(lease.id).await.iter().all(|outcome| outcome.result.is_ok()),
+            "{part}"
+        );
+        let held = std::fs::File::open(own_folder().join("lock")).unwrap();
+        assert!(held.try_lock().is_err(), "{part}: nobody holds the lock");
+    }
+    agent.stop().await;
 }
 
 #[tokio::test]

@@ -118,7 +118,8 @@ impl Run {
 impl Worker {
     /// Starts one, and waits for its hello.
     pub fn start(runtime: Runtime) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // As in a home folder of a first and a second name.
+        let folder = TempDir::with_prefix("farrow worker ").unwrap();
         for (name, text) in runtimes::SCRIPTS {
             std::fs::write(folder.path().join(name), text).unwrap();
         }

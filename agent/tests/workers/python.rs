@@ -37,6 +37,18 @@ fn attempts_to_exit_are_errors() {
     assert_eq!((error.kind.as_str(), error.fatal), ("SystemExit", true));
 }
 
+/// So Python reads the name of a file that is not UTF-8.
+#[test]
+fn what_cannot_be_said_in_utf_8_costs_no_worker() {
+    let code = "import warnings\ndef f(x):\n    if x == 1: raise ValueError('no \\udce9')\n    warnings.warn('odd \\udce9')\n    return x";
+    let run = worker(Python, code).run(&["1", "2"]);
+    assert_eq!(run.error(0).message, "no ?");
+    assert_eq!(run.outcomes[1].as_deref(), Ok("2"));
+    assert_eq!((run.conditions[0].0, run.conditions[0].1.message.as_str()), (1, "odd ?"));
+    let error = Worker::start(Python).refusal(&job("raise ValueError('no \\udce9')"));
+    assert_eq!(error.message, "no ?");
+}
+
 #[test]
 fn closed_streams_are_opened_again() {
     let ways = [

@@ -77,7 +77,8 @@ struct SpreadArgs {
     #[arg(long, env = "FARROW_MAP_CHUNK_SIZE", value_name = "N")]
     chunk_size: Option<u64>,
     /// Chunks a slot, as furrr's `scheduling`
-    #[arg(long, env = "FARROW_MAP_SCHEDULING", value_name = "X")]
+    #[arg(long, env = "FARROW_MAP_SCHEDULING", value_name = "X", allow_negative_numbers = true,
+          value_parser = arguments::scheduling)]
     scheduling: Option<f64>,
 }
 

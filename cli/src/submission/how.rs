@@ -50,7 +50,8 @@ pub struct How {
     #[arg(long, env = "FARROW_JOB_RETRY_ON_ERROR", value_parser = FalseyValueParser::new())]
     retry_on_error: bool,
     /// A job that must be resolved before; may be repeated
-    #[arg(long, env = "FARROW_JOB_AFTER", value_name = "ID", value_delimiter = ',')]
+    #[arg(long, env = "FARROW_JOB_AFTER", value_name = "ID", value_delimiter = ',',
+          value_parser = arguments::job_id)]
     pub after: Vec<JobId>,
     /// Do not keep what elements print
     #[arg(long, env = "FARROW_JOB_NO_STDOUT", value_parser = FalseyValueParser::new())]

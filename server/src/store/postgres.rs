@@ -1,6 +1,7 @@
 //! What is PostgreSQL's alone: how it is connected to, its time, and the notes that servers of one
 //! database send each other.
 
+use std::io;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::clock::Millis;
 /// Connections that read.
 const READERS: u32 = 8;
 
-/// For how long a reader waits for a connection.
+/// For how long a connection is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For how long a transaction may be silent before the database ends it. A batch sends one statement
@@ -93,7 +94,11 @@ pub async fn open(options: &PgConnectOptions) -> Result<PgPool, StoreError> {
 /// # Errors
 /// When the database cannot be reached, or refuses.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    options.connect().await.map_err(|error| StoreError::Open(unreachable(options, &error)))
+    let connected = tokio::time::timeout(PATIENCE, options.connect()).await;
+    // A host that drops packets does not refuse.
+    let connected =
+        connected.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())));
+    connected.map_err(|error| StoreError::Open(unreachable(options, &error)))
 }
 
 fn unreachable(options: &PgConnectOptions, error: &sqlx::Error) -> String {
