@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -130,11 +130,23 @@ pub async fn backup(options: BackupOptions) -> Result<Backup, BackupError> {
 
 fn must_be_free(target: &Path) -> Result<(), BackupError> {
     match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+        Ok(true) if is_mount_point(target) => {
+            Err(BackupError::MountPoint { folder: target.to_owned() })
+        }
         Ok(true) => Ok(()),
         Ok(false) => Err(BackupError::NotEmpty { folder: target.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(BackupError::Target { folder: target.to_owned(), source }),
     }
+}
+
+/// Whether another file system begins at a folder: what is made beside it cannot take its name.
+fn is_mount_point(folder: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    // Also of a relative name, and of one that a link stands for.
+    folder.canonicalize().ok().is_some_and(|folder| {
+        folder.parent().is_some_and(|parent| device(parent) != device(&folder))
+    })
 }
 
 async fn copy_blobs(
@@ -312,6 +324,12 @@ pub enum BackupError {
         /// Where.
         folder: PathBuf,
     },
+    /// Another file system is mounted there.
+    #[error("another file system is mounted at {}: give a folder inside it", folder.display())]
+    MountPoint {
+        /// Where.
+        folder: PathBuf,
+    },
     /// It cannot be written.
     #[error("the backup cannot be written to {}: {source}", folder.display())]
     Target {
@@ -335,4 +353,17 @@ pub enum BackupError {
     /// The database cannot be read, or not be copied.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_is_mounted_is_told_from_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_mount_point(folder.path()));
+        assert!(!is_mount_point(&folder.path().join("new")));
+        assert!(is_mount_point(Path::new("/proc")));
+    }
 }

@@ -161,6 +161,33 @@ async fn large_values_come_whole_and_with_their_length_wherever_errors_stand() {
 }
 
 #[tokio::test]
+async fn elements_that_are_lost_fail_and_hold_up_no_other_job() {
+    let world = World::start().await;
+    // Too large for a row, small enough to travel in a lease.
+    let mut seed = 1_u64;
+    let element: String = (0..300_000)
+        .map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'!' + (seed >> 58) as u8)
+        })
+        .map(|c| if c == '"' || c == '\\' { 'x' } else { c })
+        .collect();
+    let job = json!({"runtime": "python", "function": "len", "elements": [element]});
+    let lost = world.client.submit(&job).await;
+    let digest = tests::client::digest(format!("\"{element}\"").as_bytes());
+    let hex = digest.trim_start_matches("sha256:");
+    let blob = world.data().join("blobs").join(&hex[..2]).join(hex);
+    std::fs::remove_file(&blob).expect("a blob of elements");
+    let job = json!({"runtime": "python", "function": "abs", "elements": [-1]});
+    let other = world.client.submit(&job).await;
+    let _agent = world.python_agent("one", 1).await;
+    assert_eq!(world.client.value(&other).await, json!([1]));
+    let failed = world.client.outcome(&lost).await;
+    assert_eq!(failed.status, 409);
+    assert!(failed.text().contains(&digest), "{}", failed.text());
+}
+
+#[tokio::test]
 async fn a_value_of_which_a_part_is_damaged_is_never_taken_for_whole() {
     let world = World::start().await;
     let _agent = world.python_agent("one", 1).await;

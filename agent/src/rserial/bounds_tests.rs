@@ -161,6 +161,16 @@ fn positions_that_are_a_long_sequence_of_nothing_are_not_counted_through() {
     assert!(answer.is_ok(), "{answer:?}");
 }
 
+/// The memory for a column is taken after that: of the million there would be some gigabytes.
+#[test]
+fn many_keys_behind_many_rows_without_any_are_refused_at_the_first_that_is_too_much() {
+    let rows = "{},".repeat(1_000_000);
+    let keys: Vec<_> = (0..100_000).map(|key| format!("\"{key}\":0")).collect();
+    let text = format!("[{rows}{{{}}}]", keys.join(","));
+    let why = write_json(&mut Writer::new(), text.as_bytes()).unwrap_err().to_string();
+    assert!(why.contains("1000001 rows and 11 columns"), "{why}");
+}
+
 #[test]
 fn rows_that_have_each_their_own_keys_do_not_become_a_square() {
     let rows: Vec<_> = (0..5000).map(|row| format!("{{\"{row}\":0}}")).collect();

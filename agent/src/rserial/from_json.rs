@@ -226,22 +226,24 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The column of that name, which is probably the one `expected`.
-    fn column(&mut self, name: Cow<'a, str>, expected: usize) -> usize {
+    fn column(&mut self, name: Cow<'a, str>, expected: usize) -> Result<usize, Untranslatable> {
         if self.names.get(expected) == Some(&name) {
-            return expected;
+            return Ok(expected);
         }
         if self.index.len() < self.names.len() {
             let known = self.names.iter().enumerate();
             self.index = known.map(|(at, name)| (name.clone(), at)).collect();
         }
         if let Some(at) = self.index.get(&name) {
-            return *at;
+            return Ok(*at);
         }
         let at = self.names.len();
+        // Before memory is taken for it: one row may have a million keys behind a million rows without any.
+        check_missing(self.rows + 1, at + 1, self.given + 1)?;
         self.index.insert(name.clone(), at);
         self.names.push(name);
         self.columns.push(vec![None; self.rows]);
-        at
+        Ok(at)
     }
 
     fn push_row(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Untranslatable> {
@@ -249,7 +251,7 @@ impl<'a> Table<'a> {
         let mut expected = 0;
         if !cursor.take(b'}') {
             loop {
-                let at = self.column(cursor.key()?, expected);
+                let at = self.column(cursor.key()?, expected)?;
                 let cell = cursor.skip()?;
                 self.given += 1;
                 let column = &mut self.columns[at];
@@ -266,20 +268,23 @@ impl<'a> Table<'a> {
             }
         }
         self.rows += 1;
-        let missing = (self.rows * self.columns.len()).saturating_sub(self.given);
-        if missing > MOST_MISSING {
-            return Err(Untranslatable::new(format!(
-                "an array of objects would be a data frame of {} rows and {} columns, most of whose \
-                 cells are missing: more than {MOST_MISSING}",
-                self.rows,
-                self.columns.len(),
-            )));
-        }
+        check_missing(self.rows, self.columns.len(), self.given)?;
         for column in &mut self.columns {
             column.resize(self.rows, None);
         }
         Ok(())
     }
+}
+
+/// Refuses a table of so many rows and columns of whose cells too few are given.
+fn check_missing(rows: usize, columns: usize, given: usize) -> Result<(), Untranslatable> {
+    if rows.saturating_mul(columns).saturating_sub(given) <= MOST_MISSING {
+        return Ok(());
+    }
+    Err(Untranslatable::new(format!(
+        "an array of objects would be a data frame of {rows} rows and {columns} columns, most of whose cells are \
+         missing: more than {MOST_MISSING}"
+    )))
 }
 
 /// Whether what was only stepped over is JSON.

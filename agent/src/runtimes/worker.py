@@ -16,6 +16,7 @@ import linecache
 import logging
 import os
 import random
+import resource
 import signal
 import struct
 import sys
@@ -26,7 +27,7 @@ import warnings
 
 # Processes that user code spawns import this script under another name; it must do nothing there.
 if __name__ == "__main__":
-    from worker_calls import Caller, read_constants, receive_job
+    from worker_calls import Caller, awaited, read_constants, receive_job
     from worker_io import Channel, Streams, leave
     from worker_values import Refusal, Values, class_name, describe, failure, syntax_error, told
 
@@ -42,6 +43,8 @@ FEW = 8
 # After elements that took so many seconds together, the agent may want those behind them back.
 SLOW = 0.01
 MOST_CONDITIONS = 100
+# What the kernel limits.
+RESOURCES = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 
 
 # ---- The job ---------------------------------------------------------------------------------
@@ -131,6 +134,8 @@ class Job:
             function = last_value if request["is_call"] else last_value()
             if not callable(function):
                 return no_function(function)
+            if not request["is_call"]:
+                function = awaited(function)
             self.caller = Caller(function, args, request, names)
             self.values = Values(request)
         except BaseException as error:
@@ -145,7 +150,8 @@ class Job:
         return names.get(definition) if expression is None else eval(expression, names)
 
     def _show_warning(self, message, category, filename, lineno, file=None, line=None):
-        if self.worker.channel.forked or self.position is None or file is not None:
+        channel, position = self.worker.channel, self.position
+        if channel.forked or channel.is_in_use() or position is None or file is not None:
             text = warnings.formatwarning(message, category, filename, lineno, line)
             (file or sys.stderr).write(text)
             return
@@ -153,17 +159,17 @@ class Job:
             return
         self.signalled += 1
         if self.signalled <= MOST_CONDITIONS:
-            self._send_condition(category.__name__, str(message))
+            self._send_condition(position, category.__name__, str(message))
 
-    def _send_condition(self, kind, message):
-        condition = {"position": self.position, "kind": kind, "message": message}
+    def _send_condition(self, position, kind, message):
+        condition = {"position": position, "kind": kind, "message": message}
         self.worker.channel.send("c", told(condition))
 
     def settle_conditions(self):
         """At the end of an element: says how many of its conditions were dropped."""
         dropped = self.signalled - MOST_CONDITIONS
         if dropped > 0:
-            self._send_condition("note", "%d more warnings were dropped" % dropped)
+            self._send_condition(self.position, "note", "%d more warnings were dropped" % dropped)
         self.signalled = 0
 
     def forget(self):
@@ -301,12 +307,11 @@ def run(job, body, worker):
                 streams.settle()
             job.settle_conditions()
             waits = (printed or took > SLOW) and job.position < last
+            # Warnings of threads that run on are no element's now.
+            job.position = None
             outcomes.send("p" if printed else "w" if waits else "o")
-            if waits:
-                # Warnings of threads that run on are no element's now.
-                job.position = None
-                if not channel.may_go_on():
-                    break
+            if waits and not channel.may_go_on():
+                break
             sent_at = clock()
     job.position = None
     if texts:
@@ -346,6 +351,10 @@ class Worker:
         self.recursion_limit = sys.getrecursionlimit()
         self.umask = os.umask(0)
         os.umask(self.umask)
+        self.affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        self.limits = {number: resource.getrlimit(number) for number in RESOURCES}
+        self.masked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self.loggers = set(logging.root.manager.loggerDict)
         self.signals = {number: _signal.getsignal(number) for number in _signal.valid_signals()}
 
     def serve(self):
@@ -390,12 +399,16 @@ class Worker:
             leave()
 
     def _stop_what_runs(self):
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+        faulthandler.cancel_dump_traceback_later()
         multiprocessing = sys.modules.get("multiprocessing")
         if multiprocessing is not None:
             for child in multiprocessing.active_children():
                 child.kill()
                 child.join()
+            # It can be set once, and is set by the first pool that is made.
+            multiprocessing.set_start_method(None, force=True)
         if threading.active_count() > 1:
             raise Unclean("threads run on")
 
@@ -407,9 +420,19 @@ class Worker:
                 del os.environ[name]
             for name, value in self.variables.items():
                 os.environb[name] = value
+            # C has read the time zone from them.
+            time.tzset()
         for number, handler in self.signals.items():
             if handler is not None and _signal.getsignal(number) != handler:
                 _signal.signal(number, handler)
+
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.masked)
+        if self.affinity is not None and os.sched_getaffinity(0) != self.affinity:
+            os.sched_setaffinity(0, self.affinity)
+        for number, limits in self.limits.items():
+            if resource.getrlimit(number) != limits:
+                # Fails where it was lowered for good; then the process ends.
+                resource.setrlimit(number, limits)
 
     def _restore_interpreter(self):
         sys.modules["__main__"] = self.main
@@ -434,6 +457,20 @@ class Worker:
             logging.root.setLevel(logging.WARNING)
         for handler in list(logging.root.handlers):
             logging.root.removeHandler(handler)
+        self._restore_loggers()
+
+    def _restore_loggers(self):
+        """Those of modules stay as their modules have set them up, which are not imported again."""
+        loggers = logging.root.manager.loggerDict
+        if len(loggers) == len(self.loggers):
+            return
+        for name in [name for name in loggers if name not in self.loggers]:
+            logger = loggers[name]
+            if isinstance(logger, logging.Logger) and name not in sys.modules:
+                logger.handlers.clear()
+                logger.filters.clear()
+                logger.setLevel(logging.NOTSET)
+                logger.propagate, logger.disabled = True, False
 
     def _forget_modules(self):
         """Modules from files of the job's own, which may be other ones when the next job imports them. What is installed

@@ -11,6 +11,8 @@ import struct
 from worker_values import Refusal, class_name, failure, one_of
 
 MARK = 1 << 31
+# As in `inspect`, which takes long to import.
+CO_COROUTINE = 0x80
 
 
 def take_json(body):
@@ -67,6 +69,15 @@ class Unreadable:
 
     def __init__(self, error):
         self.error = error
+
+
+def awaited(function):
+    """The function; one that is `async` is run to its end, in a loop of its own."""
+    code = getattr(function, "__code__", None)
+    if not getattr(code, "co_flags", 0) & CO_COROUTINE:
+        return function
+    run = importlib.import_module("asyncio").run
+    return lambda *args, **kwargs: run(function(*args, **kwargs))
 
 
 class Caller:
@@ -155,7 +166,7 @@ class Caller:
     def _run_call(self, _):
         """A function is called with the arguments of the job; anything else is the value."""
         value = self.function()
-        return value(**self.args) if callable(value) else value
+        return awaited(value)(**self.args) if callable(value) else value
 
     def _find_numpy(self):
         self.names["farrow_seed"] = None

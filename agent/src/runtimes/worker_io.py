@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import sys
+import threading
 
 INPUT, OUTPUT = 3, 4
 HEAD = struct.Struct("<IB")
@@ -14,6 +15,9 @@ class Channel:
 
     def __init__(self):
         self.forked = False
+        # A frame is written in several parts, and threads of user code warn when they like.
+        self._lock = threading.Lock()
+        self._writer = None
         # It reads what is large straight into the bytes that it gives.
         self.input = io.BufferedReader(io.FileIO(INPUT, "r", closefd=False), 1 << 16)
         for descriptor in (INPUT, OUTPUT):
@@ -58,10 +62,17 @@ class Channel:
         head = HEAD.pack(size, ord(kind))
         # What is large is not copied behind what is small.
         few = len(parts) <= 8 and size > 1 << 16
-        for part in (head, *parts) if few else (b"".join((head, *parts)),):
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(OUTPUT, rest) :]
+        with self._lock:
+            self._writer = threading.get_ident()
+            for part in (head, *parts) if few else (b"".join((head, *parts)),):
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(OUTPUT, rest) :]
+            self._writer = None
+
+    def is_in_use(self):
+        """Whether this thread is writing a frame, in the middle of which a finalizer or the handler of a signal runs."""
+        return self._writer == threading.get_ident()
 
 
 def leave():

@@ -350,6 +350,8 @@ run <- function() {
         steps <- always_steps || reads && is.raw(elements[[position]])
         running <- TRUE
         value <- if (steps) step() else invoke()
+        # To read the empty symbol, such as a formal argument without a default, is an error: the element's.
+        value
         running <- FALSE
         if (!is.null(value)) {
           values[[position]] <- value

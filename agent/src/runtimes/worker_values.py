@@ -72,6 +72,7 @@ def syntax_error(error, part):
 def from_numpy(value):
     """numpy's scalars and arrays are what `tolist` makes of them."""
     if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        refuse_times(value)
         plain = value.tolist()
         if type(plain) is not type(value):
             return plain
@@ -81,8 +82,16 @@ def from_numpy(value):
 def from_numpy_scalar(value):
     """As Python has it, if it is one of numpy's scalars."""
     if type(value).__module__.partition(".")[0] == "numpy" and getattr(value, "shape", None) == ():
+        refuse_times(value)
         return value.tolist()
     return value
+
+
+def refuse_times(value):
+    """`tolist` makes dates of some of numpy's times, and of others numbers: of nanoseconds, which pandas has."""
+    dtype = getattr(value, "dtype", None)
+    if getattr(dtype, "kind", "") in ("m", "M"):
+        raise TypeError("a value of numpy's type `%s` is not JSON" % dtype)
 
 
 class Mismatch(Exception):

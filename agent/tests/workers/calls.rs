@@ -24,6 +24,7 @@ fn a_function_is_called_and_anything_else_is_the_value() {
         (R, "list(a = 1L)", json!({"a": 1})),
         (Python, "lambda: 42", json!(42)),
         (Python, "6 * 7", json!(42)),
+        (Python, "async def f():\n    return 42", json!(42)),
         (Python, "def f():\n    return [1]", json!([1])),
         (Python, "x = 2\nx ** 10", json!(1024)),
         (Python, "x = 2", json!(null)),

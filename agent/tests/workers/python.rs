@@ -37,6 +37,69 @@ fn attempts_to_exit_are_errors() {
     assert_eq!((error.kind.as_str(), error.fatal), ("SystemExit", true));
 }
 
+/// A thread that an element has left behind warns when it likes, also while a value is written that is larger than the
+/// pipe: then the writer waits in the middle of a frame.
+#[test]
+fn what_threads_warn_of_does_not_get_into_a_value() {
+    let code = "
+import threading, time, warnings
+def chatter():
+    while True: warnings.warn('chatter')
+def f(x):
+    if threading.active_count() == 1: threading.Thread(target=chatter, daemon=True).start()
+    time.sleep(0.001)
+    return 'v' * 3_000_000
+";
+    let mut worker = worker(Python, code);
+    for _ in 0..20 {
+        let values = worker.run(&["1", "2"]).values();
+        assert!(values.iter().all(|value| value == &json!("v".repeat(3_000_000))));
+    }
+}
+
+#[test]
+fn an_async_function_is_run_to_its_end() {
+    let code = "
+import asyncio
+async def f(x):
+    await asyncio.sleep(0)
+    return x + 1
+";
+    assert_eq!(worker(Python, code).value("2"), json!(3));
+}
+
+#[test]
+fn what_a_job_has_set_in_its_process_is_not_the_next_ones() {
+    let code = "
+import faulthandler, logging, multiprocessing, os, resource, signal, time
+multiprocessing.set_start_method('spawn')
+def f(x):
+    os.environ['TZ'] = 'Asia/Tokyo'
+    time.tzset()
+    signal.setitimer(signal.ITIMER_PROF, 1000)
+    faulthandler.dump_traceback_later(1000, exit=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    log = logging.getLogger('work')
+    log.addHandler(logging.StreamHandler())
+    return len(log.handlers)
+";
+    let look = "
+import multiprocessing, os, resource, signal, time
+lambda x: [time.tzname[0], signal.getitimer(signal.ITIMER_PROF)[0], len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    len(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_NOFILE)[0], multiprocessing.get_start_method(allow_none=True)]
+";
+    let mut worker = worker(Python, look);
+    let before = worker.value("0");
+    for _ in 0..2 {
+        worker.prepare(&job(code));
+        assert_eq!(worker.value("0"), json!(1));
+    }
+    worker.prepare(&job(look));
+    assert_eq!(worker.value("0"), before);
+}
+
 /// So Python reads the name of a file that is not UTF-8.
 #[test]
 fn what_cannot_be_said_in_utf_8_costs_no_worker() {

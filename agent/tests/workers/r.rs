@@ -88,6 +88,13 @@ fn each_class_has_its_likeness() {
 }
 
 #[test]
+fn the_empty_symbol_is_the_error_of_the_element_that_gives_it() {
+    let run = worker(R, "function(x) if (x == 1) formals(lm)$data else x").run(&["1", "2"]);
+    assert!(run.error(0).message.contains("missing"), "{:?}", run.error(0));
+    assert_eq!(run.outcomes[1].as_deref(), Ok("2"));
+}
+
+#[test]
 fn what_has_no_likeness_is_named_with_its_place() {
     let rows = [
         ("c(1, NaN)", "`[2]` is NaN"),
