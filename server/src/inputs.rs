@@ -95,7 +95,8 @@ async fn input(
             // The agent asks for the blob, hears that it is gone, and says so of these elements. Without that, the agent
             // would get no lease of any job: it would ask for those that it was not told of.
             Err(ApiError::Internal(cause)) if slices.iter().all(Slice::is_in_blob) => {
-                tracing::error!(job = %grant.job, %cause, "elements cannot be read");
+                tracing::error!(job = %grant.job, %cause, "elements cannot be read, and fail; `farrow server \
+                    check` tells what else is missing");
                 body.truncate(before);
             }
             Err(error) => return Err(error),

@@ -148,20 +148,20 @@ async fn up_ends_when_it_is_asked_twice_also_when_its_log_takes_no_more() {
     assert!([Some(0), Some(130)].contains(&code), "{code:?}");
 }
 
-/// It accepts connections, as the system does for it, and says nothing.
-fn silent_database() -> (TcpListener, [(&'static str, String); 1]) {
+/// A server whose database accepts connections, as the system does for it, and says nothing.
+fn server_of_a_silent_database(world: &World) -> (TcpListener, Process) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it has an address");
-    (listener, [("FARROW_DATABASE_URL", format!("postgres://farrow@{address}/farrow"))])
+    let mut command = world.command(&["server", "--listen", "127.0.0.1:0"]);
+    command.arg("--data").arg(world.path("other")).arg("--blobs").arg(world.path("blobs"));
+    command.env("FARROW_DATABASE_URL", format!("postgres://farrow@{address}/farrow"));
+    (listener, world.spawn("other", &mut command))
 }
 
 #[tokio::test]
 async fn a_server_that_waits_for_its_database_ends_when_it_is_asked() {
     let world = World::start().await;
-    let (listener, variables) = silent_database();
-    let mut command = world.command(&["server", "--listen", "127.0.0.1:0"]);
-    command.arg("--data").arg(world.path("other")).arg("--blobs").arg(world.path("blobs"));
-    let mut server = world.spawn("other", command.envs(variables));
+    let (listener, mut server) = server_of_a_silent_database(&world);
     let _connection = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap();
     server.signal(Signal::SIGTERM);
     let ended = server.finished().await;
@@ -172,10 +172,8 @@ async fn a_server_that_waits_for_its_database_ends_when_it_is_asked() {
 #[tokio::test]
 async fn a_server_does_not_wait_for_ever_for_a_database_that_says_nothing() {
     let world = World::start().await;
-    let (_listener, variables) = silent_database();
-    let mut command = world.command(&["server", "--listen", "127.0.0.1:0"]);
-    command.arg("--data").arg(world.path("other")).arg("--blobs").arg(world.path("blobs"));
-    let ended = world.spawn("other", command.envs(variables)).finished().await;
+    let (_listener, mut server) = server_of_a_silent_database(&world);
+    let ended = server.finished().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("cannot be used: "), "{ended:?}");
     assert!(ended.stderr.contains("timed out; is it running"), "{ended:?}");
