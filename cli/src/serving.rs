@@ -22,6 +22,8 @@ pub struct Serving {
     data: PathBuf,
     /// The token that the server was given, unless it has its own in the data folder.
     given_token: Option<String>,
+    /// The file that it was given in, if not by the variable FARROW_TOKEN.
+    given_file: Option<PathBuf>,
     /// The PostgreSQL database, without a password; `None`: SQLite in the data folder.
     database: Option<String>,
     /// Where the blobs are, if not in the data folder.
@@ -67,6 +69,10 @@ impl Serving {
             .ok_or_else(data_folder::none)?;
         let data = std::path::absolute(&data).unwrap_or(data);
         let given_token = token.given()?;
+        let given_file = token
+            .token_file
+            .as_ref()
+            .map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
         check_database_url(settings.database_url.as_deref())?;
         check_blobs(settings.blobs.as_ref(), settings.database_url.as_deref())?;
         let database = settings.database_url.as_deref().map(without_password);
@@ -83,7 +89,8 @@ impl Serving {
         let config =
             server::Config { settings, data: data.clone(), admin_token: given_token.clone() };
         let task = tokio::spawn(server::serve(listeners, config, shutdown));
-        let mut serving = Self { url, own_url, data, given_token, database, blobs, task };
+        let mut serving =
+            Self { url, own_url, data, given_token, given_file, database, blobs, task };
         serving.answers().await?;
         Ok(serving)
     }
@@ -101,9 +108,15 @@ impl Serving {
         }
     }
 
+    /// The file that the administrator's token is in; `None`: it was given by a variable.
+    fn token_file(&self) -> Option<PathBuf> {
+        let own_file = || self.given_token.is_none().then(|| data_folder::token_file(&self.data));
+        self.given_file.clone().or_else(own_file)
+    }
+
     /// Says where it listens, and where its data and its token are.
     pub fn announce(&self, json: bool) -> Result<(), Failure> {
-        let token_file = self.given_token.is_none().then(|| data_folder::token_file(&self.data));
+        let token_file = self.token_file();
         if json {
             let place = serde_json::json!({
                 "url": self.url, "data": self.data.to_string_lossy(), "database": self.database,
@@ -113,7 +126,7 @@ impl Serving {
         }
         let token = token_file
             .as_ref()
-            .map_or("as given".to_owned(), |file| format!("in {}", file.display()));
+            .map_or("as FARROW_TOKEN says".to_owned(), |file| format!("in {}", file.display()));
         let place = |name: &str, place: &str| format!("  {name:6} {place}\n");
         let mut lines = format!("farrow {} listens on {}\n", env!("CARGO_PKG_VERSION"), self.url);
         lines += &place("data", &self.data.display().to_string());
@@ -136,9 +149,9 @@ impl Serving {
     /// themselves.
     fn variables(&self, token_file: Option<PathBuf>) -> Vec<String> {
         let url = (self.url != default_url()).then(|| format!("FARROW_URL={}", self.url));
-        let is_elsewhere = data_folder::of_this_user().as_ref() != Some(&self.data);
+        let usual_file = data_folder::of_this_user().map(|folder| data_folder::token_file(&folder));
         let token_file = token_file
-            .filter(|_| is_elsewhere)
+            .filter(|file| usual_file.as_ref() != Some(file))
             .map(|file| format!("FARROW_TOKEN_FILE={}", quoted(&file.display().to_string())));
         url.into_iter().chain(token_file).collect()
     }

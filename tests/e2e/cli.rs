@@ -1,12 +1,15 @@
 //! The commands, as a shell runs them: what they print where, and how they exit.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::audit::as_command;
+use tests::process::program;
+use tests::wait::until;
 use tests::{Audit, Finished, Gate, Process, World};
 
 const SQUARE: &str = "lambda x: int(x) ** 2";
@@ -362,4 +365,45 @@ async fn up_is_a_server_and_an_agent_with_a_token_of_their_own() {
     let ended = up.finished().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains(token.trim()), "the token is in the log");
+}
+
+#[tokio::test]
+async fn what_up_says_of_its_token_lets_other_commands_in() {
+    let world = World::start().await;
+    let secret = "of-this-server-alone-and-long-enough";
+    let file = world.path("a token's file");
+    fs::write(&file, secret).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let by_file = ["--token-file", file.to_str().unwrap()];
+    let ways: [(&[&str], Option<&str>, &str); 2] = [
+        (&by_file, None, &file.display().to_string()),
+        (&[], Some(secret), "as FARROW_TOKEN says"),
+    ];
+    for (idx, (flags, variable, told)) in ways.into_iter().enumerate() {
+        let data = world.path(&format!("up {idx}"));
+        let mut command = world.command(&["up", "--listen", "127.0.0.1:0", "--slots", "1"]);
+        command.args(flags).arg("--data").arg(data).env_remove("FARROW_TOKEN");
+        command.envs(variable.map(|token| ("FARROW_TOKEN", token)));
+        let mut up = world.spawn("up", &mut command);
+        let (said, typed) = until("it says where it is", async || {
+            let said = up.stderr();
+            let typed = said.split_once("for other commands: ")?.1.split_once('\n')?.0;
+            Some((said.clone(), typed.to_owned()))
+        })
+        .await;
+        assert!(said.contains(told) && !said.contains(secret), "{said}");
+
+        // As it is typed: in a shell of its own, without what the tests set.
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{}; exec \"$0\" jobs --json", typed)).arg(program());
+        for variable in ["FARROW_TOKEN", "FARROW_URL", "FARROW_TOKEN_FILE"] {
+            shell.env_remove(variable);
+        }
+        shell.env("HOME", world.path("home"));
+        shell.envs(variable.map(|token| ("FARROW_TOKEN", token)));
+        let listed = world.spawn("jobs", &mut shell).finished().await;
+        assert_eq!(listed.code, Some(0), "{listed:?}");
+        up.signal(Signal::SIGTERM);
+        assert_eq!(up.ended().await.code(), Some(0));
+    }
 }

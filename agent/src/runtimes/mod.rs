@@ -53,8 +53,9 @@ use crate::output;
 
 /// The workers' scripts: file name and text. The agent writes them into a folder and gives that
 /// to [`command`].
-pub const SCRIPTS: [(&str, &str); 10] = [
+pub const SCRIPTS: [(&str, &str); 12] = [
     ("worker.R", include_str!("worker.R")),
+    ("worker_io.R", include_str!("worker_io.R")),
     ("worker_loop.R", include_str!("worker_loop.R")),
     ("worker_errors.R", include_str!("worker_errors.R")),
     ("worker_calls.R", include_str!("worker_calls.R")),
@@ -63,6 +64,7 @@ pub const SCRIPTS: [(&str, &str); 10] = [
     ("worker.py", include_str!("worker.py")),
     ("worker_calls.py", include_str!("worker_calls.py")),
     ("worker_io.py", include_str!("worker_io.py")),
+    ("worker_reset.py", include_str!("worker_reset.py")),
     ("worker_values.py", include_str!("worker_values.py")),
 ];
 

@@ -13,7 +13,7 @@ local(envir = new.env(parent = baseenv()), {
   # R's front end writes `~+~` for a space.
   script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)[1L])
   script <- gsub("~+~", " ", script, fixed = TRUE)
-  parts <- c("worker_loop", "worker_errors", "worker_calls", "worker_values", "worker_reset")
+  parts <- paste0("worker_", c("io", "loop", "errors", "calls", "values", "reset"))
   for (part in file.path(dirname(script), parts)) {
     compiled <- paste0(part, ".Rc")
     if (file.exists(compiled)) {

@@ -168,8 +168,9 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match &error {
             CallError::Refused(problem) => refusal(problem),
-            CallError::Unreachable { .. } => Self::new(Exit::Server, error.to_string())
-                .remedy("is it running (`farrow server`), and is --url or FARROW_URL right?"),
+            CallError::Unreachable { .. } => Self::new(Exit::Server, error.to_string()).remedy(
+                "is it running (`farrow up`, `farrow server`), and is --url or FARROW_URL right?",
+            ),
             CallError::Lost { .. } | CallError::Untrusted { .. } => {
                 Self::new(Exit::Server, error.to_string())
             }
@@ -185,7 +186,10 @@ impl From<CallError> for Failure {
 fn refusal(problem: &Problem) -> Failure {
     let failure = Failure::of_problem(problem);
     match problem.status {
-        401 => failure.remedy("is this the server's token (FARROW_TOKEN, --token-file)?"),
+        401 => failure.remedy(
+            "is this the server's token? It is the one of --token-file or FARROW_TOKEN_FILE, else of FARROW_TOKEN, \
+             else of the server of this user on this machine",
+        ),
         404 if problem.instance.as_deref().is_some_and(|path| path.starts_with("/v1/jobs")) => {
             failure.remedy("`farrow jobs` lists the jobs that there are")
         }
