@@ -48,13 +48,15 @@ pub struct Failure {
     exit: Exit,
     what: String,
     details: Vec<String>,
-    remedy: Option<String>,
+    remedies: Vec<String>,
+    is_of_code: bool,
 }
 
 impl Failure {
     /// A failure that says what happened, to what.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), details: Vec::new(), remedy: None }
+        let (details, remedies) = (Vec::new(), Vec::new());
+        Self { exit, what: what.into(), details, remedies, is_of_code: false }
     }
 
     /// A command line that cannot be obeyed.
@@ -62,10 +64,15 @@ impl Failure {
         Self::new(Exit::Usage, what)
     }
 
-    /// Says also what to do.
+    /// Says also what to do; again for another remedy.
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        self.remedies.push(remedy.into());
         self
+    }
+
+    /// Whether a job failed because its code raised an error at an element.
+    pub fn is_of_code(&self) -> bool {
+        self.is_of_code
     }
 
     /// Says more, in lines of their own.
@@ -93,7 +100,8 @@ impl Failure {
             ),
             _ => format!("{shows}; `farrow retry {id}` runs again what failed or is missing"),
         };
-        failure.details(element_story(element)).remedy(remedy)
+        let is_of_code = !is_fatal && kind != Some("PrepareFailed");
+        Self { is_of_code, ..failure }.details(element_story(element)).remedy(remedy)
     }
 
     /// A problem that the server answered with, and the fields it names.
@@ -125,7 +133,7 @@ impl Failure {
         for line in self.details.iter().flat_map(|detail| detail.lines()) {
             text.push_str(&format!("  {line}\n"));
         }
-        if let Some(remedy) = &self.remedy {
+        for remedy in &self.remedies {
             text.push_str(&format!("hint: {remedy}\n"));
         }
         text

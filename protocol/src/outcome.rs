@@ -16,8 +16,8 @@ use crate::id::{AgentId, JobId};
 }))]
 pub struct ElementError {
     /// The class of the error: an R condition's or a Python exception's; `WorkerDied`, `Timeout`,
-    /// `AgentLost`, `Untranslatable`, `TooLarge`, `ArtifactsTooLarge`, `ArtifactsNotKept` or
-    /// `SyntaxError` where farrow itself says it.
+    /// `AgentLost`, `Untranslatable`, `TooLarge`, `ArtifactsTooLarge`, `ArtifactsNotKept`,
+    /// `Unreadable` or `SyntaxError` where farrow itself says it.
     #[serde(rename = "type")]
     pub kind: String,
     /// The error's message.

@@ -2,19 +2,22 @@
 //! which agents fetch and keep.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 use protocol::agent::{BlockSlice, Input, JobSpec, Lease, Leases, Outer};
-use protocol::job::Variant;
-use protocol::{JobId, Range, RangeSet};
+use protocol::job::{ElementError, Variant};
+use protocol::{AgentId, JobId, Range, RangeSet};
 
 use crate::blobs::Blobs;
 use crate::error::ApiError;
+use crate::labels::label_failures;
 use crate::names::Names;
 use crate::state::AppState;
 use crate::store::blocks::{self, Kind, Place, StoredBlock};
 use crate::store::jobs::{self, Group, Shape};
 use crate::store::leases::Grant;
+use crate::store::reports::{self, NewPiece};
 
 /// Bytes of input up to which a lease carries them, wherever they are stored.
 const MAX_INLINE: usize = 1 << 20;
@@ -22,53 +25,111 @@ const MAX_INLINE: usize = 1 << 20;
 /// Blocks that one read takes.
 const BLOCKS: u32 = 256;
 
-/// The answer to a lease request: the header, and the payload bytes behind it.
+/// Elements whose errors stand in one block where they are lost.
+const FAILED_TOGETHER: usize = 4096;
+
+/// The answer to a lease request, in which `grants` are given to `agent`, which has `known_jobs`: the header, and the
+/// payload bytes behind it. Elements that are lost are not in it: they fail.
 ///
 /// # Errors
-/// When the database or a blob cannot be read.
+/// When the database or a blob cannot be read now.
 pub async fn leases(
     state: &AppState,
+    agent: AgentId,
     grants: Vec<Grant>,
     known_jobs: &[JobId],
 ) -> Result<(Leases, Vec<u8>), ApiError> {
-    let mut specs: HashMap<JobId, (JobSpec, Shape)> = HashMap::new();
+    let mut specs = HashMap::new();
     let (mut header, mut body) = (Leases::default(), Vec::new());
+    let mut lost = Vec::new();
     for grant in grants {
-        let job = grant.job;
-        if let std::collections::hash_map::Entry::Vacant(entry) = specs.entry(job) {
-            let found =
-                state.store.query(|tx| Box::pin(async move { jobs::spec(tx, job).await })).await?;
-            let (spec, shape) =
-                found.ok_or_else(|| ApiError::Internal(format!("leased job {job} is gone")))?;
-            if !known_jobs.contains(&job) {
-                header.jobs.push(spec.clone());
+        let before = body.len();
+        match lease(state, &grant, &mut specs, &mut body).await {
+            Ok(lease) => header.leases.push(lease),
+            Err(ApiError::Internal(cause)) => {
+                body.truncate(before);
+                lost.push((grant, cause));
             }
-            entry.insert((spec, shape));
+            Err(error) => return Err(error),
         }
-        let (spec, shape) = &specs[&job];
-        let (shape, is_indexed) = (*shape, spec.options.variant == Variant::Imap);
-        let input = input(state, &grant, shape, &mut body).await?;
-        let names = if is_indexed && shape.named {
-            names(state, job, &grant.ranges).await?
-        } else {
-            Vec::new()
-        };
-        let outer =
-            if is_indexed && shape.nested { outer(state, &grant, shape).await? } else { None };
-        header.leases.push(Lease {
-            id: grant.id,
-            job,
-            ranges: grant.ranges,
-            attempt: grant.attempt,
-            slots: grant.slots,
-            width: grant.width,
-            deaths: grant.deaths,
-            input,
-            names,
-            outer,
-        });
     }
+    if !lost.is_empty() {
+        fail(state, agent, lost).await?;
+    }
+    let new_specs = specs.into_iter().filter(|(job, _)| !known_jobs.contains(job));
+    header.jobs.extend(new_specs.map(|(_, (spec, _))| spec));
     Ok((header, body))
+}
+
+/// Fails elements that no agent can be given, and says why. Were the request refused for them, the agent would get no
+/// lease of any job: it would ask again for these.
+async fn fail(
+    state: &AppState,
+    agent: AgentId,
+    lost: Vec<(Grant, String)>,
+) -> Result<(), ApiError> {
+    let now = state.clock.now();
+    let mut pieces = Vec::new();
+    for (grant, cause) in lost {
+        tracing::error!(job = %grant.job, %cause, "elements cannot be read, and fail; `farrow server check` tells \
+            what else is missing");
+        let error = ElementError {
+            kind: "Unreadable".to_owned(),
+            message: format!("the server cannot read this element: {cause}"),
+            call: None,
+            traceback: Vec::new(),
+            fatal: false,
+        };
+        for &Range(from, to) in grant.ranges.ranges() {
+            pieces.extend((from..to).step_by(FAILED_TOGETHER).map(|first| {
+                let range = Range(first, to.min(first + FAILED_TOGETHER as u64));
+                NewPiece::failed(&grant, range, error.clone(), now)
+            }));
+        }
+    }
+    label_failures(state, &mut pieces).await;
+    let outcome = state
+        .store
+        .write(move |tx| Box::pin(async move { reports::report(tx, agent, pieces, now).await }))
+        .await?;
+    state.moved(&outcome);
+    Ok(())
+}
+
+/// One lease, its elements behind `body`.
+async fn lease(
+    state: &AppState,
+    grant: &Grant,
+    specs: &mut HashMap<JobId, (JobSpec, Shape)>,
+    body: &mut Vec<u8>,
+) -> Result<Lease, ApiError> {
+    let job = grant.job;
+    if let Entry::Vacant(entry) = specs.entry(job) {
+        let found =
+            state.store.query(|tx| Box::pin(async move { jobs::spec(tx, job).await })).await?;
+        entry.insert(found.ok_or_else(|| ApiError::Internal(format!("leased job {job} is gone")))?);
+    }
+    let (spec, shape) = &specs[&job];
+    let (shape, is_indexed) = (*shape, spec.options.variant == Variant::Imap);
+    let input = input(state, grant, shape, body).await?;
+    let names = if is_indexed && shape.named {
+        names(state, job, &grant.ranges).await?
+    } else {
+        Vec::new()
+    };
+    let outer = if is_indexed && shape.nested { outer(state, grant, shape).await? } else { None };
+    Ok(Lease {
+        id: grant.id,
+        job,
+        ranges: grant.ranges.clone(),
+        attempt: grant.attempt,
+        slots: grant.slots,
+        width: grant.width,
+        deaths: grant.deaths.clone(),
+        input,
+        names,
+        outer,
+    })
 }
 
 async fn input(
@@ -89,18 +150,7 @@ async fn input(
     }
     let n_bytes: usize = slices.iter().map(|slice| slice.span.len()).sum();
     if n_bytes <= MAX_INLINE {
-        let before = body.len();
-        match inline(state, &slices, body).await {
-            Ok(input) => return Ok(input),
-            // The agent asks for the blob, hears that it is gone, and says so of these elements. Without that, the agent
-            // would get no lease of any job: it would ask for those that it was not told of.
-            Err(ApiError::Internal(cause)) if slices.iter().all(Slice::is_in_blob) => {
-                tracing::error!(job = %grant.job, %cause, "elements cannot be read, and fail; `farrow server \
-                    check` tells what else is missing");
-                body.truncate(before);
-            }
-            Err(error) => return Err(error),
-        }
+        return inline(state, &slices, body).await;
     }
     let mut blocks = Vec::with_capacity(slices.len());
     for slice in slices {
@@ -123,10 +173,6 @@ impl Slice {
         let (span, lengths) = block.slice(from, to);
         let lengths = lengths.to_vec();
         Self { block, span, lengths }
-    }
-
-    fn is_in_blob(&self) -> bool {
-        matches!(self.block.place, Place::Blob(_))
     }
 
     /// The digest of the blob that holds the block. One that compresses well stands in a row, and
@@ -210,4 +256,85 @@ async fn inline(state: &AppState, slices: &[Slice], body: &mut Vec<u8>) -> Resul
         body.extend_from_slice(bytes);
     }
     Ok(Input::Inline { lengths })
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::job::JobState;
+
+    use super::*;
+    use crate::state::tests::opened;
+    use crate::store::agents;
+    use crate::store::jobs::{JobRow, NewJob};
+    use crate::store::tests::{collecting, new_job, register, round};
+
+    /// Bytes that do not decompress.
+    fn damaged() -> Place {
+        Place::Row(vec![0xff; 9])
+    }
+
+    /// What an agent of eight slots is given of `jobs`, in which each chunk is an element, when nothing else is there.
+    async fn given(state: &AppState, jobs: Vec<NewJob>) -> (Leases, Vec<u8>) {
+        let agent = register(8);
+        let id = agent.id;
+        let granted = state.store.write(move |tx| {
+            Box::pin(async move {
+                for mut job in jobs {
+                    job.options.chunk_size = Some(1);
+                    jobs::insert(tx, job, 5).await?;
+                }
+                agents::register(tx, &agent, 0, 1000).await?;
+                round(tx, id, 8).await
+            })
+        });
+        leases(state, id, granted.await.unwrap(), &[]).await.unwrap()
+    }
+
+    async fn row(state: &AppState, job: JobId) -> JobRow {
+        state.store.read(|tx| Box::pin(jobs::find(tx, job))).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn elements_that_are_lost_fail_their_job_and_hold_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = opened(folder.path()).await;
+        let missing = format!("sha256:{}", "0".repeat(64));
+        for place in [damaged(), Place::Blob(missing)] {
+            let (mut lost, sound) = (new_job(1), new_job(2));
+            let (lost_id, sound_id) = (lost.id, sound.id);
+            lost.elements.blocks[0].place = place;
+            let (header, body) = given(&state, vec![lost, sound]).await;
+            let told: Vec<JobId> = header.leases.iter().map(|lease| lease.job).collect();
+            assert_eq!((told, body), (vec![sound_id; 2], b"01".to_vec()));
+            let failed = row(&state, lost_id).await;
+            assert_eq!(failed.state, JobState::Failed);
+            let element = failed.error.and_then(|problem| problem.element).expect("which it is");
+            assert_eq!((&element["type"], &element["index"]), (&"Unreadable".into(), &0.into()));
+            assert_eq!(row(&state, sound_id).await.state, JobState::Running);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_errors_are_collected_each_lost_element_has_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = opened(folder.path()).await;
+        let n = FAILED_TOGETHER as u64 + 2;
+        let mut job = collecting(n as usize);
+        let id = job.id;
+        job.elements.blocks.iter_mut().for_each(|block| block.place = damaged());
+        let agent = register(1);
+        let of = agent.id;
+        let granted = state.store.write(move |tx| {
+            Box::pin(async move {
+                job.options.chunk_size = Some(n);
+                jobs::insert(tx, job, 5).await?;
+                agents::register(tx, &agent, 0, 1000).await?;
+                round(tx, of, 1).await
+            })
+        });
+        let (header, body) = leases(&state, of, granted.await.unwrap(), &[id]).await.unwrap();
+        assert_eq!((header.leases.len(), header.jobs.len(), body.len()), (0, 0, 0));
+        let resolved = row(&state, id).await;
+        assert_eq!((resolved.state, resolved.counts.failed), (JobState::Resolved, n));
+    }
 }

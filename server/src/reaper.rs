@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use protocol::AgentId;
 use protocol::job::{AgentState, ElementError};
-use protocol::problem::FailedElement;
+use protocol::{AgentId, Range};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::block::compress;
 use crate::clock::Millis;
 use crate::labels::label_failures;
 use crate::scheduler::lease::{AfterLoss, MAX_LOST_AGENTS, after_loss};
 use crate::state::AppState;
-use crate::store::blocks::{Place, StoredBlock};
 use crate::store::db::Tx;
 use crate::store::leases::{self, Grant};
 use crate::store::reports::{self, NewPiece};
@@ -178,23 +175,7 @@ fn given_up(lease: &Grant, element: u64, now: Millis) -> NewPiece {
         traceback: Vec::new(),
         fatal: false,
     };
-    let json = serde_json::to_vec(&error).unwrap_or_default();
-    NewPiece {
-        lease: lease.id,
-        job: lease.job,
-        block: StoredBlock {
-            first: element,
-            lengths: vec![u32::try_from(json.len()).unwrap_or(u32::MAX)],
-            place: Place::Row(compress(&json)),
-        },
-        errors: vec![0],
-        first_error: Some(FailedElement::new(element, error)),
-        notes: Vec::new(),
-        slot: 0,
-        pid: 0,
-        started_at: now,
-        micros: 0,
-    }
+    NewPiece::failed(lease, Range(element, element + 1), error, now)
 }
 
 #[cfg(test)]

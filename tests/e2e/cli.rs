@@ -170,6 +170,17 @@ async fn a_failing_map_says_which_element_and_why() {
     assert_exit(&failed, 1, "", &["element 0", "not today"]);
     let failed = world.farrow(&["map", "--runtime", "python", "lambda x: (", "1"]).await;
     assert_exit(&failed, 1, "", &["line 1, column 11", "was never closed"]);
+
+    // Who types numbers is told that they arrive as strings, and how they do not.
+    let remedy = "the elements are strings";
+    let add = ["map", "--runtime", "python", "lambda x: x + 1"];
+    let typed = |words: &[&'static str]| [&add, words].concat();
+    let failed = world.farrow(&typed(&["1", "2"])).await;
+    assert_exit(&failed, 1, "", &["can only concatenate str", remedy, "--json-lines"]);
+    let failed = world.farrow(&typed(&["one", "two"])).await;
+    assert!(!failed.stderr.contains(remedy), "{failed:?}");
+    let numbers = world.farrow(&typed(&["--json-lines", "1", "2"])).await;
+    assert_exit(&numbers, 0, "2\n3\n", &["job "]);
 }
 
 #[tokio::test]
@@ -258,7 +269,7 @@ async fn an_interrupted_map_goes_on_and_says_how_to_come_back() {
 
 /// The id of the one job that there is, once it is running.
 async fn submitted(world: &World) -> String {
-    tests::wait::until("a job runs", async || {
+    until("a job runs", async || {
         let job = world.client.get("/v1/jobs?state=running").await.json()["items"][0].clone();
         job["id"].as_str().map(str::to_owned)
     })
@@ -277,7 +288,7 @@ async fn a_map_outlives_its_server() {
         .spawn("map", &mut world.command(&["map", "--runtime", "python", &wait, "a", "b", "c"]));
     submitted(&world).await;
     world.server().kill();
-    tests::wait::until("the map misses its server", async || {
+    until("the map misses its server", async || {
         map.stderr().contains("trying again").then_some(())
     })
     .await;

@@ -1,7 +1,7 @@
 //! `farrow map`: a function over a list, submitted, waited for, delivered.
 
 use clap::Args;
-use protocol::job::{Level, OnError, Options, Variant};
+use protocol::job::{Level, OnError, Options, Runtime, Variant};
 
 use crate::arguments;
 use crate::client::Client;
@@ -90,6 +90,11 @@ impl Map {
         self.waiting.check(encoding)?;
         let work = Work::of_words(self.submission.runtime, self.words, self.command)?;
         let elements = self.elements.read(&work.elements, encoding)?;
+        // A command is given all as words.
+        let remedy = match self.submission.runtime {
+            Runtime::R | Runtime::Python => self.elements.remedy(&elements),
+            Runtime::Command => None,
+        };
         let options = Options {
             variant: self.spread.variant,
             on_error: self.spread.on_error,
@@ -107,6 +112,10 @@ impl Map {
         let submission = self.submission;
         let submitted =
             submission.submit(work.function, Some(spread), options, &client, &screen).await?;
-        self.waiting.finish(&submitted, &client, &screen).await
+        let finished = self.waiting.finish(&submitted, &client, &screen).await;
+        finished.map_err(|failure| match remedy {
+            Some(remedy) if failure.is_of_code() => failure.remedy(remedy),
+            _ => failure,
+        })
     }
 }

@@ -44,6 +44,18 @@ impl Elements {
         })
     }
 
+    /// Whether the first is a string by which a number may be meant, such as `"3"`.
+    pub fn begin_with_a_number_in_quotes(&self) -> bool {
+        let (open, rest) = match self {
+            Self::Inline(json) => ("[\"", json.get().as_bytes()),
+            Self::Upload(lines) => ("\"", lines.as_slice()),
+        };
+        let text =
+            rest.strip_prefix(open.as_bytes()).and_then(|rest| rest.split(|&b| b == b'"').next());
+        text.and_then(|text| str::from_utf8(text).ok())
+            .is_some_and(|text| text.trim().parse::<f64>().is_ok())
+    }
+
     /// The JSON of elements that stand in the submission.
     #[cfg(test)]
     pub fn inline(&self) -> &str {
@@ -196,6 +208,22 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_in_quotes_are_told_from_other_elements() {
+        let begin = |form, elements: &[&str]| {
+            list(form, false, elements).unwrap().finish().begin_with_a_number_in_quotes()
+        };
+        let many = vec!["17"; INLINE / 4];
+        for numbers in [&["1", "x"][..], &["-2.5e3"], &[" 4"], &many] {
+            assert!(begin(Form::Text, numbers), "{}", numbers[0]);
+        }
+        for others in [&["x", "1"][..], &["1\"2"], &["1 2"], &[""], &[]] {
+            assert!(!begin(Form::Text, others), "{others:?}");
+        }
+        assert!(!begin(Form::Json, &["1", "2"]));
+        assert!(!begin(Form::Bytes, &["1", "2"]));
+    }
 
     fn list(form: Form, named: bool, elements: &[&str]) -> Result<ElementList, String> {
         let mut list = ElementList::new(form, named);

@@ -199,7 +199,8 @@ pub async fn lease(
         give_back(&state, agent, given.grants).await?;
         return Err(refused);
     }
-    let (mut header, body) = inputs::leases(&state, given.grants, &request.known_jobs).await?;
+    let (mut header, body) =
+        inputs::leases(&state, agent, given.grants, &request.known_jobs).await?;
     header.more = given.more;
     envelope_response(&header, &body)
 }

@@ -9,16 +9,18 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use protocol::agent::{Note, Verdict};
-use protocol::job::{JobState, OnError, Options};
+use protocol::job::{ElementError, JobState, OnError, Options};
 use protocol::problem::FailedElement;
 use protocol::{AgentId, JobId, LeaseId, Problem, Range, RangeSet};
 
-use super::blocks::StoredBlock;
+use super::blocks::{Place, StoredBlock};
 use super::db::{Tx, args};
 use super::ends::{self, Ended};
 use super::jobs::Shape;
+use super::leases::Grant;
 use super::outcomes::{self, Outcomes};
 use super::{StoreError, leases, spares};
+use crate::block::compress;
 use crate::clock::Millis;
 use crate::scheduler::lease::accept;
 
@@ -45,6 +47,33 @@ pub struct NewPiece {
     pub started_at: Millis,
     /// Microseconds that they took together.
     pub micros: u64,
+}
+
+impl NewPiece {
+    /// The same error for each element of a range of a lease, where no worker ran them.
+    pub fn failed(grant: &Grant, range: Range, error: ElementError, now: Millis) -> Self {
+        let Range(from, to) = range;
+        let n = u32::try_from(to - from).unwrap_or(u32::MAX);
+        let json = serde_json::to_vec(&error).unwrap_or_default();
+        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+        let block = StoredBlock {
+            first: from,
+            lengths: vec![length; n as usize],
+            place: Place::Row(compress(&json.repeat(n as usize))),
+        };
+        Self {
+            lease: grant.id,
+            job: grant.job,
+            block,
+            errors: (0..n).collect(),
+            first_error: Some(FailedElement::new(from, error)),
+            notes: Vec::new(),
+            slot: 0,
+            pid: 0,
+            started_at: now,
+            micros: 0,
+        }
+    }
 }
 
 /// What a report came to.
