@@ -118,6 +118,15 @@ impl Run {
 impl Worker {
     /// Starts one, and waits for its hello.
     pub fn start(runtime: Runtime) -> Self {
+        Self::start_on(runtime, Stdio::inherit())
+    }
+
+    /// Starts one that has something to say nobody need hear.
+    pub fn start_silent(runtime: Runtime) -> Self {
+        Self::start_on(runtime, Stdio::null())
+    }
+
+    fn start_on(runtime: Runtime, stderr: Stdio) -> Self {
         // As in a home folder of a first and a second name.
         let folder = TempDir::with_prefix("farrow worker ").unwrap();
         for (name, text) in runtimes::SCRIPTS {
@@ -143,6 +152,7 @@ impl Worker {
             .envs(runtimes::environment(1))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let stdout = process.stdout.take().unwrap();

@@ -50,7 +50,8 @@ def f(x):
     time.sleep(0.001)
     return 'v' * 3_000_000
 ";
-    let mut worker = worker(Python, code);
+    let mut worker = Worker::start_silent(Python);
+    worker.prepare(&job(code));
     for _ in 0..20 {
         let values = worker.run(&["1", "2"]).values();
         assert!(values.iter().all(|value| value == &json!("v".repeat(3_000_000))));
