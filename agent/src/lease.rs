@@ -173,7 +173,9 @@ async fn provide(
 ) -> Result<(Option<Arc<Environment>>, VecDeque<Element>), ElementError> {
     let prepared = agent.prepared.get(&grant.job.spec).await?;
     let elements = inputs::elements(&grant.lease, &grant.payload, &agent.blobs).await;
-    Ok((prepared, elements.map_err(|error| runtimes::fatal(error.to_string()))?))
+    let unreadable =
+        |message| ElementError { kind: "Unreadable".into(), ..runtimes::fatal(message) };
+    Ok((prepared, elements.map_err(|error| unreadable(error.to_string()))?))
 }
 
 /// The elements of a lease whose inputs cannot be had: the first of them fails the job.

@@ -42,6 +42,20 @@ pub enum Exit {
 /// Lines of a traceback that are printed: the innermost calls tell most.
 const TRACEBACK_LINES: usize = 12;
 
+/// Types of errors that farrow itself gives, where nothing in the code was wrong.
+const OF_FARROW: [&str; 10] = [
+    "AgentLost",
+    "ArtifactsNotKept",
+    "ArtifactsTooLarge",
+    "CommandFailed",
+    "PrepareFailed",
+    "Timeout",
+    "TooLarge",
+    "Unreadable",
+    "Untranslatable",
+    "WorkerDied",
+];
+
 /// Why the program ends without having done what was asked.
 #[derive(Debug)]
 pub struct Failure {
@@ -100,7 +114,7 @@ impl Failure {
             ),
             _ => format!("{shows}; `farrow retry {id}` runs again what failed or is missing"),
         };
-        let is_of_code = !is_fatal && kind != Some("PrepareFailed");
+        let is_of_code = !is_fatal && !kind.is_some_and(|kind| OF_FARROW.contains(&kind));
         Self { is_of_code, ..failure }.details(element_story(element)).remedy(remedy)
     }
 

@@ -151,7 +151,8 @@ impl Serving {
         let url = (self.url != default_url()).then(|| format!("FARROW_URL={}", self.url));
         let usual_file = data_folder::of_this_user().map(|folder| data_folder::token_file(&folder));
         let token_file = token_file
-            .filter(|file| usual_file.as_ref() != Some(file))
+            // Of a pipe, such as a shell's `<(…)`, others would read nothing.
+            .filter(|file| usual_file.as_ref() != Some(file) && file.is_file())
             .map(|file| format!("FARROW_TOKEN_FILE={}", quoted(&file.display().to_string())));
         url.into_iter().chain(token_file).collect()
     }

@@ -14,6 +14,7 @@ use crate::error::ApiError;
 use crate::labels::label_failures;
 use crate::names::Names;
 use crate::state::AppState;
+use crate::store::StoreError;
 use crate::store::blocks::{self, Kind, Place, StoredBlock};
 use crate::store::jobs::{self, Group, Shape};
 use crate::store::leases::Grant;
@@ -25,8 +26,25 @@ const MAX_INLINE: usize = 1 << 20;
 /// Blocks that one read takes.
 const BLOCKS: u32 = 256;
 
-/// Elements whose errors stand in one block where they are lost.
-const FAILED_TOGETHER: usize = 4096;
+/// Why a lease cannot be given.
+enum Unread {
+    /// What holds its elements is damaged, so that no agent will ever have them: one of them, and what it is.
+    Lost(u64, String),
+    /// It may be given another time.
+    NotNow(ApiError),
+}
+
+impl From<ApiError> for Unread {
+    fn from(error: ApiError) -> Self {
+        Self::NotNow(error)
+    }
+}
+
+impl From<StoreError> for Unread {
+    fn from(error: StoreError) -> Self {
+        Self::NotNow(error.into())
+    }
+}
 
 /// The answer to a lease request, in which `grants` are given to `agent`, which has `known_jobs`: the header, and the
 /// payload bytes behind it. Elements that are lost are not in it: they fail.
@@ -41,52 +59,47 @@ pub async fn leases(
 ) -> Result<(Leases, Vec<u8>), ApiError> {
     let mut specs = HashMap::new();
     let (mut header, mut body) = (Leases::default(), Vec::new());
-    let mut lost = Vec::new();
     for grant in grants {
         let before = body.len();
         match lease(state, &grant, &mut specs, &mut body).await {
-            Ok(lease) => header.leases.push(lease),
-            Err(ApiError::Internal(cause)) => {
-                body.truncate(before);
-                lost.push((grant, cause));
+            Ok(lease) => {
+                let is_new = !known_jobs.contains(&lease.job)
+                    && header.leases.iter().all(|earlier: &Lease| earlier.job != lease.job);
+                header
+                    .jobs
+                    .extend(specs.get(&lease.job).filter(|_| is_new).map(|(spec, _)| spec.clone()));
+                header.leases.push(lease);
             }
-            Err(error) => return Err(error),
+            Err(Unread::Lost(element, why)) => {
+                body.truncate(before);
+                fail(state, agent, &grant, element, why).await?;
+            }
+            Err(Unread::NotNow(error)) => return Err(error),
         }
     }
-    if !lost.is_empty() {
-        fail(state, agent, lost).await?;
-    }
-    let new_specs = specs.into_iter().filter(|(job, _)| !known_jobs.contains(job));
-    header.jobs.extend(new_specs.map(|(_, (spec, _))| spec));
     Ok((header, body))
 }
 
-/// Fails elements that no agent can be given, and says why. Were the request refused for them, the agent would get no
-/// lease of any job: it would ask again for these.
+/// Fails a job of which an element is lost. Were the request refused for it, the agent would get no lease of any job: it
+/// would ask again for this one.
 async fn fail(
     state: &AppState,
     agent: AgentId,
-    lost: Vec<(Grant, String)>,
+    grant: &Grant,
+    element: u64,
+    why: String,
 ) -> Result<(), ApiError> {
+    tracing::error!(job = %grant.job, element, why, "the job fails, for elements are lost; `farrow server check` tells \
+        what else is damaged");
+    let error = ElementError {
+        kind: "Unreadable".to_owned(),
+        message: why,
+        call: None,
+        traceback: Vec::new(),
+        fatal: true,
+    };
     let now = state.clock.now();
-    let mut pieces = Vec::new();
-    for (grant, cause) in lost {
-        tracing::error!(job = %grant.job, %cause, "elements cannot be read, and fail; `farrow server check` tells \
-            what else is missing");
-        let error = ElementError {
-            kind: "Unreadable".to_owned(),
-            message: format!("the server cannot read this element: {cause}"),
-            call: None,
-            traceback: Vec::new(),
-            fatal: false,
-        };
-        for &Range(from, to) in grant.ranges.ranges() {
-            pieces.extend((from..to).step_by(FAILED_TOGETHER).map(|first| {
-                let range = Range(first, to.min(first + FAILED_TOGETHER as u64));
-                NewPiece::failed(&grant, range, error.clone(), now)
-            }));
-        }
-    }
+    let mut pieces = vec![NewPiece::failed(grant, element, error, now)];
     label_failures(state, &mut pieces).await;
     let outcome = state
         .store
@@ -102,7 +115,7 @@ async fn lease(
     grant: &Grant,
     specs: &mut HashMap<JobId, (JobSpec, Shape)>,
     body: &mut Vec<u8>,
-) -> Result<Lease, ApiError> {
+) -> Result<Lease, Unread> {
     let job = grant.job;
     if let Entry::Vacant(entry) = specs.entry(job) {
         let found =
@@ -137,7 +150,7 @@ async fn input(
     grant: &Grant,
     shape: Shape,
     body: &mut Vec<u8>,
-) -> Result<Input, ApiError> {
+) -> Result<Input, Unread> {
     if shape.is_call {
         return Ok(Input::Nothing);
     }
@@ -150,7 +163,18 @@ async fn input(
     }
     let n_bytes: usize = slices.iter().map(|slice| slice.span.len()).sum();
     if n_bytes <= MAX_INLINE {
-        return inline(state, &slices, body).await;
+        let before = body.len();
+        match inline(state, &slices, body).await {
+            // The agent asks for the blob, tries again where that may help, and fails the job if it is gone or damaged.
+            Err(Unread::NotNow(ApiError::Internal(cause)))
+                if slices.iter().any(Slice::is_in_blob) =>
+            {
+                tracing::error!(job = %grant.job, %cause, "elements cannot be read; agents fetch them, or fail; \
+                    `farrow server check` tells what else is missing");
+                body.truncate(before);
+            }
+            read => return read,
+        }
     }
     let mut blocks = Vec::with_capacity(slices.len());
     for slice in slices {
@@ -163,6 +187,8 @@ async fn input(
 
 /// Neighbouring elements in a block.
 struct Slice {
+    /// The index of the first.
+    first: u64,
     block: StoredBlock,
     span: std::ops::Range<usize>,
     lengths: Vec<u32>,
@@ -172,19 +198,41 @@ impl Slice {
     fn of(block: StoredBlock, from: u64, to: u64) -> Self {
         let (span, lengths) = block.slice(from, to);
         let lengths = lengths.to_vec();
-        Self { block, span, lengths }
+        Self { first: from.max(block.first), block, span, lengths }
+    }
+
+    fn is_in_blob(&self) -> bool {
+        matches!(self.block.place, Place::Blob(_))
+    }
+
+    /// The bytes of the whole block.
+    async fn load(&self, blobs: &Blobs) -> Result<Bytes, Unread> {
+        match self.block.place.load(blobs).await {
+            // Of a blob that may be so for now only.
+            Err(StoreError::Corrupt { .. }) if !self.is_in_blob() => Err(self.lost()),
+            loaded => Ok(loaded?),
+        }
     }
 
     /// The digest of the blob that holds the block. One that compresses well stands in a row, and
     /// is put into a blob when a chunk as a whole is large.
-    async fn block_digest(&self, blobs: &Blobs) -> Result<String, ApiError> {
+    async fn block_digest(&self, blobs: &Blobs) -> Result<String, Unread> {
         match &self.block.place {
             Place::Blob(digest) => Ok(digest.clone()),
             Place::Row(_) => {
-                let block = self.block.clone().load(blobs).await?;
-                Ok(blobs.put(block.data).await?)
+                let data = self.load(blobs).await?;
+                Ok(blobs.put(data).await.map_err(ApiError::from)?)
             }
         }
+    }
+
+    /// Its row is damaged.
+    fn lost(&self) -> Unread {
+        let (from, to) = (self.block.first, self.block.end().saturating_sub(1));
+        let why = format!(
+            "the row of the server's database that holds elements {from} to {to} is damaged"
+        );
+        Unread::Lost(self.first, why)
     }
 }
 
@@ -223,20 +271,20 @@ async fn outer(state: &AppState, grant: &Grant, shape: Shape) -> Result<Option<O
     Ok(Some(Outer { index, first, name }))
 }
 
-async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Slice>, ApiError> {
+async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Slice>, Unread> {
     let Range(mut from, to) = range;
     let mut slices = Vec::new();
     while from < to {
-        let blocks = state
-            .store
-            .query(|tx| {
-                Box::pin(
-                    async move { blocks::read(tx, job, Kind::Element, from, to, BLOCKS).await },
-                )
-            })
-            .await?;
+        let read = state.store.query(|tx| {
+            Box::pin(async move { blocks::read(tx, job, Kind::Element, from, to, BLOCKS).await })
+        });
+        let blocks = match read.await {
+            Err(StoreError::Corrupt { .. }) => Vec::new(),
+            read => read?,
+        };
         let Some(last) = blocks.last() else {
-            return Err(ApiError::Internal(format!("job {job} has no element {from}")));
+            let why = "the row of the server's database that holds it is missing or damaged";
+            return Err(Unread::Lost(from, why.to_owned()));
         };
         let end = last.end();
         slices.extend(blocks.into_iter().map(|block| Slice::of(block, from, to)));
@@ -245,14 +293,17 @@ async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Sli
     Ok(slices)
 }
 
-async fn inline(state: &AppState, slices: &[Slice], body: &mut Vec<u8>) -> Result<Input, ApiError> {
+async fn inline(state: &AppState, slices: &[Slice], body: &mut Vec<u8>) -> Result<Input, Unread> {
     let mut lengths = Vec::new();
     for slice in slices {
         lengths.extend_from_slice(&slice.lengths);
-        let data: Bytes = slice.block.place.load(&state.blobs).await?;
-        let bytes = data
-            .get(slice.span.clone())
-            .ok_or_else(|| ApiError::Internal("a block is shorter than its lengths".to_owned()))?;
+        let data = slice.load(&state.blobs).await?;
+        let Some(bytes) = data.get(slice.span.clone()) else {
+            return Err(match slice.is_in_blob() {
+                true => ApiError::Internal("a block is shorter than its lengths".to_owned()).into(),
+                false => slice.lost(),
+            });
+        };
         body.extend_from_slice(bytes);
     }
     Ok(Input::Inline { lengths })
@@ -263,15 +314,11 @@ mod tests {
     use protocol::job::JobState;
 
     use super::*;
+    use crate::block::compress;
     use crate::state::tests::opened;
     use crate::store::agents;
     use crate::store::jobs::{JobRow, NewJob};
     use crate::store::tests::{collecting, new_job, register, round};
-
-    /// Bytes that do not decompress.
-    fn damaged() -> Place {
-        Place::Row(vec![0xff; 9])
-    }
 
     /// What an agent of eight slots is given of `jobs`, in which each chunk is an element, when nothing else is there.
     async fn given(state: &AppState, jobs: Vec<NewJob>) -> (Leases, Vec<u8>) {
@@ -295,46 +342,62 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn elements_that_are_lost_fail_their_job_and_hold_up_no_other() {
+    async fn a_damaged_row_fails_its_job_and_holds_up_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let state = opened(folder.path()).await;
-        let missing = format!("sha256:{}", "0".repeat(64));
-        for place in [damaged(), Place::Blob(missing)] {
-            let (mut lost, sound) = (new_job(1), new_job(2));
+        let short = Place::Row(compress(b"0"));
+        for (mut lost, place) in [
+            (new_job(2), Place::Row(vec![0xff; 9])),
+            (collecting(2), Place::Row(vec![0xff; 9])),
+            (new_job(2), short),
+        ] {
+            let sound = new_job(2);
             let (lost_id, sound_id) = (lost.id, sound.id);
             lost.elements.blocks[0].place = place;
             let (header, body) = given(&state, vec![lost, sound]).await;
-            let told: Vec<JobId> = header.leases.iter().map(|lease| lease.job).collect();
-            assert_eq!((told, body), (vec![sound_id; 2], b"01".to_vec()));
+            let leases: Vec<JobId> = header.leases.iter().map(|lease| lease.job).collect();
+            let specs: Vec<JobId> = header.jobs.iter().map(|spec| spec.id).collect();
             let failed = row(&state, lost_id).await;
             assert_eq!(failed.state, JobState::Failed);
             let element = failed.error.and_then(|problem| problem.element).expect("which it is");
-            assert_eq!((&element["type"], &element["index"]), (&"Unreadable".into(), &0.into()));
+            assert_eq!(element["type"], "Unreadable");
+            let message = element["message"].as_str().expect("why");
+            assert!(message.contains("holds elements 0 to 1 is damaged"), "{message}");
+            let of_sound = leases.iter().filter(|&&job| job == sound_id).count();
+            assert_eq!((of_sound, specs.contains(&sound_id)), (2, true));
+            assert!(body.ends_with(b"01"), "{body:?}");
             assert_eq!(row(&state, sound_id).await.state, JobState::Running);
+            // What can be read of it was told, but nothing that cannot.
+            assert_eq!(specs.contains(&lost_id), leases.contains(&lost_id));
         }
     }
 
     #[tokio::test]
-    async fn where_errors_are_collected_each_lost_element_has_its_own() {
+    async fn of_a_job_whose_rows_are_gone_the_first_element_fails() {
         let folder = tempfile::tempdir().unwrap();
         let state = opened(folder.path()).await;
-        let n = FAILED_TOGETHER as u64 + 2;
-        let mut job = collecting(n as usize);
-        let id = job.id;
-        job.elements.blocks.iter_mut().for_each(|block| block.place = damaged());
-        let agent = register(1);
-        let of = agent.id;
-        let granted = state.store.write(move |tx| {
-            Box::pin(async move {
-                job.options.chunk_size = Some(n);
-                jobs::insert(tx, job, 5).await?;
-                agents::register(tx, &agent, 0, 1000).await?;
-                round(tx, of, 1).await
-            })
-        });
-        let (header, body) = leases(&state, of, granted.await.unwrap(), &[id]).await.unwrap();
+        let mut lost = new_job(1);
+        let id = lost.id;
+        lost.elements.blocks.clear();
+        let (header, body) = given(&state, vec![lost]).await;
         assert_eq!((header.leases.len(), header.jobs.len(), body.len()), (0, 0, 0));
-        let resolved = row(&state, id).await;
-        assert_eq!((resolved.state, resolved.counts.failed), (JobState::Resolved, n));
+        let failed = row(&state, id).await;
+        let element = failed.error.and_then(|problem| problem.element).expect("which it is");
+        assert_eq!((&element["type"], &element["index"]), (&"Unreadable".into(), &0.into()));
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_cannot_be_read_is_left_to_the_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = opened(folder.path()).await;
+        let missing = format!("sha256:{}", "0".repeat(64));
+        let mut job = new_job(1);
+        let id = job.id;
+        job.elements.blocks[0].place = Place::Blob(missing.clone());
+        let (header, body) = given(&state, vec![job]).await;
+        let told = header.leases.iter().map(|lease| &lease.input).collect::<Vec<_>>();
+        let [Input::Blocks { blocks }] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&blocks[0].digest, body.len()), (&missing, 0));
+        assert_eq!(row(&state, id).await.state, JobState::Running);
     }
 }

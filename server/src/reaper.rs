@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use protocol::AgentId;
 use protocol::job::{AgentState, ElementError};
-use protocol::{AgentId, Range};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -175,7 +175,7 @@ fn given_up(lease: &Grant, element: u64, now: Millis) -> NewPiece {
         traceback: Vec::new(),
         fatal: false,
     };
-    NewPiece::failed(lease, Range(element, element + 1), error, now)
+    NewPiece::failed(lease, element, error, now)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl Elements {
         })
     }
 
-    /// Whether the first is a string by which a number may be meant, such as `"3"`.
+    /// Whether the first is a string that would be a number as JSON, such as `"3"`.
     pub fn begin_with_a_number_in_quotes(&self) -> bool {
         let (open, rest) = match self {
             Self::Inline(json) => ("[\"", json.get().as_bytes()),
@@ -53,7 +53,7 @@ impl Elements {
         let text =
             rest.strip_prefix(open.as_bytes()).and_then(|rest| rest.split(|&b| b == b'"').next());
         text.and_then(|text| str::from_utf8(text).ok())
-            .is_some_and(|text| text.trim().parse::<f64>().is_ok())
+            .is_some_and(|text| serde_json::from_str::<serde_json::Number>(text.trim()).is_ok())
     }
 
     /// The JSON of elements that stand in the submission.
@@ -218,7 +218,7 @@ mod tests {
         for numbers in [&["1", "x"][..], &["-2.5e3"], &[" 4"], &many] {
             assert!(begin(Form::Text, numbers), "{}", numbers[0]);
         }
-        for others in [&["x", "1"][..], &["1\"2"], &["1 2"], &[""], &[]] {
+        for others in [&["x", "1"][..], &["1\"2"], &["1 2"], &["007"], &["nan"], &[""], &[]] {
             assert!(!begin(Form::Text, others), "{others:?}");
         }
         assert!(!begin(Form::Json, &["1", "2"]));

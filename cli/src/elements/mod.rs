@@ -100,7 +100,8 @@ impl ElementArgs {
 
     /// What to say where the code failed at such elements: that they are strings may be why.
     pub fn remedy(&self, elements: &Elements) -> Option<&'static str> {
-        let is_likely = !self.json_lines && elements.begin_with_a_number_in_quotes();
+        let is_likely =
+            !self.json_lines && self.glob.is_empty() && elements.begin_with_a_number_in_quotes();
         is_likely.then_some(
             "the elements are strings, also those that look like numbers: with --json-lines they are numbers",
         )

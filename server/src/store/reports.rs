@@ -50,23 +50,20 @@ pub struct NewPiece {
 }
 
 impl NewPiece {
-    /// The same error for each element of a range of a lease, where no worker ran them.
-    pub fn failed(grant: &Grant, range: Range, error: ElementError, now: Millis) -> Self {
-        let Range(from, to) = range;
-        let n = u32::try_from(to - from).unwrap_or(u32::MAX);
+    /// The error of an element of a lease that no worker ran.
+    pub fn failed(grant: &Grant, element: u64, error: ElementError, now: Millis) -> Self {
         let json = serde_json::to_vec(&error).unwrap_or_default();
-        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
         let block = StoredBlock {
-            first: from,
-            lengths: vec![length; n as usize],
-            place: Place::Row(compress(&json.repeat(n as usize))),
+            first: element,
+            lengths: vec![u32::try_from(json.len()).unwrap_or(u32::MAX)],
+            place: Place::Row(compress(&json)),
         };
         Self {
             lease: grant.id,
             job: grant.job,
             block,
-            errors: (0..n).collect(),
-            first_error: Some(FailedElement::new(from, error)),
+            errors: vec![0],
+            first_error: Some(FailedElement::new(element, error)),
             notes: Vec::new(),
             slot: 0,
             pid: 0,
