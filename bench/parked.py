@@ -3,16 +3,19 @@
 
 They speak as agents do (`protocol/src/agent.rs`): each holds a request for work of 30 seconds on a
 connection of its own, and sends a heartbeat three times a lease, as agents do that have none. The
-heartbeats, which real agents have held for that long, are answered at once and share connections: so
-one process can have ten thousand of them with the open files that systems allow. Prints a line once
-all wait, and ends with its standard input, or with an answer that is none of the protocol's. Takes the
-token from FARROW_TOKEN.
+first request is shorter by chance: agents that came at different times do not ask again all at once,
+and what they cost while nothing runs can then be told from what a map costs. The heartbeats, which
+real agents have held for that long, are answered at once and share connections: so one process can
+have ten thousand of them with the open files that systems allow. Prints a line once all wait, and ends
+with its standard input, or with an answer that is none of the protocol's. Takes the token from
+FARROW_TOKEN.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
 import resource
 import sys
 import uuid
@@ -21,6 +24,8 @@ import uuid
 BEATING = 32
 # Agents that come at the same time.
 COMING = 64
+# Seconds that a request for work waits.
+WAIT = 30
 
 
 class Answers(asyncio.Protocol):
@@ -91,13 +96,14 @@ class Park:
                 "labels": {"pool": "parked"},
             }))
             self.lease_seconds = json.loads(registered)["lease_seconds"]
-        request = self.request(f"/v1/agents/{agent}/lease",
-                               {"free": 2, "ahead": 2, "held": [], "known_jobs": [], "wait": 30})
+        wait = random.uniform(0, WAIT)
         self.n_waiting += 1
         if self.n_waiting == self.n_agents:
             self.all_wait.set()
         while True:
-            given = await connection.ask(request)
+            given = await connection.ask(self.request(
+                f"/v1/agents/{agent}/lease", {"free": 2, "ahead": 2, "held": [], "known_jobs": [], "wait": wait}))
+            wait = WAIT
             if b'"leases":[]' not in given:
                 raise SystemExit(f"parked agents: work was given to one: {given[:500]!r}")
 
