@@ -57,7 +57,7 @@ pub async fn leases(
     grants: Vec<Grant>,
     known_jobs: &[JobId],
 ) -> Result<(Leases, Vec<u8>), ApiError> {
-    let mut specs = HashMap::new();
+    let mut specs: HashMap<JobId, (JobSpec, Shape)> = HashMap::new();
     let (mut header, mut body) = (Leases::default(), Vec::new());
     for grant in grants {
         let before = body.len();
@@ -65,9 +65,9 @@ pub async fn leases(
             Ok(lease) => {
                 let is_new = !known_jobs.contains(&lease.job)
                     && header.leases.iter().all(|earlier: &Lease| earlier.job != lease.job);
-                header
-                    .jobs
-                    .extend(specs.get(&lease.job).filter(|_| is_new).map(|(spec, _)| spec.clone()));
+                if is_new {
+                    header.jobs.push(specs[&lease.job].0.clone());
+                }
                 header.leases.push(lease);
             }
             Err(Unread::Lost(element, why)) => {
@@ -169,8 +169,8 @@ async fn input(
             Err(Unread::NotNow(ApiError::Internal(cause)))
                 if slices.iter().any(Slice::is_in_blob) =>
             {
-                tracing::error!(job = %grant.job, %cause, "elements cannot be read; agents fetch them, or fail; \
-                    `farrow server check` tells what else is missing");
+                tracing::error!(job = %grant.job, %cause, "elements cannot be read; the agent asks for their \
+                    blob, and fails the job if it is gone; `farrow server check` tells what else is missing");
                 body.truncate(before);
             }
             read => return read,
@@ -230,7 +230,8 @@ impl Slice {
     fn lost(&self) -> Unread {
         let (from, to) = (self.block.first, self.block.end().saturating_sub(1));
         let why = format!(
-            "the row of the server's database that holds elements {from} to {to} is damaged"
+            "the row of the server's database that holds elements {from} to {to} is damaged: submit \
+             the job anew"
         );
         Unread::Lost(self.first, why)
     }
@@ -283,7 +284,8 @@ async fn slices_of(state: &AppState, job: JobId, range: Range) -> Result<Vec<Sli
             read => read?,
         };
         let Some(last) = blocks.last() else {
-            let why = "the row of the server's database that holds it is missing or damaged";
+            let why = "the row of the server's database that holds it is missing or damaged: submit the \
+                       job anew";
             return Err(Unread::Lost(from, why.to_owned()));
         };
         let end = last.end();
